@@ -1,0 +1,147 @@
+"""Documents are frozen dataclasses; their bytes are canonical JSON, and only exactly those bytes decode.
+
+`to_document` and `from_document` derive the format from the annotations: bytes are hex, tuples are lists, an unknown or
+missing key, another type or an out-of-rule value is a `DocumentError` that names the place. `Signed` is document + signatures.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from consortium.canonical import Json, decode_json, digest, encode_json, pack, parse_text, text, unpack
+from consortium.errors import DocumentError, EncodingError, SignatureError
+from consortium.identity import SigningKey, verify
+
+T = TypeVar("T")
+MAX_DOCUMENT = 4 * 2**20  # bytes; a plan of 30 sites and a 200-tensor model is 40 KiB
+
+
+def to_document(value: Any) -> Json:
+    """The JSON form of a dataclass instance (or of a value inside one)."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_document(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, tuple):
+        return [to_document(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise DocumentError(f"a document cannot hold a {type(value).__name__}")
+
+
+def from_document(kind: type[T], document: Json, where: str = "") -> T:
+    """The dataclass instance that `document` describes. Raises `DocumentError` naming the key that is wrong."""
+    place = where or kind.__name__.lower()
+    if not isinstance(document, dict):
+        raise DocumentError(f"{place}: expected an object, got {type(document).__name__}")
+    hints = typing.get_type_hints(kind)
+    names = [field.name for field in dataclasses.fields(typing.cast(Any, kind))]
+    if unknown := sorted(set(document) - set(names)):
+        raise DocumentError(f"{place}: unknown key {unknown[0]!r}; known: {', '.join(names)}")
+    if missing := [name for name in names if name not in document]:
+        raise DocumentError(f"{place}: key {missing[0]!r} is missing")
+    return kind(**{name: _value(hints[name], document[name], f"{place}.{name}") for name in names})
+
+
+def _value(hint: Any, value: Json, place: str) -> Any:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return _union(typing.get_args(hint), value, place)
+    if origin is typing.Literal:
+        if value not in typing.get_args(hint) or isinstance(value, bool):
+            raise DocumentError(f"{place}: {value!r} is not one of {', '.join(map(str, typing.get_args(hint)))}")
+        return value
+    if origin is tuple:
+        return _sequence(typing.get_args(hint), value, place)
+    if dataclasses.is_dataclass(hint):
+        return from_document(typing.cast(Any, hint), value, place)
+    if hint is bytes:
+        return _hex(value, place)
+    if type(value) is not hint:  # exact: True is no int, 1 is no float
+        raise DocumentError(f"{place}: expected {hint.__name__}, got {type(value).__name__}")
+    return value
+
+
+def _union(hints: tuple[Any, ...], value: Json, place: str) -> Any:
+    for hint in hints:
+        if type(value) is hint:
+            return value
+    raise DocumentError(f"{place}: expected one of {', '.join(h.__name__ for h in hints)}, got {type(value).__name__}")
+
+
+def _sequence(hints: tuple[Any, ...], value: Json, place: str) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise DocumentError(f"{place}: expected a list, got {type(value).__name__}")
+    if len(hints) == 2 and hints[1] is Ellipsis:
+        return tuple(_value(hints[0], item, f"{place}[{at}]") for at, item in enumerate(value))
+    if len(value) != len(hints):
+        raise DocumentError(f"{place}: {len(value)} items, expected {len(hints)}")
+    return tuple(_value(hint, item, f"{place}[{at}]") for at, (hint, item) in enumerate(zip(hints, value, strict=True)))
+
+
+def _hex(value: Json, place: str) -> bytes:
+    if not isinstance(value, str):
+        raise DocumentError(f"{place}: expected hex text, got {type(value).__name__}")
+    try:
+        data = bytes.fromhex(value)
+    except ValueError as error:
+        raise DocumentError(f"{place}: not hex text") from error
+    if data.hex() != value:
+        raise DocumentError(f"{place}: hex text must be lower case, without spaces")
+    return data
+
+
+@dataclass(frozen=True)
+class Signed:
+    """A document's exact bytes and who signed them. Nothing in it is trusted before a `verify_…` function returned."""
+
+    kind: str
+    body: bytes
+    signatures: tuple[tuple[str, bytes], ...]
+
+    @property
+    def digest(self) -> bytes:
+        """32 bytes that name this document everywhere; signatures are not part of it."""
+        return digest(f"wardround/{self.kind}/1", self.body)
+
+    @classmethod
+    def of(cls, kind: str, document: Any) -> "Signed":
+        return cls(kind, encode_json(to_document(document)), ())
+
+    def sign(self, signer: str, key: SigningKey) -> "Signed":
+        """The same document with one more signature (a signer's earlier one is replaced)."""
+        others = tuple(pair for pair in self.signatures if pair[0] != signer)
+        signature = key.sign(f"wardround/{self.kind}/1", self.body)
+        return Signed(self.kind, self.body, tuple(sorted((*others, (signer, signature)))))
+
+    def signers(self, keys: Mapping[str, bytes]) -> tuple[str, ...]:
+        """Who signed, all checked against `keys` (signer -> public key). Raises `SignatureError` on a stranger or a misfit."""
+        names = [signer for signer, _ in self.signatures]
+        if len(set(names)) != len(names):
+            raise SignatureError(f"{self.kind}: a signer appears twice")
+        for signer, signature in self.signatures:
+            if signer not in keys:
+                raise SignatureError(f"{self.kind}: signed by {signer!r}, who may not sign it")
+            verify(keys[signer], signature, f"wardround/{self.kind}/1", self.body)
+        return tuple(names)
+
+    def document(self, kind: type[T]) -> T:
+        return from_document(kind, decode_json(self.body))
+
+    def encode(self) -> bytes:
+        flat = [field for signer, signature in self.signatures for field in (text(signer), signature)]
+        return pack(text(f"wardround/signed-{self.kind}/1"), self.body, *flat)
+
+    @classmethod
+    def decode(cls, data: bytes, kind: str) -> "Signed":
+        """Strict inverse of `encode` for this kind of document; raises `EncodingError`."""
+        if len(data) > MAX_DOCUMENT:
+            raise EncodingError(f"document of {len(data)} bytes, limit is {MAX_DOCUMENT}")
+        fields = unpack(data)
+        if len(fields) < 2 or len(fields) % 2 or parse_text(fields[0]) != f"wardround/signed-{kind}/1":
+            raise EncodingError(f"not a signed {kind} of version 1: document of another kind or version")
+        pairs = zip(fields[2::2], fields[3::2], strict=True)
+        return cls(kind, fields[1], tuple((parse_text(signer), signature) for signer, signature in pairs))
