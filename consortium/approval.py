@@ -41,6 +41,8 @@ class Approval:
 
     def allows(self, now: str) -> bool:
         """Whether training is allowed at `now` (same format: the text order is the time order)."""
+        if not TIME.fullmatch(now):  # an empty or foreign form would sort before `until` and allow
+            raise DocumentError(f"approval: the time {now!r} does not look like 2026-01-31T12:00:00Z")
         return self.decision == "approve" or (self.decision == "approve-until" and now <= self.until)
 
 
@@ -49,7 +51,7 @@ def sign_approval(approval: Approval, key: SigningKey) -> Signed:
 
 
 def verify_approval(signed: Signed, site: str, public: bytes) -> Approval:
-    approval = signed.document(Approval)
+    approval = signed.expect(KIND).document(Approval)
     if approval.site != site or signed.signers({site: public}) != (site,):
         raise SignatureError(f"approval is not signed by {site}")
     return approval

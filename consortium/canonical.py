@@ -94,7 +94,7 @@ def encode_json(value: Json) -> bytes:
     """Canonical JSON: ASCII, keys sorted, no spaces, shortest float form, no NaN or infinity."""
     try:
         written = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise EncodingError(f"value has no canonical JSON form: {error}") from error
     return written.encode("ascii")
 

@@ -94,6 +94,18 @@ def _hex(value: Json, place: str) -> bytes:
     return data
 
 
+def _check_readable(value: Json, place: str) -> None:
+    """No control, bidirectional or line characters: what a steward reads on a screen is what the signature covers."""
+    if isinstance(value, str) and not value.isprintable():
+        raise DocumentError(f"{place}: text has a character that does not print: {value!r:.80}")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _check_readable(item, f"{place}.{key}")
+    if isinstance(value, list):
+        for at, item in enumerate(value):
+            _check_readable(item, f"{place}[{at}]")
+
+
 @dataclass(frozen=True)
 class Signed:
     """A document's exact bytes and who signed them. Nothing in it is trusted before a `verify_…` function returned."""
@@ -109,7 +121,9 @@ class Signed:
 
     @classmethod
     def of(cls, kind: str, document: Any) -> "Signed":
-        return cls(kind, encode_json(to_document(document)), ())
+        written = to_document(document)
+        _check_readable(written, kind)
+        return cls(kind, encode_json(written), ())
 
     def sign(self, signer: str, key: SigningKey) -> "Signed":
         """The same document with one more signature (a signer's earlier one is replaced)."""
@@ -128,8 +142,17 @@ class Signed:
             verify(keys[signer], signature, f"wardround/{self.kind}/1", self.body)
         return tuple(names)
 
+    def expect(self, kind: str) -> "Signed":
+        """Itself, if it is a document of that `kind`."""
+        if self.kind != kind:
+            raise DocumentError(f"a signed {self.kind} stands where a signed {kind} is expected")
+        return self
+
     def document(self, kind: type[T]) -> T:
-        return from_document(kind, decode_json(self.body))
+        """The content, as trustworthy as whoever signed it."""
+        found = from_document(kind, decode_json(self.body))
+        _check_readable(to_document(found), self.kind)
+        return found
 
     def encode(self) -> bytes:
         flat = [field for signer, signature in self.signatures for field in (text(signer), signature)]

@@ -55,6 +55,8 @@ class SigningKey:
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError as error:
             raise KeyFileError(f"{path} exists: a key is never overwritten; move it away first") from error
+        except OSError as error:
+            raise KeyFileError(f"cannot write the key file {path}: {error.strerror}; make its folder first") from error
         with os.fdopen(handle, "wb") as file:
             file.write(pem)
             file.flush()

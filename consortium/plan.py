@@ -21,8 +21,10 @@ VERSION = 1
 NOT_PRIVATE = -1.0  # how "no bound" is written where a number must stand
 PURPOSES = ("describe", "train", "evaluate")
 RUN_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
-TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+# ASCII digits only and no 25 o'clock: times are compared as text
+TIME = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]Z")
 MAX_PARAMETERS = 2**28
+MAX_DIMENSIONS = 8
 MAX_DELTA = 1e-4
 
 Option = tuple[tuple[str, str | int | float], ...]
@@ -217,7 +219,12 @@ def _check_model(model: ModelRef) -> None:
     _require(len({spec.name for spec in specs}) == len(specs), "two tensors of the model share a name")
     _require(bool(model.parameters), "a model without parameters cannot be trained")
     for spec in specs:
-        _require(all(size >= 1 for size in spec.shape), f"tensor {spec.name} has an empty dimension")
+        # each bounded before they are multiplied: a plan is parsed before its signature is checked
+        _require(len(spec.shape) <= MAX_DIMENSIONS, f"tensor {spec.name!r} has more than {MAX_DIMENSIONS} dimensions")
+        _require(
+            all(1 <= size <= MAX_PARAMETERS for size in spec.shape),
+            f"tensor {spec.name!r} has a dimension outside [1, {MAX_PARAMETERS}]",
+        )
     _require(sum(spec.size for spec in specs) <= MAX_PARAMETERS, f"more than {MAX_PARAMETERS} values in the model")
     _require(0 <= model.init_seed < 2**63, "init_seed outside [0, 2^63)")
     names = [name for name, _ in model.options]
@@ -276,7 +283,7 @@ def sign_plan(plan: Plan, key: SigningKey) -> Signed:
 
 def verify_plan(signed: Signed, roster: Roster) -> Plan:
     """The plan, if its own lead, who is on this roster, signed it for exactly this roster and sites that are on it."""
-    plan = signed.document(Plan)
+    plan = signed.expect(KIND).document(Plan)
     lead = roster.member(plan.lead)
     if lead.role != "lead":
         raise SignatureError(f"plan {plan.run_id}: {plan.lead} is not a lead")
@@ -289,4 +296,7 @@ def verify_plan(signed: Signed, roster: Roster) -> Plan:
     for site in plan.sites:
         if roster.member(site).role != "site":
             raise DocumentError(f"plan {plan.run_id}: {site} is not a site")
+    # secure aggregation, 4.1: below this the sites outside the tolerated collusion are not hidden among each other
+    if len(plan.sites) < (least := max(roster.minimum_cohort, roster.colluders + 2)):
+        raise DocumentError(f"plan {plan.run_id}: {len(plan.sites)} participants, the roster asks for {least}: invite more")
     return plan

@@ -130,7 +130,7 @@ def sign_roster(roster: Roster | Signed, name: str, key: SigningKey) -> Signed:
 
 def verify_roster(signed: Signed, trusted_founders: str) -> Roster:
     """The roster, if k of the pinned founders signed exactly these bytes; raises `SignatureError` or `DocumentError`."""
-    roster = signed.document(Roster)
+    roster = signed.expect(KIND).document(Roster)
     if (found := founders_fingerprint(roster.founders, roster.founders_required)) != trusted_founders:
         raise SignatureError(
             f"roster names founders {found}, this party pinned {trusted_founders}: do not continue, telephone them"

@@ -4,6 +4,7 @@ A refusal carries a code, the site ids it names, a correlation id and the code's
 site's own log. The sentence is looked up here on both sides: free text never leaves a hospital.
 """
 
+import re
 from dataclasses import dataclass
 
 from consortium.canonical import SITE_ID, pack, parse_text, text, unpack
@@ -16,6 +17,7 @@ ANSWER = text("wardround/answer/1")
 REFUSAL = text("wardround/refusal/1")
 DIGEST_SIZE = 32
 CORRELATION_SIZE = 16  # hex digits
+CORRELATION = re.compile(r"[0-9a-f]{16}")
 
 SENTENCES = {
     # the guard's own
@@ -97,6 +99,8 @@ def decode_keys_request(control: bytes) -> tuple[bytes, bytes]:
 
 
 def encode_request(plan_digest: bytes, sa1: bytes) -> bytes:
+    if len(plan_digest) != DIGEST_SIZE:
+        raise EncodingError(f"plan digest of {len(plan_digest)} bytes, expected {DIGEST_SIZE}")
     return pack(REQUEST, plan_digest, sa1)
 
 
@@ -112,8 +116,7 @@ def encode_answer(sa1: bytes) -> bytes:
 
 
 def encode_refusal(refusal: Refusal) -> bytes:
-    if refusal.code not in SENTENCES:
-        raise EncodingError(f"refusal code {refusal.code!r} is not known")
+    _check_refusal(refusal)  # before it leaves: a slip at a site must not become free text on the wire
     return pack(REFUSAL, text(refusal.code), pack(*map(text, refusal.sites)), text(refusal.correlation))
 
 
@@ -124,12 +127,15 @@ def decode_reply(control: bytes) -> bytes | Refusal:
         return fields[1]
     if len(fields) != 4 or fields[0] != REFUSAL:
         raise EncodingError("neither an answer nor a refusal of version 1")
-    code, sites = parse_text(fields[1]), tuple(map(parse_text, unpack(fields[2])))
-    if code not in SENTENCES:
+    refusal = Refusal(parse_text(fields[1]), tuple(map(parse_text, unpack(fields[2]))), parse_text(fields[3]))
+    _check_refusal(refusal)
+    return refusal
+
+
+def _check_refusal(refusal: Refusal) -> None:
+    if refusal.code not in SENTENCES:
         raise EncodingError("refusal with an unknown code")
-    if not all(SITE_ID.fullmatch(site) for site in sites):
+    if not all(SITE_ID.fullmatch(site) for site in refusal.sites):
         raise EncodingError("refusal names something that is no site id")
-    correlation = parse_text(fields[3])
-    if len(correlation) != CORRELATION_SIZE or not set(correlation) <= set("0123456789abcdef"):
-        raise EncodingError("refusal's correlation id is not 16 hex digits")
-    return Refusal(code, sites, correlation)
+    if not CORRELATION.fullmatch(refusal.correlation):
+        raise EncodingError(f"refusal's correlation id is not {CORRELATION_SIZE} lower-case hex digits")
