@@ -1,0 +1,130 @@
+"""Where a run keeps its files, and the two signed documents that every one of them is bound to.
+
+plan.signed  roster.signed      what the run may do, and who is in it
+events.jsonl                    the truth about what happened (`server.journal`)
+checkpoints/                    the model after each round (`server.checkpoint`)
+receipts/                       receipts, one file each, when the sites hand them out
+model/  report.html             made at the end, from the files above
+mirror.json  mirror.log         state of the tracking mirror; may be deleted at any time
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from consortium import plan as plans
+from consortium import roster as rosters
+from consortium.documents import Signed
+from consortium.errors import ConsortiumError
+from consortium.plan import Plan
+from consortium.roster import Roster
+from server.errors import FolderError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run; the folder belongs to this program alone."""
+
+    path: Path
+
+    @property
+    def plan_file(self) -> Path:
+        return self.path / "plan.signed"
+
+    @property
+    def roster_file(self) -> Path:
+        return self.path / "roster.signed"
+
+    @property
+    def events(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def receipts(self) -> Path:
+        return self.path / "receipts"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def mirror_state(self) -> Path:
+        return self.path / "mirror.json"
+
+    @property
+    def mirror_log(self) -> Path:
+        return self.path / "mirror.log"
+
+    def signed_plan(self) -> Signed:
+        return _signed(self.plan_file, plans.KIND)
+
+    def signed_roster(self) -> Signed:
+        return _signed(self.roster_file, rosters.KIND)
+
+    def plan(self) -> Plan:
+        """The plan as written, for display and tracking; whoever acts on it verifies `signed_plan` first."""
+        return self.signed_plan().document(Plan)
+
+    def roster(self) -> Roster:
+        """The roster as written; see `plan`."""
+        return self.signed_roster().document(Roster)
+
+
+def create_folder(path: Path, signed_plan: Signed, signed_roster: Signed) -> RunFolder:
+    """A new run folder, or the existing one of this very plan. Raises `FolderError` if another plan's run lies there."""
+    folder = RunFolder(path)
+    path.mkdir(parents=True, exist_ok=True)
+    if folder.plan_file.exists():
+        if (found := folder.signed_plan().digest) != signed_plan.digest:
+            raise FolderError(f"{path} holds run {found.hex()[:16]}, not {signed_plan.digest.hex()[:16]}: name another folder")
+        return folder
+    for part in (folder.checkpoints, folder.receipts):
+        part.mkdir(exist_ok=True)
+    write_durably(folder.roster_file, signed_roster.encode())
+    write_durably(folder.plan_file, signed_plan.encode())
+    return folder
+
+
+def open_folder(path: Path) -> RunFolder:
+    """The folder of an existing run; raises `FolderError` where there is none."""
+    folder = RunFolder(path)
+    if not folder.plan_file.is_file():
+        raise FolderError(f"{path} holds no run (no {folder.plan_file.name}): give the folder that run or simulate named")
+    return folder
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """All of `data` under `path` or, after a crash at any instant, what was there before. Raises OSError."""
+    draft = path.with_name(f".{path.name}.draft")
+    with draft.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """A new or renamed file survives a power cut only after its directory was synchronised too."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _signed(path: Path, kind: str) -> Signed:
+    try:
+        return Signed.decode(path.read_bytes(), kind)
+    except OSError as error:
+        raise FolderError(f"cannot read {path}: {error.strerror}") from error
+    except ConsortiumError as error:
+        raise FolderError(f"{path} is damaged: {error}") from error

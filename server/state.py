@@ -1,0 +1,134 @@
+"""What the journal says about a run, folded into one value: the coordinator resumes from it, the reports print it."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from server.folder import RunFolder
+from server.journal import (
+    Checkpointed,
+    Entry,
+    EpochAsked,
+    EpochReady,
+    EpsilonPublished,
+    MirrorNote,
+    RoundAttempt,
+    RoundDone,
+    RoundFailed,
+    RunFinished,
+    RunResumed,
+    RunStarted,
+    RunStopped,
+    VoteAsked,
+    Waiting,
+    read_entries,
+)
+
+Phase = Literal["new", "running", "finished", "stopped"]
+
+
+@dataclass(frozen=True)
+class RunState:
+    """`attempts` counts rounds begun, by purpose: the plan's maxima are about these, not about rounds that ended well."""
+
+    phase: Phase = "new"
+    run_id: str = ""
+    plan_digest: bytes = b""
+    sites: tuple[str, ...] = ()
+    started_at: str = ""
+    last_at: str = ""
+    events: int = 0
+    last_epoch: int = 0
+    epoch_sites: tuple[str, ...] = ()
+    threshold: int = 0
+    last_attempted: int = 0
+    last_vote: VoteAsked | None = None
+    attempts: Mapping[str, int] = field(default_factory=dict)
+    done: tuple[RoundDone, ...] = ()
+    done_at: tuple[str, ...] = ()
+    failed: tuple[RoundFailed, ...] = ()
+    waiting: Mapping[str, str] = field(default_factory=dict)
+    checkpoint: Checkpointed | None = None
+    published: Mapping[str, EpsilonPublished] = field(default_factory=dict)
+    mirror: MirrorNote | None = None
+    resumes: int = 0
+    seconds: float = 0.0
+    stopped: str = ""
+    model_digest: bytes = b""
+
+    @property
+    def next_round(self) -> int:
+        """Never a number that a request may already have carried."""
+        return self.last_attempted + 1
+
+    @property
+    def next_epoch(self) -> int:
+        return self.last_epoch + 1
+
+    @property
+    def last_done(self) -> int:
+        return self.done[-1].round if self.done else 0
+
+    def completed(self, purpose: str) -> int:
+        """Rounds of this purpose that opened a sum."""
+        return sum(done.purpose == purpose for done in self.done)
+
+    def participation(self) -> Mapping[str, int]:
+        """Opened rounds that each site contributed to; sites without any are listed with 0."""
+        counts = Counter(site for done in self.done for site in done.survivors)
+        return {site: counts[site] for site in self.sites}
+
+
+def read_state(run_dir: Path) -> RunState:
+    """The state of the run in this folder; raises `JournalError` on a damaged journal."""
+    return fold(read_entries(RunFolder(run_dir).events))
+
+
+def fold(entries: Iterable[Entry]) -> RunState:
+    state = RunState()
+    for entry in entries:
+        state = replace(_after(state, entry), events=entry.n, last_at=entry.at)
+    return state
+
+
+def _after(state: RunState, entry: Entry) -> RunState:
+    match entry.event:
+        case RunStarted(run_id, plan_digest, sites):
+            return replace(state, phase="running", run_id=run_id, plan_digest=plan_digest, sites=sites, started_at=entry.at)
+        case RunResumed():
+            return replace(state, phase="running", stopped="", waiting={}, resumes=state.resumes + 1)
+        case Waiting(site, reason):
+            others = {name: why for name, why in state.waiting.items() if name != site}
+            return replace(state, waiting={**others, site: reason} if reason else others)
+        case EpochAsked(number):
+            return replace(state, last_epoch=max(state.last_epoch, number))
+        case EpochReady(_, sites, threshold):
+            return replace(state, epoch_sites=sites, threshold=threshold, waiting={})
+        case EpsilonPublished(site):
+            return replace(state, published={**state.published, site: entry.event})
+        case MirrorNote():
+            return replace(state, mirror=entry.event)
+        case RunFinished(model_digest, seconds):
+            return replace(state, phase="finished", model_digest=model_digest, seconds=seconds, waiting={})
+        case RunStopped(code):
+            return replace(state, phase="stopped", stopped=code)
+        case _:
+            return _after_round(state, entry)
+
+
+def _after_round(state: RunState, entry: Entry) -> RunState:
+    match entry.event:
+        case RoundAttempt(number, purpose):
+            attempts = {**state.attempts, purpose: state.attempts.get(purpose, 0) + 1}
+            return replace(state, last_attempted=max(state.last_attempted, number), attempts=attempts)
+        case VoteAsked():
+            return replace(state, last_vote=entry.event)
+        case RoundDone():
+            return replace(state, done=(*state.done, entry.event), done_at=(*state.done_at, entry.at))
+        case RoundFailed():
+            return replace(state, failed=(*state.failed, entry.event))
+        case Checkpointed():
+            return replace(state, checkpoint=entry.event)
+    return state
