@@ -1,0 +1,1 @@
+"""Generated from guard.proto by scripts/make_guardpb; not edited by hand."""
