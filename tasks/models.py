@@ -1,0 +1,153 @@
+"""Small models whose output for a patient depends on that patient alone, and their parameters as one flat vector.
+
+The flat vector (float32, `parameter_specs` order) is what plans, updates and checkpoints hold. Initial values come from
+the plan's seed through a generator with a fixed stream, so that every party can recompute them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from tasks.errors import ContractError
+
+if TYPE_CHECKING:
+    from tasks.base import Options
+    from tasks.features import Inputs, NamedShape
+
+Vector = NDArray[np.float32]  # (n_params,)
+MODEL_NAMES = ("logistic", "mlp")
+MAX_HIDDEN = 4096
+MIXING_LAYERS = (nn.modules.batchnorm._BatchNorm,)
+
+
+class Logistic(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
+    """Logistic regression: (batch, n_inputs) or (n_inputs,) to logits (batch,) or ()."""
+
+    def __init__(self, n_inputs: int) -> None:
+        super().__init__()
+        self.output = nn.Linear(n_inputs, 1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits, shape of `inputs` without its last axis."""
+        logits: Tensor = self.output(inputs).squeeze(-1)
+        return logits
+
+
+class Perceptron(nn.Module):  # type: ignore[misc]  # as above
+    """Multilayer perceptron with tanh: (batch, n_inputs) or (n_inputs,) to logits (batch,) or ().
+
+    Bounded activations keep per-patient gradients small, so that clipping cuts less (Papernot et al. 2021).
+    """
+
+    def __init__(self, n_inputs: int, hidden: tuple[int, ...]) -> None:
+        super().__init__()
+        widths = (n_inputs, *hidden)
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
+        self.output = nn.Linear(widths[-1], 1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits, shape of `inputs` without its last axis."""
+        for layer in self.hidden:
+            inputs = torch.tanh(layer(inputs))
+        logits: Tensor = self.output(inputs).squeeze(-1)
+        return logits
+
+
+def build_model(name: str, n_inputs: int, options: Options) -> nn.Module:
+    """`logistic` (no options) or `mlp` (`hidden`: 16, or "32,16" for two layers); values are set by the caller."""
+    known = {"logistic": set[str](), "mlp": {"hidden"}}
+    if name not in known:
+        raise ContractError(f"unknown model {name!r}; known: {', '.join(MODEL_NAMES)}")
+    if strange := sorted(set(options) - known[name]):
+        raise ContractError(f"model {name} has no option {strange[0]!r}; known: {', '.join(known[name]) or 'none'}")
+    return Logistic(n_inputs) if name == "logistic" else Perceptron(n_inputs, _widths(options.get("hidden", 16)))
+
+
+def _widths(hidden: str | int | float) -> tuple[int, ...]:
+    texts = str(hidden).split(",")
+    if not all(text.strip().isdecimal() and 1 <= int(text) <= MAX_HIDDEN for text in texts):
+        raise ContractError(f"mlp option hidden is {hidden!r}: give widths of 1 to {MAX_HIDDEN}, such as 16 or '32,16'")
+    return tuple(int(text) for text in texts)
+
+
+def refuse_mixing(model: nn.Module) -> None:
+    """`ContractError` if a layer lets one patient influence another's output, or carries state outside the plan."""
+    for name, layer in model.named_modules():
+        if isinstance(layer, MIXING_LAYERS):
+            raise ContractError(
+                f"layer {name} ({type(layer).__name__}) mixes the patients of a batch: no bound per patient exists. "
+                "Use GroupNorm or LayerNorm"
+            )
+    for name, _ in model.named_buffers():
+        raise ContractError(f"buffer {name}: a model's state must be parameters only, the plan knows no other")
+
+
+def parameter_specs(model: nn.Module) -> tuple[NamedShape, ...]:
+    """Name and shape of every trained parameter, in the order of the flat vector."""
+    return tuple((name, tuple(parameter.shape)) for name, parameter in model.named_parameters())
+
+
+def n_parameters(model: nn.Module) -> int:
+    """Length of the flat vector."""
+    return sum(math.prod(shape) for _, shape in parameter_specs(model))
+
+
+def initial_parameters(model: nn.Module, seed: int) -> Vector:
+    """First parameters (n_params,) from the plan's public `seed`, equal on every machine.
+
+    Biases and the layer called `output` start at 0 (every patient at probability 1/2), gains of normalisation layers
+    at 1, other weights uniform in +-sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio 2010).
+    """
+    stream = np.random.Generator(np.random.PCG64(seed))  # public start values; no secret depends on it
+    parts = [_initial(name, shape, stream) for name, shape in parameter_specs(model)]
+    return np.concatenate([part.reshape(-1) for part in parts]).astype(np.float32)
+
+
+def _initial(name: str, shape: tuple[int, ...], stream: np.random.Generator) -> NDArray[np.float64]:
+    if len(shape) < 2:
+        return np.ones(shape) if name.endswith("weight") else np.zeros(shape)
+    if name.startswith("output."):
+        return np.zeros(shape)
+    receptive = math.prod(shape[2:])
+    limit = math.sqrt(6.0 / (receptive * (shape[0] + shape[1])))
+    return limit * (2.0 * stream.random(shape) - 1.0)
+
+
+def split_parameters(model: nn.Module, vector: Vector) -> dict[str, Tensor]:
+    """The flat `vector` (n_params,) as named tensors for `torch.func.functional_call`."""
+    if np.shape(vector) != (n_parameters(model),):
+        raise ContractError(f"a parameter vector has shape {np.shape(vector)}, the model needs ({n_parameters(model)},)")
+    flat = torch.from_numpy(np.array(vector, dtype=np.float32))
+    specs = parameter_specs(model)
+    parts = torch.split(flat, [math.prod(shape) for _, shape in specs])
+    return {name: part.reshape(shape) for (name, shape), part in zip(specs, parts, strict=True)}
+
+
+def join_parameters(parts: Mapping[str, Tensor]) -> Vector:
+    """The inverse of `split_parameters`: named tensors, in the model's order, to (n_params,) float32."""
+    joined: Vector = torch.cat([part.detach().reshape(-1) for part in parts.values()]).to(torch.float32).cpu().numpy()
+    return joined
+
+
+def load_parameters(model: nn.Module, vector: Vector) -> None:
+    """Write the flat `vector` (n_params,) into `model`."""
+    named = split_parameters(model, vector)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(named[name])
+
+
+def predict(model: nn.Module, inputs: Inputs) -> NDArray[np.float64]:
+    """Probability of label 1 per patient, (n_patients,), from encoded inputs (n_patients, n_inputs)."""
+    with torch.inference_mode():
+        logits = model(torch.from_numpy(np.ascontiguousarray(inputs)))
+        probabilities: NDArray[np.float64] = torch.sigmoid(logits.to(torch.float64)).numpy()
+    return probabilities

@@ -1,0 +1,44 @@
+"""A task on one table with one row per patient and a yes/no label: name the contract, and everything else is here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tasks import models
+from tasks.base import Contract, Options
+from tasks.features import Design
+
+
+@dataclass(frozen=True)
+class TabularTask:
+    """Binary outcome from a contract's columns, by logistic regression or a small perceptron."""
+
+    contract: Contract
+
+    @property
+    def name(self) -> str:
+        """Name in plans and in the registry."""
+        return self.contract.task
+
+    @property
+    def version(self) -> str:
+        """Version of the contract; models and loss change only with it."""
+        return self.contract.version
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """`logistic` and `mlp`."""
+        return models.MODEL_NAMES
+
+    def build_model(self, name: str, options: Options, columns: Sequence[str] | None = None) -> nn.Module:
+        """Model for the design of `columns` (all if None); see `tasks.models.build_model`."""
+        return models.build_model(name, Design.of(self.contract, columns).n_inputs, options)
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Binary cross-entropy per patient, in nats: (batch,) from (batch,) logits and 0/1 labels."""
+        losses: Tensor = functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
+        return losses
