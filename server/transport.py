@@ -1,0 +1,42 @@
+"""How requests reach sites and replies come back; whoever carries them is trusted with nothing but availability.
+
+Two implementations: Flower (`server.flower`) and a pipe to simulated sites (`server.simulate`). Both hand over exact bytes.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from consortium.wire import Reply, Request
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait: never beyond `deadline_s`; once `quorum` sites replied, no longer than `grace_s` for the others.
+
+    `quorum` 0 means that every site is waited for until the deadline.
+    """
+
+    deadline_s: float
+    quorum: int = 0
+    grace_s: float = 0.0
+
+    def left(self, elapsed_s: float, replies: int, since_quorum_s: float) -> float:
+        """Seconds still to wait, given the time since the start, the replies so far and the time since the quorum was met."""
+        left = self.deadline_s - elapsed_s
+        if self.quorum and replies >= self.quorum:
+            left = min(left, self.grace_s - since_quorum_s)
+        return max(left, 0.0)
+
+
+class Transport(Protocol):
+    """`failures` says, per site of the last exchange that gave no reply, why: LATE or UNREACHABLE."""
+
+    @property
+    def failures(self) -> Mapping[str, str]: ...
+
+    def exchange(self, kind: str, requests: Mapping[str, Request], patience: Patience) -> Iterator[tuple[str, Reply]]:
+        """Replies as they come, at most one a site; ends when all replied or the patience is over. Never raises for one site."""
+        ...
+
+    def close(self) -> None: ...
