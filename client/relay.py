@@ -1,0 +1,596 @@
+"""The gateway moves bytes between the hub and the guard; whatever program the hub sends is never even fetched.
+
+Two processes, both without data and without keys but the SuperNode's own:
+- the SuperNode (Flower's, started through its Python entry) keeps one outbound TLS connection to the hub;
+- the relay (this process) takes each message from it over its Runtime API, hands the message's bytes to the guard's
+  socket if it is one of our four kinds, and hands the answer back. Anything else gets a fixed refusal.
+
+Flower's own executor would install and import the app bundle of the run. Here nobody does: the SuperNode is given an
+empty bundle in its place without asking the hub for it, and the relay has no code that could open one.
+
+This file reaches into internals of one pinned Flower release; `tests/flower/test_internals.py` fails when they move.
+"""
+
+import ctypes
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, SimpleNamespace
+from typing import Any
+
+import httpx
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app.message import remove_content_from_message
+from flwr.common.constant import SubStatus
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.proto import fab_pb2, fleet_pb2, message_pb2, node_pb2, run_pb2, runtime_pb2
+from flwr.supercore.constant import TaskType
+from flwr.supercore.inflatable import inflatable_object, inflatable_protobuf_utils, inflatable_utils
+from flwr.supercore.interceptors import (
+    RuntimeTokenHttpInterceptor,
+    RuntimeVersionHttpInterceptor,
+    SuperExecAuthHttpInterceptor,
+)
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supernode.fleet_http_client import FleetHttpClient
+
+from client.errors import SiteError
+from client.guard_rpc import FrameError, GuardClient, GuardDeadline, GuardUnreachable, refusal
+
+FLOWER_VERSION = "1.41.0"
+KINDS = {
+    "query.sa1_keys": "sa1_keys",
+    "query.sa1_kem": "sa1_kem",
+    "train.sa1_update": "sa1_update",
+    "query.sa1_vote": "sa1_vote",
+}
+CONTROL_RECORD, BODY_RECORD, RAW = "sa1", "body", "wardround.raw"
+INLINE_LIMIT = 256 << 10  # bytes of body that ride in the control record: three Flower objects less to move
+EMPTY_BUNDLE = hashlib.sha256(b"").hexdigest()
+CLAIM_TASK = "/flwr.proto.Runtime/AcquireTask"
+
+REPLY_POLL_S = 0.02  # SuperNode looking for the relay's reply, in its own memory (Flower: 0.5 s)
+ACTIVE_POLL_S = 0.1  # SuperNode asking the hub while a run is going on (Flower: 3 s)
+IDLE_POLL_S = 1.0  # ... and when nothing came for IDLE_AFTER_S
+IDLE_AFTER_S = 120.0
+RECONNECT_LIMIT_S = 5  # longest pause between two tries to reach the hub (Flower: 20 s)
+TASK_POLL_S = 0.02  # relay asking the SuperNode, once it said that a message came
+TASK_WAIT_S = 2.0  # ... for so long; and the interval of a look without being told
+HEARTBEAT_S = 10.0  # of a task at work; the SuperNode gives it up after 60 s
+GUARD_LIMIT_S = 6 * 3600.0  # never wait longer for the guard, whatever the message says
+RESTART_LIMIT_S = 30.0  # longest pause before a dead SuperNode is started again
+STOP_S = 6.0  # for the SuperNode to say goodbye to the hub
+
+log = logging.getLogger("wardround.gateway")
+
+
+class GatewayError(SiteError):
+    """The gateway cannot run: another one holds its folder, or a file it needs is missing."""
+
+
+class ContentError(GatewayError):
+    """A message whose content is not a control record and at most one raw body."""
+
+
+class TaskLost(GatewayError):
+    """The SuperNode and the relay no longer agree on a task; only a fresh SuperNode resolves it."""
+
+
+@dataclass(frozen=True)
+class GatewayConfig:
+    """`superlink`: host:port of the hub. `supernode_key`: OpenSSH ECDSA private key, registered at the hub."""
+
+    superlink: str
+    ca_file: Path
+    supernode_key: Path
+    guard_socket: Path
+    state_dir: Path
+
+
+# --- content of a message ---------------------------------------------------------------------------------------------
+
+
+def to_content(control: bytes, body: bytes) -> RecordDict:
+    """Record "sa1" with the control bytes; the body beside them when small, else as one raw array (chunked by Flower)."""
+    if len(body) <= INLINE_LIMIT:
+        return RecordDict({CONTROL_RECORD: ConfigRecord({"control": control, "body": body})})
+    array = Array(dtype="uint8", shape=(len(body),), stype=RAW, data=body)
+    return RecordDict({CONTROL_RECORD: ConfigRecord({"control": control}), BODY_RECORD: ArrayRecord({BODY_RECORD: array})})
+
+
+def from_content(content: RecordDict) -> tuple[bytes, bytes]:
+    """(control, body); `ContentError` on any other shape. Nothing is deserialised: bytes in, bytes out."""
+    fields = content.config_records.get(CONTROL_RECORD)
+    arrays = content.array_records.get(BODY_RECORD, {})
+    if fields is None or len(content) > 2 or not set(fields) <= {"control", "body"}:
+        raise ContentError(f"message without a record {CONTROL_RECORD!r}, or with other records beside it")
+    control, inline = fields.get("control"), fields.get("body", b"")
+    if not isinstance(control, bytes) or not isinstance(inline, bytes):
+        raise ContentError("control or body is not bytes")
+    if not arrays:
+        return control, inline
+    array = arrays.get(BODY_RECORD)
+    if inline or len(arrays) != 1 or array is None or array.stype != RAW:
+        raise ContentError("more than one body, or a body that is not raw bytes")
+    return control, array.data
+
+
+# --- what the gateway shows of itself ---------------------------------------------------------------------------------
+
+
+class Board:
+    """State of SuperNode and guard: one log line per change, and `gateway.json` for `wardround-site status`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "gateway.json"
+        self._lock = threading.Lock()
+        self._state: dict[str, Any] = {"supernode": "starting", "guard": "unknown", "node_id": None}
+
+    def show(self, **changes: Any) -> None:
+        with self._lock:
+            new = {name: value for name, value in changes.items() if self._state.get(name) != value}
+            if not new:
+                return
+            self._state.update(new, since=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+            scratch = self._path.with_suffix(".new")
+            scratch.write_text(json.dumps(self._state, sort_keys=True) + "\n")
+            scratch.replace(self._path)
+        log.info("state=changed %s", " ".join(f"{name}={value}" for name, value in new.items()))
+
+
+# --- the relay --------------------------------------------------------------------------------------------------------
+
+
+class _TaskToken:
+    """Puts the token of the task at work on each request; before a task is claimed there is none."""
+
+    def __init__(self) -> None:
+        self.token = ""
+
+    def intercept(self, context: Any, call_next: Callable[[Any], httpx.Response]) -> httpx.Response:
+        if not self.token or context.rpc_method == CLAIM_TASK:
+            return call_next(context)
+        response: httpx.Response = RuntimeTokenHttpInterceptor(self.token).intercept(context, call_next)
+        return response
+
+
+class Relay:
+    """Takes one task after the other from the SuperNode's Runtime API at `address` and answers it through `guard`."""
+
+    def __init__(self, guard: GuardClient, address: str, secret: bytes, board: Board) -> None:
+        self._guard = guard
+        self._board = board
+        self._token = _TaskToken()
+        self._client = RuntimeHttpClient.from_server_address(
+            server_address=address,
+            insecure=True,  # loopback, within the gateway; tasks are given out against `secret` only
+            root_certificates=None,
+            interceptors=[
+                RuntimeVersionHttpInterceptor(component_name="flwr-clientapp"),
+                SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=frozenset({CLAIM_TASK})),
+                self._token,
+            ],
+        )
+
+    def close(self) -> None:
+        self._client.close()
+
+    def step(self) -> bool:
+        """Serve one task if there is one. Raises `httpx.HTTPError` when the SuperNode is gone, `TaskLost`."""
+        request = runtime_pb2.AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
+        claimed = self._client.AcquireTask(request)
+        if not claimed.token:
+            return False
+        self._token.token = claimed.token
+        try:
+            with self._heartbeat():
+                self._serve()
+        finally:
+            self._token.token = ""
+        return True
+
+    def _serve(self) -> None:
+        task = self._client.PullTaskInput(runtime_pb2.PullTaskInputRequest())  # its `fab` is empty, and never looked at
+        pulled = self._client.PullMessages(runtime_pb2.PullAppMessagesRequest())
+        if not pulled.messages_list:
+            raise TaskLost("task without a message")
+        message = message_from_proto(pulled.messages_list[0])
+        node = node_pb2.Node(node_id=task.context.node_id)
+        control, body = self._reply_to(message, pulled.message_object_trees[0], node)
+        self._push(Message(to_content(control, body), reply_to=message), node)
+        self._client.PushTaskOutput(runtime_pb2.PushTaskOutputRequest(sub_status=SubStatus.COMPLETED, details=""))
+
+    def _reply_to(self, message: Message, tree: message_pb2.ObjectTree, node: node_pb2.Node) -> tuple[bytes, bytes]:
+        """The guard's answer, or the refusal that is due instead."""
+        metadata = message.metadata
+        metadata.__dict__["_message_id"] = tree.object_id  # the transmitted form does not carry its own id
+        objects = self._pull(tree, node, metadata.run_id)
+        kind = KINDS.get(metadata.message_type)
+        if kind is None:
+            log.warning("request=refused reason=unknown-kind run=%d", metadata.run_id)
+            return refusal("UNKNOWN_KIND"), b""
+        try:
+            request = from_content(inflatable_utils.inflate_object_from_contents(tree.object_id, objects).content)
+        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, ContentError) as error:
+            log.warning("request=%s state=undecodable reason=%s", kind, type(error).__name__)
+            return refusal("UNDECODABLE"), b""
+        return self._ask(kind, *request, deadline_s=min(max(metadata.ttl, 1.0), GUARD_LIMIT_S))
+
+    def _ask(self, kind: str, control: bytes, body: bytes, *, deadline_s: float) -> tuple[bytes, bytes]:
+        log.info("request=%s state=received control=%d body=%d", kind, len(control), len(body))
+        started = time.monotonic()
+        try:
+            answer = self._guard.exchange(kind, control, body, deadline_s)
+        except GuardUnreachable:
+            self._board.show(guard="unreachable")
+            return refusal("GUARD_DOWN"), b""
+        except GuardDeadline:
+            log.warning("request=%s state=late deadline_s=%.0f", kind, deadline_s)
+            return refusal("BUSY"), b""
+        except FrameError as error:
+            log.warning("request=%s state=failed reason=%s", kind, type(error).__name__)
+            return refusal("INTERNAL"), b""
+        self._board.show(guard="serving")
+        log.info("request=%s state=answered seconds=%.2f", kind, time.monotonic() - started)
+        return answer
+
+    def _pull(self, tree: message_pb2.ObjectTree, node: node_pb2.Node, run_id: int) -> dict[str, bytes]:
+        """All objects of a message, by id. The SuperNode announces a message before it holds all of it: ask again."""
+        pull = inflatable_protobuf_utils.make_pull_object_fn_protobuf(self._client.PullObject, node, run_id)
+        names = [part.object_id for part in inflatable_object.iterate_object_tree(tree)]
+        try:
+            objects: dict[str, bytes] = inflatable_utils.pull_objects(
+                names, pull, max_time=600.0, max_tries_per_object=None, initial_backoff=TASK_POLL_S, backoff_cap=0.5
+            )
+        except inflatable_utils.ObjectPullError as error:
+            raise TaskLost("a message's object is not there") from error
+        confirm = message_pb2.ConfirmMessageReceivedRequest(node=node, run_id=run_id, message_object_id=tree.object_id)
+        self._client.ConfirmMessageReceived(confirm)
+        return objects
+
+    def _push(self, reply: Message, node: node_pb2.Node) -> None:
+        reply.metadata.__dict__["_message_id"] = reply.object_id
+        with inflatable_object.no_object_id_recompute():
+            pushed = self._client.PushMessages(
+                runtime_pb2.PushAppMessagesRequest(
+                    messages_list=[message_to_proto(remove_content_from_message(reply))],
+                    message_object_trees=[inflatable_object.get_object_tree(reply)],
+                )
+            )
+            push = inflatable_protobuf_utils.make_push_object_fn_protobuf(
+                self._client.PushObject, node, run_id=reply.metadata.run_id, session_id=pushed.session_id
+            )
+            objects = inflatable_object.get_all_nested_objects(reply)
+            try:
+                inflatable_utils.push_objects(objects, push, object_ids_to_push=set(pushed.objects_to_push))
+            except inflatable_utils.ObjectPushError as error:
+                raise TaskLost("the SuperNode did not take a reply's object") from error
+
+    @contextmanager
+    def _heartbeat(self) -> Iterator[None]:
+        """While the guard works on a task, tell the SuperNode that it is not forgotten."""
+        done = threading.Event()
+
+        def beat() -> None:
+            while not done.wait(HEARTBEAT_S):
+                try:
+                    self._client.SendTaskHeartbeat(runtime_pb2.SendTaskHeartbeatRequest())
+                except httpx.HTTPError:
+                    log.warning("state=heartbeat-failed")
+
+        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+
+
+# --- the SuperNode, in its own process --------------------------------------------------------------------------------
+
+
+def run_supernode(config: GatewayConfig, port: int, secret_file: Path) -> None:
+    """Flower's SuperNode in this process, in process isolation, Runtime API on loopback `port`. Never returns."""
+    from flwr.supercore.retry import http_retry
+    from flwr.supernode import fleet_http_connection, start_client_internal
+    from flwr.supernode.cli import flower_supernode
+
+    hub = _HubWatch(config.state_dir / "node_id")
+    start_client_internal.time = SimpleNamespace(sleep=hub.sleep)
+    start_client_internal.get_fused_config_from_fab = lambda _fab, _run: {}
+    http_retry.MAX_RETRY_DELAY = RECONNECT_LIMIT_S
+    fleet_http_connection.FleetHttpClient = _fleet_client(hub)
+    sys.argv = ["flower-supernode", "--superlink", config.superlink, "--root-certificates", str(config.ca_file)]
+    sys.argv += ["--auth-supernode-private-key", str(config.supernode_key), "--isolation", "process"]
+    sys.argv += ["--host", "127.0.0.1", "--port", str(port), "--superexec-auth-secret-file", str(secret_file)]
+    flower_supernode.flower_supernode()
+    # Flower logs an unforeseen error of its main loop and leaves the Runtime API running: an idle shell. End it instead.
+    os._exit(1)
+
+
+class _HubWatch:
+    """Tells the relay (on stdout, one JSON object a line) how the hub answers, and paces the asking."""
+
+    def __init__(self, node_file: Path) -> None:
+        self.node_file = node_file
+        self.node_id: int | None = None
+        self._last_message = time.monotonic()
+        self._told: dict[str, Any] = {}
+
+    def tell(self, **event: Any) -> None:
+        if event != self._told:
+            self._told = event
+            print(json.dumps(event), flush=True)
+
+    def answered(self) -> None:
+        if self.node_id is not None and self._told.get("event") in ("unreachable", "refused"):
+            self.tell(event="connected", node_id=self.node_id)
+
+    def message_came(self) -> None:
+        self._last_message = time.monotonic()
+        self.tell(event="message", at=self._last_message)
+
+    def sleep(self, seconds: float) -> None:
+        """Flower's main loop sleeps 3 s when the hub had nothing for it and 0.5 s while it waits for the reply."""
+        if seconds < 1.0:
+            time.sleep(REPLY_POLL_S)
+        elif time.monotonic() - self._last_message < IDLE_AFTER_S:
+            time.sleep(ACTIVE_POLL_S)
+        else:
+            time.sleep(IDLE_POLL_S)
+
+
+def _fleet_client(hub: _HubWatch) -> type[FleetHttpClient]:
+    """Flower's client of the hub's Fleet API, watched, and with an empty bundle in place of the run's."""
+
+    class WatchedFleetClient(FleetHttpClient):  # type: ignore[misc]  # Flower is not typed for us
+        def ActivateNode(self, request: fleet_pb2.ActivateNodeRequest) -> Any:  # noqa: N802
+            if hub.node_file.exists():  # a killed gateway is "online" at the hub for a minute: take its place at once
+                try:
+                    self.DeactivateNode(fleet_pb2.DeactivateNodeRequest(node_id=int(hub.node_file.read_text())))
+                except (httpx.HTTPError, ValueError):
+                    log.info("state=no-earlier-session")
+            response = super().ActivateNode(request)
+            hub.node_id = response.node_id
+            hub.node_file.write_text(str(response.node_id))
+            hub.tell(event="connected", node_id=hub.node_id)
+            return response
+
+        def PullMessages(self, request: fleet_pb2.PullMessagesRequest) -> Any:  # noqa: N802
+            response = super().PullMessages(request)
+            if response.messages_list:
+                hub.message_came()
+            return response
+
+        def GetRun(self, request: run_pb2.GetRunRequest) -> Any:  # noqa: N802
+            response = super().GetRun(request)
+            response.run.fab_hash = EMPTY_BUNDLE
+            response.run.primary_task_type = TaskType.SERVER_APP  # never a task type that the relay does not take
+            return response
+
+        def GetFab(self, request: fab_pb2.GetFabRequest) -> Any:  # noqa: N802
+            del request  # the bundle stays at the hub
+            return fab_pb2.GetFabResponse(fab=fab_pb2.Fab(hash_str=EMPTY_BUNDLE, content=b""))
+
+        def _unary_unary(self, **call: Any) -> Any:
+            try:
+                response = super()._unary_unary(**call)
+            except httpx.HTTPStatusError as error:
+                hub.tell(event="refused", status=error.response.status_code)
+                raise
+            except httpx.TransportError as error:
+                hub.tell(event="unreachable", reason=type(error).__name__)
+                raise
+            hub.answered()
+            return response
+
+    return WatchedFleetClient
+
+
+# --- both together ----------------------------------------------------------------------------------------------------
+
+
+class Gateway:
+    """Supervises one SuperNode and relays its tasks until stopped."""
+
+    def __init__(self, config: GatewayConfig) -> None:
+        self._config = config
+        self._stop = threading.Event()
+        self._message_came = threading.Event()
+        self._broken = threading.Event()
+        self._board = Board(config.state_dir)
+        self._child: subprocess.Popen[str] | None = None
+        self._address = ""
+        self._secret = b""
+        self._restarts = 0
+
+    def stop(self, *_: int | FrameType | None) -> None:
+        self._stop.set()
+        self._message_came.set()
+
+    def run(self) -> None:
+        """Until `stop`; a SuperNode that ends, for whatever reason, is started again, for ever."""
+        guard = GuardClient(self._config.guard_socket)
+        relay = threading.Thread(target=self._relay_tasks, args=(guard,), name="relay", daemon=True)
+        self._start_supernode()
+        relay.start()
+        try:
+            while not self._stop.wait(0.2):
+                if self._child is None or self._child.poll() is not None or self._broken.is_set():
+                    self._restart_supernode()
+        finally:
+            self._stop.set()
+            self._end_supernode()
+            guard.close()
+            self._board.show(supernode="stopped")
+
+    def _start_supernode(self) -> None:
+        secret_file = self._config.state_dir / "runtime.secret"
+        self._secret = os.urandom(32)
+        _write_private(secret_file, self._secret)
+        port = _free_port()
+        self._address = f"127.0.0.1:{port}"
+        settings = {name: str(value) for name, value in vars(self._config).items()}
+        command = [sys.executable, "-m", "client.relay", json.dumps(settings), str(port), str(secret_file), str(os.getpid())]
+        self._broken.clear()
+        self._child = subprocess.Popen(
+            command, env=_environment(self._config), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+        )
+        threading.Thread(target=self._listen, args=(self._child,), name="supernode-events", daemon=True).start()
+
+    def _restart_supernode(self) -> None:
+        self._end_supernode()
+        pause_s = min(2.0**self._restarts, RESTART_LIMIT_S)
+        self._restarts += 1
+        self._board.show(supernode="restarting")
+        log.warning("state=supernode-ended restart_in_s=%.0f", pause_s)
+        if not self._stop.wait(pause_s):
+            self._start_supernode()
+
+    def _end_supernode(self) -> None:
+        if self._child is None:
+            return
+        self._child.terminate()
+        try:
+            self._child.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
+        self._child = None
+
+    def _listen(self, child: subprocess.Popen[str]) -> None:
+        """What the SuperNode's process says of the hub."""
+        if child.stdout is None:
+            raise GatewayError("the SuperNode was started without a pipe")
+        with child.stdout as lines:
+            for line in lines:
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    continue  # Flower's own print-outs
+                if event["event"] == "message":
+                    self._message_came.set()
+                    continue
+                if event["event"] == "connected":
+                    self._restarts = 0
+                self._board.show(supernode=event["event"], node_id=event.get("node_id"), detail=event.get("reason"))
+
+    def _relay_tasks(self, guard: GuardClient) -> None:
+        self._board.show(guard="serving" if guard.health() else "unreachable")
+        relay, served = None, ""
+        while not self._stop.is_set():
+            told = self._message_came.wait(TASK_WAIT_S)
+            self._message_came.clear()
+            if relay is None or served != self._address:
+                served = self._address
+                relay = Relay(guard, served, self._secret, self._board)
+            try:
+                self._serve_all(relay, patience_s=TASK_WAIT_S if told else 0.0)
+            except TaskLost as error:
+                log.warning("state=task-lost reason=%r", str(error))
+                self._broken.set()
+            except (httpx.HTTPError, ValueError) as error:
+                log.debug("state=supernode-silent reason=%s", type(error).__name__)
+
+    def _serve_all(self, relay: Relay, *, patience_s: float) -> None:
+        """Serve until there is nothing; the SuperNode says that a message came a moment before its task exists."""
+        give_up = time.monotonic() + patience_s
+        while not self._stop.is_set():
+            if relay.step():
+                return
+            if time.monotonic() > give_up:
+                return
+            time.sleep(TASK_POLL_S)
+
+
+def run_gateway(config: GatewayConfig) -> None:
+    """Run SuperNode and relay until SIGTERM or SIGINT; leaves no process behind, also when killed.
+
+    Raises `GatewayError` before anything is started when a file is missing or another gateway uses `state_dir`.
+    """
+    for path in (config.ca_file, config.supernode_key):
+        if not path.is_file():
+            raise GatewayError(f"{path} is missing: run the join step again")
+    config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _only_one(config.state_dir):
+        os.environ.update(_proxy_exceptions())
+        gateway = Gateway(config)
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, gateway.stop)
+        gateway.run()
+
+
+@contextmanager
+def _only_one(state_dir: Path) -> Iterator[None]:
+    with (state_dir / "gateway.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise GatewayError(f"another gateway runs on {state_dir}: stop it first") from error
+        yield
+
+
+def _proxy_exceptions() -> dict[str, str]:
+    """HTTP(S)_PROXY is for the way to the hub (httpx honours it); the gateway's own loopback port never goes there."""
+    names = [os.environ.get("no_proxy") or os.environ.get("NO_PROXY", ""), "127.0.0.1"]
+    joined = ",".join(filter(None, names))
+    return {"no_proxy": joined, "NO_PROXY": joined}
+
+
+def _environment(config: GatewayConfig) -> dict[str, str]:
+    root = str(Path(__file__).resolve().parents[1])
+    return {
+        **os.environ,
+        **_proxy_exceptions(),
+        "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")])),
+        "FLWR_HOME": str(config.state_dir / "flwr"),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_LOG_LEVEL": os.environ.get("FLWR_LOG_LEVEL", "WARNING"),
+    }
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process as soon as `parent`'s starting thread ends, however it ends (Linux)."""
+    set_parent_death_signal = 1  # PR_SET_PDEATHSIG, linux/prctl.h
+    ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The SuperNode's process: `CONFIG_JSON PORT SECRET_FILE PARENT_PID`. Started by `Gateway`, never by hand."""
+    settings, port, secret_file, parent = arguments
+    die_with(int(parent))
+    fields = json.loads(settings)
+    config = GatewayConfig(fields.pop("superlink"), **{name: Path(value) for name, value in fields.items()})
+    run_supernode(config, int(port), Path(secret_file))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
