@@ -237,7 +237,8 @@ def _report(intake: _Intake, rows: Sequence[Row], values: Values, labels: Labels
     table, mapping, contract = intake.table, intake.mapping, intake.contract
     named = {**mapping.ignored, **mapping.leaks}
     unread = [name for name in table.header if name and name not in mapping.read]
-    suspects = [name for name in unread if _leak(intake, name, mapping.missing, rows, labels)]
+    undeclared = [name for name in unread if name not in mapping.leaks]
+    suspects = [name for name in undeclared if _leak(intake, name, mapping.missing, rows, labels)]
     present = np.sum(~np.isnan(values), axis=0)
     return DataReport(
         task=contract.task,

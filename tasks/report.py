@@ -56,7 +56,7 @@ class DataReport:
     findings: tuple[Finding, ...]
     not_read: tuple[str, ...]  # source columns that no rule of the mapping reads
     withheld: tuple[tuple[str, str], ...]  # source columns named in `ignored` or `leaks`, with the reason
-    suspects: tuple[str, ...]  # unread source columns that alone give the label away
+    suspects: tuple[str, ...]  # unread source columns that alone give the label away and are not listed as leaks
     leak_check: str  # what the data-driven check could do
 
     @property

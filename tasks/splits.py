@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tasks.errors import ContractError
 
-MIN_SALT_BYTES = 8
+MIN_SALT_BYTES = 16
 PURPOSE = b"wardround/split/1\x00"
 
 
