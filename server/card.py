@@ -1,0 +1,162 @@
+"""The model card: what was trained, on what, how good it is, and exactly what is promised to a patient, in plain words.
+
+Everything in it comes from the signed plan and the journal; nothing is typed by hand, so nothing can be left out.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+
+from consortium.plan import NOT_PRIVATE, Plan
+from server.state import RunState
+
+NOT_PRIVATE_BANNER = "NOT PRIVATE"
+UNIT = "one patient with all visits, scans and episodes"
+NEIGHBOURS = "two data sets of which one has one patient more"
+ACCOUNTANT = "privacy loss distributions (dp-accounting, pessimistic), over every message the plan allows"
+
+
+def epsilon_text(value: float) -> str:
+    return "no bound" if value == NOT_PRIVATE else f"{value:.2f}"
+
+
+def privacy_line(plan: Plan) -> str:
+    """One line for tables, tags and logs."""
+    terms = plan.privacy
+    if not plan.private:
+        return f"{NOT_PRIVATE_BANNER}: no clipping, no noise, epsilon unbounded"
+    return (
+        f"epsilon {epsilon_text(terms.epsilon_exposed)} (one site's update exposed), "
+        f"{epsilon_text(terms.epsilon_model)} (model), delta {terms.delta:.1e}, per patient"
+    )
+
+
+def guarantee(plan: Plan) -> tuple[str, ...]:
+    """The guarantee as sentences: unit, neighbours, numbers, accountant, against whom, and what it does not cover."""
+    if not plan.private:
+        return (
+            f"**{NOT_PRIVATE_BANNER}.** This run had neither clipping nor noise: the model may reveal who was in the "
+            "data. Secure aggregation hid each site's update from the hub; it does not protect patients against "
+            "readers of the model.",
+            "Do not share this model outside the consortium.",
+        )
+    terms = plan.privacy
+    return (
+        f"Every patient has ({epsilon_text(terms.epsilon_exposed)}, {terms.delta:.1e})-differential privacy against "
+        "anybody outside the patient's own site, even if the hub and all other sites work together and secure "
+        "aggregation fails (*epsilon exposed*; this number is charged to the site's budget).",
+        f"Against the hub and whoever holds the models, given that secure aggregation holds: epsilon "
+        f"{epsilon_text(terms.epsilon_model)} (*epsilon model*), with the same delta.",
+        f"Unit: {UNIT}. Neighbours: {NEIGHBOURS}. Accountant: {ACCOUNTANT}.",
+        "Both numbers cover this run alone: normalisation statistics, every training round and every evaluation. What "
+        "earlier and later runs add is in each site's ledger, which its auditor can verify.",
+        f"How: each patient's gradient is clipped to L2 norm {terms.clip:g}; each site adds Gaussian noise of "
+        f"{terms.train_noise:.3g} x that norm itself, from a cryptographic generator; sampling rate "
+        f"{terms.sample_rate:g}; weights and normalisers are public constants of the plan.",
+    )
+
+
+def metric_noise(plan: Plan, survivors: int) -> str:
+    """How sharp the metrics are, in words."""
+    if not plan.private:
+        return f"Exact: computed from the summed score histograms ({plan.histogram_bins} bins a class) of held-out patients."
+    bin_sd = plan.privacy.evaluate_noise * math.sqrt(survivors)
+    return (
+        f"Computed from the summed score histograms ({plan.histogram_bins} bins a class) of held-out patients; noise of "
+        f"standard deviation {bin_sd:.1f} patients lies on every bin ({survivors} sites), so small differences mean nothing."
+    )
+
+
+def model_card(plan: Plan, state: RunState) -> str:
+    """The card as markdown. `state` is of this plan's run, finished or not."""
+    return "\n".join(
+        [
+            *_head(plan, state),
+            *_section("Task and data", _task_lines(plan)),
+            *_section("Privacy", guarantee(plan)),
+            *_section("Quality", _quality_lines(plan, state)),
+            *_section("Who took part", _site_lines(plan, state)),
+            *_section("Training", _training_lines(plan, state)),
+            *_section("Limits", _limits(plan)),
+        ]
+    )
+
+
+def _head(plan: Plan, state: RunState) -> list[str]:
+    banner = [] if plan.private else [f"> **{NOT_PRIVATE_BANNER}**: trained without differential privacy.", ""]
+    return [
+        f"# {plan.task.name}: {plan.model.name}, run {plan.run_id}",
+        "",
+        *banner,
+        f"Plan `{plan.digest.hex()}`, signed by {plan.lead} on {plan.created}; model `{state.model_digest.hex() or 'none yet'}`; "
+        f"code {plan.code_version}. State of the run: {state.phase}.",
+        "",
+    ]
+
+
+def _section(title: str, lines: Iterable[str]) -> list[str]:
+    return [f"## {title}", "", *(f"- {line}" if not line.startswith("|") else line for line in lines), ""]
+
+
+def _task_lines(plan: Plan) -> Sequence[str]:
+    options = ", ".join(f"{name}={value}" for name, value in plan.model.options) or "defaults"
+    return (
+        f"Task {plan.task.name}, version {plan.task.version}.",
+        f"Columns read at the sites: {', '.join(plan.task.columns)}.",
+        f"Model {plan.model.name} ({options}): {plan.n_parameters} trained values, {plan.n_buffers} of normalisation.",
+        "Normalisation comes from one accounted, secure sum over all sites, never from one site.",
+    )
+
+
+def _quality_lines(plan: Plan, state: RunState) -> Sequence[str]:
+    measured = [done for done in state.done if done.metrics]
+    if not measured:
+        return ("Not measured.",)
+    last = measured[-1]
+    when = "the final model" if last.purpose == "evaluate" else f"the model going into round {last.round}"
+    values = ", ".join(f"{name} {value:.4g}" for name, value in last.metrics)
+    return (
+        f"On held-out patients of {len(last.survivors)} sites together, {when}: {values}.",
+        metric_noise(plan, len(last.survivors)),
+        "Held-out patients are chosen by a keyed hash of the patient, the same in every run, and never trained on.",
+    )
+
+
+def _site_lines(plan: Plan, state: RunState) -> Sequence[str]:
+    rows = ["| site | declared size | weight | rounds in the sums | epsilon exposed | epsilon model |", "|---|---|---|---|---|---|"]
+    taken = state.participation()
+    for participant in plan.participants:
+        exposed, model = site_epsilon(plan, state, participant.site)
+        rows.append(
+            f"| {participant.site} | {participant.declared_patients} | {plan.weight(participant.site):.3f} "
+            f"| {taken.get(participant.site, 0)} | {exposed} | {model} |"
+        )
+    return rows
+
+
+def site_epsilon(plan: Plan, state: RunState, site: str) -> tuple[str, str]:
+    """Exposed and model epsilon of one site: as it published them, else the plan's ceiling."""
+    if published := state.published.get(site):
+        return epsilon_text(published.exposed), epsilon_text(published.model)
+    if not plan.private:
+        return NOT_PRIVATE_BANNER, NOT_PRIVATE_BANNER
+    return f"at most {epsilon_text(plan.privacy.epsilon_exposed)}", f"at most {epsilon_text(plan.privacy.epsilon_model)}"
+
+
+def _training_lines(plan: Plan, state: RunState) -> Sequence[str]:
+    options = ", ".join(f"{name}={value}" for name, value in plan.strategy.options) or "defaults"
+    return (
+        f"{state.completed('train')} of {plan.schedule.rounds} training rounds, {len(state.failed)} failed rounds, "
+        f"{state.resumes} resumes.",
+        f"{plan.schedule.local_steps} local step(s) a round at rate {plan.schedule.local_rate:g}.",
+        f"Strategy {plan.strategy.name} ({options}).",
+        f"Secure aggregation sa1: a sum opened only over at least {state.threshold or 'the threshold of'} sites.",
+    )
+
+
+def _limits(plan: Plan) -> Sequence[str]:
+    return (
+        "Not a medical device; clinical validity has not been shown. Validate at your own site before any use.",
+        "Trained and measured on the sites listed above; populations elsewhere may differ.",
+        "A site may have contributed wrong data inside the clipping range; the protocol does not detect that.",
+        "Privacy assumes that each site's own machine and random generator were sound.",
+    )

@@ -1,0 +1,85 @@
+"""The finished model as files anybody can open: arrays by name, a description, the card. Nothing in them runs as code.
+
+model/weights.npz   one float32 array per tensor, read with numpy.load(..., allow_pickle=False)
+model/model.json    task, model, columns, tensors in order, privacy terms, digests
+model/card.md       the model card
+"""
+
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from consortium.canonical import Json, encode_json
+from consortium.documents import to_document
+from consortium.plan import Plan
+from server import strategy as strategies
+from server.card import model_card, privacy_line
+from server.checkpoint import latest_checkpoint, model_digest
+from server.errors import ServerError
+from server.folder import RunFolder, write_durably
+from server.model import Model, released_model, tensors
+from server.state import read_state
+
+FORMAT = "wardround/model/1"
+
+
+def export_model(folder: RunFolder, target: Path | None = None) -> Path:
+    """Write the model of the newest checkpoint into the run folder's `model/` (or `target`); returns the directory.
+
+    Raises `ServerError` where there is no checkpoint yet. Calling it again writes the same bytes.
+    """
+    plan = folder.plan()
+    model = final_model(folder, plan)
+    directory = target or folder.model
+    directory.mkdir(parents=True, exist_ok=True)
+    write_durably(directory / "weights.npz", weights_file(plan, model))
+    write_durably(directory / "model.json", encode_json(describe(plan, model)))
+    write_durably(directory / "card.md", model_card(plan, read_state(folder.path)).encode())
+    return directory
+
+
+def final_model(folder: RunFolder, plan: Plan) -> Model:
+    """What the run releases as things stand: the strategy's released weights at the newest whole checkpoint."""
+    found = latest_checkpoint(folder.checkpoints, plan.digest, model_size=plan.model_size)
+    if found.checkpoint is None:
+        raise ServerError(f"{folder.path} holds no usable checkpoint; nothing to export yet{_because(found.skipped)}")
+    strategy = strategies.build(plan.strategy.name, dict(plan.strategy.options))
+    return released_model(plan, strategy, found.checkpoint.state, found.checkpoint.model)
+
+
+def _because(skipped: tuple[str, ...]) -> str:
+    return f" ({'; '.join(skipped)})" if skipped else ""
+
+
+def weights_file(plan: Plan, model: Model) -> bytes:
+    """The bytes of an .npz; equal models give equal bytes."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **dict(tensors(plan, model)))  # type: ignore[arg-type]  # names of tensors, not numpy's own options
+    return buffer.getvalue()
+
+
+def describe(plan: Plan, model: Model) -> Json:
+    """Everything a program needs to run the model, and what was promised about it."""
+    return {
+        "format": FORMAT,
+        "task": to_document(plan.task),
+        "model": to_document(plan.model),
+        "model_digest": model_digest(model).hex(),
+        "plan_digest": plan.digest.hex(),
+        "run_id": plan.run_id,
+        "code_version": plan.code_version,
+        "privacy": to_document(plan.privacy),
+        "privacy_in_words": privacy_line(plan),
+    }
+
+
+def copy_export(folder: RunFolder, target: Path) -> Path:
+    """The exported files under `target`, which must not exist yet. Raises `ServerError`."""
+    if target.exists():
+        raise ServerError(f"{target} exists: name a folder that does not")
+    draft = target.with_name(f".{target.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    export_model(folder, draft).replace(target)
+    return target
