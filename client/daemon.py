@@ -1,0 +1,89 @@
+"""Opens a site: identity, roster, ledger, policy and trainer are all in order before the guard answers its first message."""
+
+import importlib.metadata
+import logging
+import os
+import resource
+import sys
+from pathlib import Path
+
+from client.errors import ConfigError
+from client.guard import Site
+from client.home import Home
+from client.policy_file import PolicyFile
+from client.trainer import Job, Result, Trainer
+from client.trainer_process import DataSource, Train
+from consortium.identity import SigningKey
+from consortium.roster import Roster
+from privacy.ledger import Ledger
+from tasks.splits import split_id
+
+log = logging.getLogger("wardround.guard")
+
+
+def code_version() -> str:
+    """The version that plans bind: the installed distribution's."""
+    return importlib.metadata.version("wardround")
+
+
+def harden_process() -> None:
+    """No core dumps: protocol secrets live in this process's memory only."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.umask(0o077)
+
+
+def data_source(roster: Roster, *, folder: Path, task: str, threads: int = 1) -> DataSource:
+    if not folder.is_dir():
+        raise ConfigError(f"the data folder {folder} does not exist: set `data:` in site.yaml to the folder with mapping.yaml")
+    return DataSource(folder, task, roster.split_salt, roster.held_out_fraction, threads)
+
+
+def create_ledger(home: Home, *, site: str, key: SigningKey, roster: Roster, population: str, now: float) -> None:
+    """The one ledger of this patient population; made once, at join, and never again while the file or its head exists."""
+    Ledger.create(
+        home.ledger,
+        key,
+        site=site,
+        population=population,
+        split_id=split_id(roster.split_salt, roster.held_out_fraction),
+        consortium=roster.consortium,
+        now=now,
+    ).close()
+
+
+def open_site(home: Home, *, site: str, task: str, train: Train, now: float) -> Site:
+    """Raises `ConfigError`, `KeyFileError` or `LedgerError`: a guard with anything missing does not start."""
+    roster = home.load_roster()
+    key = home.load_identity()
+    if roster.member(site).identity_key != key.public:
+        raise ConfigError(f"the roster lists another key for {site} than {home.identity}: ask the consortium to update the roster")
+    ledger = Ledger.open(home.ledger, key, now)
+    return Site(
+        home=home,
+        id=site,
+        key=key,
+        roster=roster,
+        policy=PolicyFile(home.policy),
+        ledger=ledger,
+        train=train,
+        task=task,
+        code_version=code_version(),
+    )
+
+
+class InlineTrain:
+    """Training in this very process: for simulations, where one process plays many sites."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+
+    def __call__(self, job: Job, deadline_s: float) -> Result:
+        return self._trainer.run(job)
+
+
+def log_to(path: Path | None, *, level: int = logging.INFO, console: bool = True) -> None:
+    """Events as `time level key=value ...` to the site's own log file and, if `console`, to standard error."""
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)] if console else []
+    if path is not None:
+        handlers.append(logging.FileHandler(path, encoding="utf-8"))
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", handlers=handlers, force=True)

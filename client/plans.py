@@ -1,0 +1,84 @@
+"""What was asked of this site and what its steward decided: one file per plan and one per decision, both signed.
+
+The guard and the steward's commands share these files; a decision takes effect at the next request, also a withdrawal.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.errors import ConfigError
+from client.files import write_atomic
+from consortium.approval import Approval, sign_approval, verify_approval
+from consortium.documents import Signed
+from consortium.errors import ConsortiumError
+from consortium.identity import SigningKey
+from consortium.plan import Plan
+
+
+@dataclass(frozen=True)
+class KnownPlan:
+    """A plan that reached this site, verified at that time; `received` is when (UTC)."""
+
+    signed: Signed
+    plan: Plan
+
+    @property
+    def digest(self) -> bytes:
+        return self.signed.digest
+
+
+class PlanStore:
+    """The folder `plans/`: `<digest>.plan` and `<digest>.approval`."""
+
+    def __init__(self, folder: Path, site: str, public: bytes) -> None:
+        self._folder = folder
+        self._site = site
+        self._public = public
+        self._cache: dict[bytes, tuple[tuple[int, int], Approval]] = {}
+
+    def add(self, signed: Signed) -> None:
+        """Keep a verified plan; adding it again changes nothing."""
+        path = self._path(signed.digest, "plan")
+        if not path.exists():
+            write_atomic(path, signed.encode())
+
+    def get(self, digest: bytes) -> KnownPlan | None:
+        try:
+            signed = Signed.decode(self._path(digest, "plan").read_bytes(), "plan")
+        except FileNotFoundError:
+            return None
+        return KnownPlan(signed, signed.document(Plan))
+
+    def find(self, start: str) -> KnownPlan:
+        """The plan whose run id is `start` or whose digest begins so. Raises `ConfigError` for none or several."""
+        found = [known for known in self.all() if known.plan.run_id == start or known.digest.hex().startswith(start)]
+        if len(found) != 1:
+            raise ConfigError(f"{len(found)} plans match {start!r}: name the run id or the first digits of the digest (plans list)")
+        return found[0]
+
+    def all(self) -> tuple[KnownPlan, ...]:
+        digests = sorted(path.stem for path in self._folder.glob("*.plan"))
+        known = (self.get(bytes.fromhex(digest)) for digest in digests)
+        return tuple(sorted((plan for plan in known if plan), key=lambda item: item.plan.created))
+
+    def decide(self, approval: Approval, key: SigningKey) -> None:
+        write_atomic(self._path(approval.plan_digest, "approval"), sign_approval(approval, key).encode())
+
+    def decision(self, digest: bytes) -> Approval | None:
+        """The decision in force; a file that does not verify counts as none (fail closed)."""
+        path = self._path(digest, "approval")
+        try:
+            status = path.stat()
+            stamp = (status.st_mtime_ns, status.st_ino)
+            if (cached := self._cache.get(digest)) and cached[0] == stamp:
+                return cached[1]
+            approval = verify_approval(Signed.decode(path.read_bytes(), "approval"), self._site, self._public)
+        except (FileNotFoundError, ConsortiumError):
+            return None
+        if approval.plan_digest != digest:
+            return None
+        self._cache[digest] = (stamp, approval)
+        return approval
+
+    def _path(self, digest: bytes, suffix: str) -> Path:
+        return self._folder / f"{digest.hex()}.{suffix}"

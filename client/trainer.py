@@ -1,0 +1,192 @@
+"""Local training with the patient as the unit of privacy: what this module returns is already safe to release.
+
+A patient's gradient is taken over all of the patient's records and all parameters, clipped, put on an integer grid, summed
+and noised (`client.release`). Sampling rate and normaliser are the plan's public constants. In mode none the same sums
+leave without bound and noise, and only because both plan and policy say so.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.func import functional_call, grad, vmap
+
+from client.errors import Refused
+from client.release import Bound, Entropy, FloatMatrix, FloatVector, clipped_grid_sum, noised
+from consortium.plan import Plan, body_length, header_fields
+from privacy.noise import poisson_mask
+from tasks.base import Cohort, Task
+from tasks.errors import ContractError
+from tasks.features import Design
+from tasks.metrics import score_histogram
+from tasks.models import load_parameters, parameter_specs, predict, refuse_mixing, split_parameters
+from tasks.splits import held_out_mask
+
+PATIENTS_AT_ONCE = 256  # per-patient gradients held in memory together: 256 x n_parameters float32
+
+PatientGradients = Callable[[dict[str, torch.Tensor], torch.Tensor, torch.Tensor], dict[str, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One round's work. `model`: float32 little-endian, buffers then parameters, in plan order."""
+
+    plan: Plan
+    site: str
+    round_number: int
+    purpose: str
+    model: bytes
+
+
+@dataclass(frozen=True)
+class Result:
+    """What may be encoded and masked: `header` as the plan lists it, `body` (n_parameters,) or (0,)."""
+
+    header: FloatVector
+    body: FloatVector
+
+
+@dataclass(frozen=True)
+class Side:
+    """The patients of one side of the split; `values` (n, n_columns) with NaN for missing, `labels` (n,)."""
+
+    values: FloatMatrix
+    labels: NDArray[np.int8]
+
+
+class Trainer:
+    """Holds one site's cohort, split once; `run` computes one round's release."""
+
+    def __init__(self, task: Task, cohort: Cohort, *, salt: bytes, held_out_fraction: float, entropy: Entropy) -> None:
+        self._task = task
+        self._entropy = entropy
+        out = held_out_mask(cohort.patient_ids, salt, held_out_fraction)
+        self.training = Side(cohort.values[~out], cohort.labels[~out])
+        self.held_out = Side(cohort.values[out], cohort.labels[out])
+        self._inputs: dict[bytes, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._models: dict[bytes, tuple[torch.nn.Module, PatientGradients]] = {}
+
+    def run(self, job: Job) -> Result:
+        """The release of one round. Raises `Refused` for a plan that this site's data or a private model cannot serve."""
+        self._check(job.plan)
+        buffers, weights = self._split_model(job)
+        if job.purpose == "describe":
+            return Result(self._describe(job.plan), np.zeros(0))
+        train_inputs, held_out_inputs = self._encoded(job.plan, buffers)
+        model, _ = self._model(job.plan)
+        header = np.zeros(0)
+        if header_fields(job.plan, job.round_number, job.purpose):
+            header = self._evaluate(job.plan, model, weights, held_out_inputs)
+        body = np.zeros(0)
+        if body_length(job.plan, job.purpose):
+            body = self._train(job, weights, train_inputs)
+        return Result(header, body)
+
+    def _check(self, plan: Plan) -> None:
+        if (plan.task.name, plan.task.version) != (self._task.name, self._task.version):
+            raise Refused(
+                "TASK", f"plan is for {plan.task.name} {plan.task.version}, this site has {self._task.name} {self._task.version}"
+            )
+
+    def _design(self, plan: Plan) -> Design:
+        return Design.of(self._task.contract, plan.task.columns)
+
+    def _split_model(self, job: Job) -> tuple[FloatVector, NDArray[np.float32]]:
+        vector = np.frombuffer(job.model, dtype="<f4")
+        if vector.size != job.plan.model_size or not np.isfinite(vector).all():
+            raise Refused("MODEL", f"model of {vector.size} values, plan has {job.plan.model_size}, all must be finite")
+        return vector[: job.plan.n_buffers].astype(np.float64), vector[job.plan.n_buffers :]
+
+    def _model(self, plan: Plan) -> tuple[torch.nn.Module, PatientGradients]:
+        if plan.digest not in self._models:
+            model = self._task.build_model(plan.model.name, dict(plan.model.options), plan.task.columns)
+            if parameter_specs(model) != tuple((spec.name, spec.shape) for spec in plan.model.parameters):
+                raise Refused("MODEL", "the plan's parameter schema is not that of the named model in this code version")
+            refuse_mixing_layers(model)
+            self._models[plan.digest] = (model, patient_gradients(self._task, model))
+        return self._models[plan.digest]
+
+    def _encoded(self, plan: Plan, buffers: FloatVector) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs of the training and the held-out side, (n, n_inputs) float32 each; encoded once per normalisation."""
+        key = plan.digest + buffers.tobytes()
+        if key not in self._inputs:
+            design = self._design(plan)
+            mean, scale = np.split(buffers, 2)
+            sides = [design.encode(side.values, mean, scale) for side in (self.training, self.held_out)]
+            train, out = (torch.from_numpy(np.ascontiguousarray(inputs, dtype=np.float32)) for inputs in sides)
+            self._inputs = {key: (train, out)}
+        return self._inputs[key]
+
+    def _describe(self, plan: Plan) -> FloatVector:
+        rows = np.asarray(self._design(plan).describe_vectors(self.training.values), dtype=np.float64)
+        if rows.shape[1] != plan.statistics:
+            raise Refused("TASK", f"plan wants {plan.statistics} statistics, this task version has {rows.shape[1]}")
+        if not plan.private:
+            return np.asarray(rows.sum(axis=0), dtype=np.float64)
+        bound = Bound(plan.privacy.describe_clip, plan.privacy.grid_bits)
+        total = clipped_grid_sum(rows, bound)
+        return noised(total, noise_multiplier=plan.privacy.describe_noise, bound=bound, entropy=self._entropy)
+
+    def _evaluate(self, plan: Plan, model: torch.nn.Module, weights: NDArray[np.float32], inputs: torch.Tensor) -> FloatVector:
+        load_parameters(model, weights)
+        probabilities = predict(model, inputs.numpy())
+        usable = np.isfinite(probabilities)
+        counts = score_histogram(self.held_out.labels[usable], probabilities[usable], plan.histogram_bins)
+        if not plan.private:
+            return np.asarray(counts, dtype=np.float64)
+        bound = Bound(1.0, plan.privacy.grid_bits)  # a patient is in one bin: norm 1, on the grid exactly
+        grid = np.asarray(counts, dtype=np.int64) << plan.privacy.grid_bits
+        return noised(grid, noise_multiplier=plan.privacy.evaluate_noise, bound=bound, entropy=self._entropy)
+
+    def _train(self, job: Job, weights: NDArray[np.float32], inputs: torch.Tensor) -> FloatVector:
+        """Local minus global weights after `local_steps` steps, each a noised sum over a public normaliser; (n_parameters,)."""
+        plan = job.plan
+        normaliser = plan.privacy.sample_rate * plan.participant(job.site).declared_patients
+        start = weights.astype(np.float64)
+        current = start
+        for _ in range(plan.schedule.local_steps):
+            rows = self._gradient_rows(plan, current.astype(np.float32), inputs)
+            current = current - plan.schedule.local_rate * self._summed(plan, rows) / normaliser
+        return current - start
+
+    def _gradient_rows(self, plan: Plan, weights: NDArray[np.float32], inputs: torch.Tensor) -> Iterator[FloatMatrix]:
+        """Gradients of the sampled patients, (n, n_parameters) at a time; no rows at all for an empty sample."""
+        model, gradients = self._model(plan)
+        drawn = np.flatnonzero(poisson_mask(len(inputs), plan.privacy.sample_rate, self._entropy))
+        labels = torch.from_numpy(self.training.labels.astype(np.float32))
+        parameters = split_parameters(model, weights)
+        for start in range(0, drawn.size, PATIENTS_AT_ONCE):
+            chosen = torch.from_numpy(drawn[start : start + PATIENTS_AT_ONCE])
+            found = gradients(parameters, inputs[chosen], labels[chosen])
+            flat = [found[spec.name].reshape(len(chosen), -1) for spec in plan.model.parameters]
+            yield torch.cat(flat, dim=1).numpy().astype(np.float64)
+
+    def _summed(self, plan: Plan, rows: Iterable[FloatMatrix]) -> FloatVector:
+        if not plan.private:
+            return np.asarray(sum((chunk.sum(axis=0) for chunk in rows), np.zeros(plan.n_parameters)), dtype=np.float64)
+        bound = Bound(plan.privacy.clip, plan.privacy.grid_bits)
+        total = np.zeros(plan.n_parameters, dtype=np.int64)
+        for chunk in rows:  # chunks only bound memory: integers add up exactly, the noise is drawn once
+            total += clipped_grid_sum(chunk, bound)
+        return noised(total, noise_multiplier=plan.privacy.train_noise, bound=bound, entropy=self._entropy)
+
+
+def patient_gradients(task: Task, model: torch.nn.Module) -> PatientGradients:
+    """Gradient of each patient's own loss over all parameters: maps (parameters, inputs (n, d), labels (n,)) to (n, *shape)."""
+
+    def loss(parameters: dict[str, torch.Tensor], record: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        logits = functional_call(model, parameters, (record.unsqueeze(0),))
+        return task.loss(logits, label.unsqueeze(0))[0]
+
+    mapped: PatientGradients = vmap(grad(loss), in_dims=(None, 0, 0))
+    return mapped
+
+
+def refuse_mixing_layers(model: torch.nn.Module) -> None:
+    """Raises `Refused` for a layer through which one patient's data reaches another's gradient (BatchNorm and the like)."""
+    try:
+        refuse_mixing(model)
+    except ContractError as error:
+        raise Refused("MODEL", str(error)) from error

@@ -1,0 +1,149 @@
+"""The trainer in a process of its own: it may crash, hang or run out of memory, and the guard goes on.
+
+Spawned, never forked: the child starts from nothing and is told only where the data is, so no key or protocol secret of the
+guard is ever in its memory. One request at a time over a pipe; every wait has a deadline; a dead or late child is replaced.
+"""
+
+import multiprocessing
+import os
+import resource
+import signal
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Protocol
+
+from client.errors import Refused, TrainerError
+from client.trainer import Job, Result, Trainer
+from tasks.data import load_cohort
+from tasks.registry import get_task
+
+START_DEADLINE_S = 120.0
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """What the child needs to know: where the patients are and which of them are held out."""
+
+    folder: Path
+    task: str
+    salt: bytes
+    held_out_fraction: float
+    threads: int = 1
+
+
+class Train(Protocol):
+    """One round's computation: a process in the guard, a plain call in the simulation."""
+
+    def __call__(self, job: Job, deadline_s: float) -> Result: ...
+
+
+def open_trainer(source: DataSource) -> Trainer:
+    """The cohort of `source`, loaded and split. Raises `TaskError` with the report's findings, never values."""
+    task = get_task(source.task)
+    cohort = load_cohort(source.folder, task.contract)
+    return Trainer(task, cohort, salt=source.salt, held_out_fraction=source.held_out_fraction, entropy=os.urandom)
+
+
+class TrainerProcess:
+    """Keeps one child alive and hands it jobs. Thread-safe: one job at a time."""
+
+    def __init__(self, source: DataSource, log: Callable[[str], None]) -> None:
+        self._source = source
+        self._log = log
+        self._lock = threading.Lock()
+        self._child: tuple[Any, Connection] | None = None
+
+    def start(self, deadline_s: float = START_DEADLINE_S) -> None:
+        """Start the child and wait until the data is loaded. Raises `TrainerError` naming what failed, never data."""
+        with self._lock:
+            self._ready(deadline_s)
+
+    def __call__(self, job: Job, deadline_s: float) -> Result:
+        with self._lock:
+            _, pipe = self._ready(deadline_s)
+            try:
+                pipe.send(job)
+                return self._answer(pipe, deadline_s)
+            except (EOFError, OSError) as error:
+                self._stop()
+                raise TrainerError("the trainer died (out of memory, or killed); it is started again at the next round") from error
+
+    def stop(self) -> None:
+        with self._lock:
+            self._stop()
+
+    def _ready(self, deadline_s: float) -> tuple[Any, Connection]:
+        if self._child is None or not self._child[0].is_alive():
+            self._stop()
+            context = multiprocessing.get_context("spawn")
+            here, there = context.Pipe()
+            process = context.Process(target=_child_main, args=(there, self._source), daemon=True, name="trainer")
+            process.start()
+            there.close()
+            self._child = (process, here)
+            try:
+                self._answer(here, deadline_s)
+            except (EOFError, OSError) as error:
+                self._stop()
+                raise TrainerError("the trainer died while it loaded the data") from error
+        return self._child
+
+    def _answer(self, pipe: Connection, deadline_s: float) -> Result:
+        if not pipe.poll(deadline_s):
+            self._stop()
+            raise TrainerError(f"the trainer gave no answer within {deadline_s:.0f} s and was ended")
+        answer = pipe.recv()
+        if isinstance(answer, Refused):
+            raise answer
+        if isinstance(answer, str):
+            raise TrainerError(answer)
+        if not isinstance(answer, Result):
+            raise TrainerError(f"the trainer answered with a {type(answer).__name__}")
+        return answer
+
+    def _stop(self) -> None:
+        if self._child is not None:
+            process, pipe = self._child
+            self._child = None
+            pipe.close()
+            process.kill()
+            process.join(5)
+
+
+def _child_main(pipe: Connection, source: DataSource) -> None:
+    """The child: load, then answer jobs until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the guard decides when the trainer ends
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    import torch
+
+    torch.set_num_threads(source.threads)
+    try:
+        trainer = open_trainer(source)
+    except Exception as error:
+        pipe.send(place_of(error))
+        return
+    import numpy as np
+
+    pipe.send(Result(np.zeros(0), np.zeros(0)))
+    while True:
+        try:
+            job = pipe.recv()
+        except EOFError:
+            return
+        try:
+            pipe.send(trainer.run(job))
+        except Refused as refusal:
+            pipe.send(refusal)
+        except Exception as error:
+            pipe.send(place_of(error))
+
+
+def place_of(error: BaseException) -> str:
+    """Class of an error and where in the code it arose: its text may quote a patient's row, so the text is dropped."""
+    frames = list(traceback.extract_tb(error.__traceback__))
+    places = " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames[-4:]))
+    return f"{type(error).__name__} at {places}"

@@ -1,0 +1,44 @@
+"""From opened sums to what the run needs: the first model, the normalisation, the pooled metrics. Never a mean of site metrics."""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from consortium.plan import Plan
+from tasks.features import Design
+from tasks.metrics import pooled_metrics
+from tasks.models import initial_parameters
+from tasks.registry import get_task
+
+
+def initial_model(plan: Plan) -> NDArray[np.float32]:
+    """Neutral buffers and the parameters that the plan's public seed gives; (model_size,)."""
+    task = get_task(plan.task.name)
+    model = task.build_model(plan.model.name, dict(plan.model.options), plan.task.columns)
+    design = Design.of(task.contract, plan.task.columns)
+    neutral = [np.zeros(design.n_numeric), np.ones(design.n_numeric)]
+    return np.concatenate([*neutral, initial_parameters(model, plan.model.init_seed)]).astype(np.float32)
+
+
+def buffers(plan: Plan, sums: NDArray[np.float64], *, contributors: int) -> dict[str, NDArray[np.float64]]:
+    """Mean and scale of every numeric column, by buffer name, from the opened describe sums (plan.statistics,)."""
+    design = Design.of(get_task(plan.task.name).contract, plan.task.columns)
+    noise = plan.privacy.describe_noise * plan.privacy.describe_clip * math.sqrt(contributors)
+    mean, scale = design.statistics_to_buffers(sums, noise_std=noise)
+    return {"feature_mean": mean, "feature_scale": scale}
+
+
+def metrics(plan: Plan, histogram: NDArray[np.float64], *, contributors: int) -> dict[str, float]:
+    """Pooled metrics of an opened histogram (2 * bins,); a figure that cannot be computed is left out."""
+    noise = plan.privacy.evaluate_noise * math.sqrt(contributors)
+    found = pooled_metrics(histogram, noise_std=noise)
+    figures = {
+        "auc": found.auc,
+        "auc_sampling_se": found.auc_sampling_se,
+        "auc_noise_se": found.auc_noise_se,
+        "brier": found.brier,
+        "ece": found.ece,
+        "noise_dominates": float(found.noise_dominates),
+    }
+    return {name: float(value) for name, value in figures.items() if value is not None}

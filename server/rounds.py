@@ -1,0 +1,426 @@
+"""Drives a run from its folder: kill this process at any instant, start it again, and at most the unfinished round is repeated.
+
+A round or epoch number is on disk before a request carries it, survivors before the first vote request, a checkpoint before
+the round counts as done. Every wait has a deadline; every site that does not contribute is named with phase and code.
+What the coordinator knows is only what it opened: sums over the survivors.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from consortium.documents import Signed
+from consortium.errors import EncodingError
+from consortium.plan import Plan, body_length, header_fields, verify_plan
+from consortium.roster import Roster, founders_fingerprint, verify_roster
+from consortium.wire import Refusal, Reply, Request, decode_reply, encode_keys_request, encode_request
+from secagg import coordinator, numbers
+from secagg.context import Context
+from secagg.encoding import decode_body, decode_header
+from secagg.errors import SecaggError
+from secagg.model import model_digest
+from server import pooled
+from server.checkpoint import Checkpoint, latest_checkpoint, model_bytes, save_checkpoint
+from server.folder import RunFolder, open_folder
+from server.journal import (
+    Checkpointed,
+    Dropped,
+    EpochAsked,
+    EpochReady,
+    Event,
+    Journal,
+    RoundAttempt,
+    RoundDone,
+    RoundFailed,
+    RunFinished,
+    RunResumed,
+    RunStarted,
+    RunStopped,
+    VoteAsked,
+    Waiting,
+    named,
+)
+from server.model import parameters_of, released_model, step_model, with_buffers
+from server.state import RunState, read_state
+from server.strategy import Strategy, build
+from server.transport import Patience, Transport
+
+log = logging.getLogger("wardround.rounds")
+
+GRACE_S = 5.0  # once enough sites answered, the others get this long, or as long again as those took
+PROBE_S = 2.0  # how long an absent site is asked for its keys before a round goes on without it
+PROBE_EVERY = 5  # rounds between such questions
+POLL_APPROVAL_S = 2.0
+FAILURES_IN_A_ROW = 5
+EPOCH_AGE_S = 23 * 3600.0  # sites refuse an epoch older than 24 h
+
+Vector = NDArray[np.float64]
+Phase = TypeVar("Phase", coordinator.KeysPhase, coordinator.KemPhase, coordinator.VotePhase)
+
+
+@dataclass(frozen=True)
+class Clock:
+    monotonic: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+
+@dataclass(frozen=True, eq=False)
+class Current:
+    """The model after the last round that counted: float32 (model_size,), and the strategy's state."""
+
+    round: int
+    described: int
+    trained: int
+    evaluated: int
+    model: NDArray[np.float32] = field(repr=False)
+    state: tuple[Vector, ...] = field(repr=False)
+
+
+@dataclass
+class Tally:
+    """What one round cost so far: seconds by phase, bytes over all sites, who was lost where."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    up: int = 0
+    down: int = 0
+    dropped: dict[str, Dropped] = field(default_factory=dict)
+
+    def lose(self, site: str, phase: str, code: str) -> None:
+        self.dropped.setdefault(site, Dropped(site, phase, code))
+
+
+class RoundLostError(Exception):
+    """This round opened nothing; the next attempt has the next number and its own spend."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+def run(run_dir: Path, transport: Transport, *, clock: Clock | None = None) -> RunState:
+    """Drive the run in `run_dir` to its end, from wherever it stands. Raises `ServerError` before anything is sent."""
+    folder = open_folder(run_dir)
+    signed_plan, signed_roster = folder.signed_plan(), folder.signed_roster()
+    roster = _roster(signed_roster)
+    plan = verify_plan(signed_plan, roster)
+    with Journal(folder.events) as journal:
+        driver = Driver(folder, signed_plan, plan, roster, journal, transport, clock or Clock())
+        driver.drive()
+    return read_state(run_dir)
+
+
+def _roster(signed: Signed) -> Roster:
+    document = signed.document(Roster)
+    return verify_roster(signed, founders_fingerprint(document.founders, document.founders_required))
+
+
+class Driver:
+    """One run. Single-threaded; all state that matters is in the journal and the checkpoints."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        signed_plan: Signed,
+        plan: Plan,
+        roster: Roster,
+        journal: Journal,
+        transport: Transport,
+        clock: Clock,
+    ) -> None:
+        self._folder = folder
+        self._signed_plan = signed_plan
+        self._plan = plan
+        self._journal = journal
+        self._transport = transport
+        self._clock = clock
+        self._digest = signed_plan.digest
+        self._strategy: Strategy = build(plan.strategy.name, dict(plan.strategy.options))
+        self._context = Context(
+            roster_digest=roster.digest,
+            plan_digest=self._digest,
+            identities={site: roster.member(site).identity_key for site in plan.sites},
+            colluders=roster.colluders,
+            minimum_cohort=roster.minimum_cohort,
+            max_round=plan.schedule.max_round,
+        )
+        self._least = numbers.smallest_epoch(roster.colluders, roster.minimum_cohort)
+        self._state = read_state(folder.path)
+        self._epoch: coordinator.Epoch | None = None
+        self._epoch_since = 0.0
+        self._probed = 0
+        self._failures = 0
+        self._waiting: dict[str, str] = {}
+
+    def drive(self) -> None:
+        if self._state.phase == "finished":
+            return
+        started = self._clock.monotonic()
+        current = self._begin()
+        while (purpose := self._next_purpose(current)) is not None:
+            if (code := self._exhausted(purpose)) or (code := self._enter_epoch()):
+                self._append(RunStopped(code))
+                return
+            current = self._attempt(current, purpose)
+            if self._failures >= FAILURES_IN_A_ROW:
+                self._append(RunStopped("FAILED_IN_A_ROW"))
+                return
+        final = self._wire_model(current, final=True)
+        self._append(RunFinished(model_digest(final), self._clock.monotonic() - started))
+
+    # -- where the run stands --------------------------------------------------------------------------------------------
+
+    def _begin(self) -> Current:
+        found = latest_checkpoint(self._folder.checkpoints, self._digest, model_size=self._plan.model_size)
+        for sentence in found.skipped:
+            log.warning("checkpoint=skipped detail=%s", sentence)
+        if self._state.phase == "new":
+            self._append(RunStarted(self._plan.run_id, self._digest, self._plan.sites, self._plan.private))
+        else:
+            self._append(RunResumed(found.checkpoint.round if found.checkpoint else 0))
+        if found.checkpoint is None:
+            model = pooled.initial_model(self._plan)
+            return Current(0, 0, 0, 0, model, self._strategy.init(parameters_of(self._plan, model)))
+        saved = found.checkpoint
+        return Current(saved.round, saved.described, saved.trained, saved.evaluated, saved.model, saved.state)
+
+    def _next_purpose(self, current: Current) -> str | None:
+        if self._plan.statistics and not current.described:
+            return "describe"
+        if current.trained < self._plan.schedule.rounds:
+            return "train"
+        return None if current.evaluated or not self._plan.schedule.max_evaluate else "evaluate"
+
+    def _exhausted(self, purpose: str) -> str:
+        schedule = self._plan.schedule
+        allowed = {"describe": schedule.max_describe, "train": schedule.max_train, "evaluate": schedule.max_evaluate}
+        if self._state.next_round > schedule.max_round or self._state.attempts.get(purpose, 0) >= allowed[purpose]:
+            return "LIMIT"
+        return ""
+
+    def _wire_model(self, current: Current, *, final: bool = False) -> bytes:
+        """The bytes that sites receive; the last evaluation sees the model that the run hands out."""
+        if final:
+            return model_bytes(released_model(self._plan, self._strategy, current.state, current.model))
+        return model_bytes(current.model)
+
+    def _append(self, event: Event) -> None:
+        self._journal.append(event)
+        self._state = read_state(self._folder.path)
+
+    # -- epochs ------------------------------------------------------------------------------------------------------------
+
+    def _enter_epoch(self) -> str:
+        """An epoch in force, with every site that answers. Returns a stop code, or nothing."""
+        if self._epoch is not None and self._clock.monotonic() - self._epoch_since > EPOCH_AGE_S:
+            self._epoch = None
+        if self._epoch is not None and not self._absent_is_back():
+            return ""
+        give_up = self._clock.monotonic() + self._plan.deadlines.approval_s
+        while True:
+            self._epoch = self._open_epoch(give_up)
+            if self._epoch is not None:
+                self._epoch_since = self._clock.monotonic()
+                return ""
+            if self._clock.monotonic() >= give_up:
+                return "NOT_APPROVED" if "NOT_APPROVED" in self._waiting.values() else "TOO_FEW"
+            self._clock.sleep(POLL_APPROVAL_S)
+
+    def _absent_is_back(self) -> bool:
+        """Ask absent sites, now and then, whether they can join; an answer is reason enough for a new epoch."""
+        assert self._epoch is not None, "asked only while an epoch is in force"  # noqa: S101 - cannot happen
+        absent = tuple(site for site in self._plan.sites if site not in self._epoch.sites)
+        if not absent or self._state.last_attempted - self._probed < PROBE_EVERY:
+            return False
+        self._probed = self._state.last_attempted
+        number = self._state.next_epoch  # the number the next epoch will really have: an absent site has nothing to lose
+        phase = coordinator.start_epoch(self._context, number, self._plan.sites)
+        requests = {site: self._keys_request(phase.requests()[site]) for site in absent}
+        replies = self._ask("sa1_keys", requests, Patience(PROBE_S), Tally(), "keys")
+        return bool(replies)
+
+    def _open_epoch(self, give_up: float) -> "coordinator.Epoch | None":
+        """One attempt with all participants; a site that fails the second exchange is left out of the next number."""
+        sites, started, tally = self._plan.sites, self._clock.monotonic(), Tally()
+        while len(sites) >= self._least:
+            number = self._state.next_epoch
+            self._append(EpochAsked(number, sites))
+            keys = coordinator.start_epoch(self._context, number, sites)
+            requests = {site: self._keys_request(request) for site, request in keys.requests().items()}
+            for site, answer, _ in self._ask("sa1_keys", requests, Patience(self._plan.deadlines.keys_s), tally, "keys"):
+                keys = _received(keys, site, answer, tally, "keys")
+            self._note_waiting(tally, sites)
+            if self._must_wait(tally, keys.answered, give_up):
+                return None
+            kems = keys.close()
+            requests = {site: self._request(request) for site, request in kems.requests().items()}
+            for site, answer, _ in self._ask("sa1_kem", requests, Patience(self._plan.deadlines.keys_s), tally, "kem"):
+                kems = _received(kems, site, answer, tally, "kem")
+            if not kems.missing:
+                epoch = kems.close()
+                seconds = self._clock.monotonic() - started
+                self._append(EpochReady(number, epoch.sites, epoch.threshold, tuple(tally.dropped.values()), seconds))
+                return epoch
+            sites = tuple(site for site in keys.answered if site not in kems.missing)
+        return None
+
+    def _must_wait(self, tally: Tally, answered: tuple[str, ...], give_up: float) -> bool:
+        """Too few sites, or the first epoch while stewards still decide: people get `approval_s`, machines `keys_s`."""
+        if len(answered) < self._least:
+            return True
+        undecided = any(drop.code == "NOT_APPROVED" for drop in tally.dropped.values())
+        return undecided and not self._state.epoch_sites and self._clock.monotonic() < give_up
+
+    def _note_waiting(self, tally: Tally, sites: tuple[str, ...]) -> None:
+        now = {site: drop.code for site, drop in tally.dropped.items()}
+        for site in sites:
+            if now.get(site, "") != self._waiting.get(site, ""):
+                self._append(Waiting(site, now.get(site, "")))
+        self._waiting = now
+
+    def _keys_request(self, sa1: bytes) -> Request:
+        return Request(encode_keys_request(self._signed_plan.encode(), sa1))
+
+    def _request(self, sa1: bytes, body: bytes = b"") -> Request:
+        return Request(encode_request(self._digest, sa1), body)
+
+    # -- a round -----------------------------------------------------------------------------------------------------------
+
+    def _attempt(self, current: Current, purpose: str) -> Current:
+        """One round; on success the new state is durable before it is returned, on failure the old one is returned."""
+        epoch = self._epoch
+        assert epoch is not None, "a round is attempted only inside an epoch"  # noqa: S101 - cannot happen
+        number, tally = self._state.next_round, Tally()
+        model = self._wire_model(current, final=purpose == "evaluate")
+        digest = model_digest(model)
+        self._append(RoundAttempt(number, purpose, epoch.number, digest))
+        try:
+            aggregate = self._exchange(epoch, number, purpose, model, tally)
+            after, metrics, histogram = self._apply(current, number, purpose, aggregate)
+        except RoundLostError as lost:
+            self._failures += 1
+            self._epoch = None
+            self._append(RoundFailed(number, purpose, lost.code, tuple(tally.dropped.values()), named(tally.seconds)))
+            return current
+        self._failures = 0
+        self._save(after)
+        done = RoundDone(
+            round=number,
+            purpose=purpose,
+            survivors=aggregate.survivors,
+            dropped=tuple(tally.dropped.values()),
+            seconds=named(tally.seconds),
+            bytes_up=tally.up,
+            bytes_down=tally.down,
+            metrics=named(metrics),
+            histogram=tuple(histogram),
+        )
+        self._append(done)
+        if any(site in epoch.sites for site in tally.dropped):
+            self._epoch = None  # whoever was lost may join the next epoch; the others lose two small messages
+        return after
+
+    def _exchange(
+        self, epoch: "coordinator.Epoch", number: int, purpose: str, model: bytes, tally: Tally
+    ) -> "coordinator.Aggregate":
+        """Both messages of a round. Raises `RoundLostError` when nothing opens."""
+        plan, deadlines = self._plan, self._plan.deadlines
+        header = sum(item.length for item in header_fields(plan, number, purpose))
+        uploads = epoch.open_round(
+            number, purpose, model_digest(model), header_length=header, body_length=body_length(plan, purpose)
+        )
+        requests = {site: self._request(request, model) for site, request in uploads.requests().items()}
+        patience = Patience(deadlines.update_s, quorum=epoch.threshold, grace_s=GRACE_S)
+        for site, answer, y in self._ask("sa1_update", requests, patience, tally, "update"):
+            try:
+                uploads = uploads.receive(site, answer, y)
+            except SecaggError as error:
+                tally.lose(site, "update", error.code)
+        try:
+            votes = uploads.close()
+        except SecaggError as error:
+            raise RoundLostError(error.code) from error
+        self._append(VoteAsked(number, votes.survivors))
+        requests = {site: self._request(request) for site, request in votes.requests().items()}
+        patience = Patience(deadlines.vote_s, quorum=epoch.threshold, grace_s=GRACE_S)
+        for site, answer, _ in self._ask("sa1_vote", requests, patience, tally, "vote"):
+            votes = _received(votes, site, answer, tally, "vote")
+        started = self._clock.monotonic()
+        try:
+            return votes.close()
+        except SecaggError as error:
+            for site in error.sites:
+                tally.lose(site, "open", error.code)
+            raise RoundLostError(error.code) from error
+        finally:
+            tally.seconds["open"] = self._clock.monotonic() - started
+
+    def _ask(
+        self, kind: str, requests: Mapping[str, Request], patience: Patience, tally: Tally, phase: str
+    ) -> list[tuple[str, bytes, bytes]]:
+        """All answers of one exchange: (site, protocol message, body). Refusals and silence are noted in `tally`."""
+        started, answers, answered = self._clock.monotonic(), [], set()
+        for site, reply in self._transport.exchange(kind, requests, patience):
+            answered.add(site)
+            tally.up += len(reply.control) + len(reply.body)
+            message = _message(reply)
+            if isinstance(message, Refusal):
+                log.info("site=%s phase=%s refused=%s correlation=%s", site, phase, message.code, message.correlation)
+                tally.lose(site, phase, message.code)
+            else:
+                answers.append((site, message, reply.body))
+        for site in sorted(set(requests) - answered):
+            tally.lose(site, phase, self._transport.failures.get(site, "LATE"))
+        tally.down += sum(len(request.control) + len(request.body) for request in requests.values())
+        tally.seconds[phase] = tally.seconds.get(phase, 0.0) + self._clock.monotonic() - started
+        return answers
+
+    def _apply(
+        self, current: Current, number: int, purpose: str, aggregate: "coordinator.Aggregate"
+    ) -> tuple[Current, dict[str, float], list[float]]:
+        """The state after an opened sum, its metrics and its pooled histogram."""
+        count, header = decode_header(aggregate.header)
+        after, metrics, histogram = replace(current, round=number), dict[str, float](), list[float]()
+        if purpose == "describe":
+            described = with_buffers(self._plan, current.model, pooled.buffers(self._plan, header, contributors=count))
+            after = replace(after, model=described, described=current.described + 1)
+        elif header.size:
+            histogram = [float(value) for value in header]
+            metrics = pooled.metrics(self._plan, header, contributors=count)
+        if purpose == "evaluate":
+            after = replace(after, evaluated=current.evaluated + 1)
+        if purpose == "train":
+            weights = sum(self._plan.weight(site) for site in aggregate.survivors)
+            mean = decode_body(aggregate.body, self._plan.coordinate_clip, aggregate.n) / weights
+            state, model = step_model(self._plan, self._strategy, current.state, current.model, mean)
+            after = replace(after, state=state, model=model, trained=current.trained + 1)
+        return after, metrics, histogram
+
+    def _save(self, current: Current) -> None:
+        checkpoint = Checkpoint(
+            self._digest, current.round, current.described, current.trained, current.evaluated, current.model, current.state
+        )
+        save_checkpoint(self._folder.checkpoints, checkpoint)
+        self._append(Checkpointed(current.round, model_digest(model_bytes(current.model))))
+
+
+def _message(reply: Reply) -> bytes | Refusal:
+    """The protocol message of a reply; what is not one counts as a refusal without a correlation."""
+    try:
+        return decode_reply(reply.control)
+    except EncodingError:
+        return Refusal("UNDECODABLE", (), "0" * 16)
+
+
+def _received(phase: Phase, site: str, message: bytes, tally: Tally, name: str) -> Phase:
+    """`phase` with one more message; a message that does not fit loses its site, not the round."""
+    try:
+        return phase.receive(site, message)
+    except SecaggError as error:
+        tally.lose(site, name, error.code)
+        return phase
