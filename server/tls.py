@@ -71,9 +71,7 @@ def fingerprint(ca: Path) -> str:
     return ":".join(f"{byte:02X}" for byte in certificate.fingerprint(hashes.SHA256()))
 
 
-def _authority(
-    folder: Path, path: Path, now: datetime.datetime
-) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+def _authority(folder: Path, path: Path, now: datetime.datetime) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
     key_path = folder / "ca.key"
     if path.exists() and key_path.exists():
         kept = serialization.load_pem_private_key(key_path.read_bytes(), None)
@@ -121,9 +119,7 @@ def _general_name(name: str) -> x509.GeneralName:
 
 
 def _private_bytes(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
 
 
 def _write(path: Path, content: bytes, mode: int) -> None:

@@ -1,10 +1,10 @@
-"""How the coordinator reaches the sites: one exchange is one message to each named site, and never waits past its deadline.
+"""How requests reach sites and replies come back; whoever carries them is trusted with nothing but availability.
 
-Two implementations: `server.flower.FlowerTransport` (real processes over TLS) and the loopback of `wardround-lead
-simulate` (the same guards in this process tree). `server.rounds` knows only this Protocol.
+Two implementations: Flower (`server.flower`) and a pipe to simulated sites (`server.simulate`). Both hand over exact bytes.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from consortium.wire import Reply, Request
@@ -12,17 +12,39 @@ from server.errors import ServerError
 
 
 class TransportError(ServerError):
-    """The transport itself cannot carry an exchange: unknown site, or the run was stopped from outside."""
+    """No exchange can be carried: the run was stopped from outside, or a site that the transport does not know."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait: never beyond `deadline_s`; once `quorum` sites replied, no longer than `grace_s` for the others.
+
+    `quorum` 0 means that every site is waited for until the deadline.
+    """
+
+    deadline_s: float
+    quorum: int = 0
+    grace_s: float = 0.0
+
+    def left(self, elapsed_s: float, replies: int, since_quorum_s: float) -> float:
+        """Seconds still to wait, given the time since the start, the replies so far and the time since the quorum was met."""
+        left = self.deadline_s - elapsed_s
+        if self.quorum and replies >= self.quorum:
+            left = min(left, self.grace_s - since_quorum_s)
+        return max(left, 0.0)
 
 
 class Transport(Protocol):
-    """Carries the four kinds of `consortium.wire.KINDS` and looks into none of them."""
+    """`failures` says, per site of the last exchange that gave no reply, why: LATE or UNREACHABLE."""
 
-    def exchange(self, kind: str, requests: Mapping[str, Request], deadline_s: float) -> Iterator[tuple[str, Reply]]:
-        """Send each site its request; yield (site, reply) as replies come, at most one per site.
+    @property
+    def failures(self) -> Mapping[str, str]: ...
 
-        Ends when all have answered or `deadline_s` seconds after the call, whichever is first. A site that did not
-        answer, or whose transport failed, is simply absent. A refusal is a reply like any other. Raises
-        `TransportError` when the run was stopped, or for a site that the transport has no address of.
+    def exchange(self, kind: str, requests: Mapping[str, Request], patience: Patience) -> Iterator[tuple[str, Reply]]:
+        """Replies as they come, at most one a site; ends when all replied or the patience is over. Never raises for one site.
+
+        Raises `TransportError` when the run was stopped from outside.
         """
         ...
+
+    def close(self) -> None: ...

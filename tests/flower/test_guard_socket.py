@@ -132,9 +132,7 @@ def test_frames_that_are_not_one_message_are_refused_and_never_reach_the_guard(
 
 
 @pytest.mark.parametrize("kind", [guard_pb2.KIND_UNSPECIFIED, 5, 99, 2**31 - 1])
-def test_an_unknown_kind_is_refused_and_never_reaches_the_guard(
-    server: GuardServer, recorder: Recorder, kind: int
-) -> None:
+def test_an_unknown_kind_is_refused_and_never_reaches_the_guard(server: GuardServer, recorder: Recorder, kind: int) -> None:
     assert code(raw(server.socket_path, [head(kind)])) == "UNKNOWN_KIND"
     assert recorder.calls == []
 

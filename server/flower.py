@@ -1,0 +1,618 @@
+"""The hub's side of Flower: only registered sites connect, only holders of the hub's token control it, no wait is endless.
+
+- `Hub` starts SuperLink (TLS, SuperNode authentication, state in one database file) and SuperExec (which starts the
+  ServerApp), and starts again whichever dies.
+- `FlowerTransport` carries the coordinator's exchanges by explicit node id.
+- `app` is the ServerApp: it drives `server.rounds` over that transport.
+- `HubControl` registers sites and submits, shows and stops runs.
+
+Flower 1.41.0 serves the sites' API, the operators' API and the ServerApp's API on one port, and its open-source release
+has no login: without our gate anybody who reaches the port could register a node or start a run.
+
+This file reaches into internals of one pinned Flower release; `tests/flower/test_internals.py` fails when they move.
+"""
+
+import contextlib
+import ctypes
+import datetime
+import hashlib
+import hmac
+import json
+import logging
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import httpx
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_ssh_public_key
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.cli.build import build_fab_from_files
+from flwr.common.serde import fab_to_proto, user_config_to_proto
+from flwr.proto import control_pb2
+from flwr.serverapp import Grid, ServerApp
+from flwr.supercore.control import ControlHttpClient
+from flwr.supercore.fab import Fab
+from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes, uses_nist_ec_curve
+from flwr.supercore.run import RunNotRunningException
+
+from consortium.wire import Reply, Request
+from server.errors import ServerError
+from server.tls import TlsFiles, make_tls
+from server.transport import Patience, TransportError
+
+FLOWER_VERSION = "1.41.0"
+MESSAGE_TYPES = {
+    "sa1_keys": "query.sa1_keys",
+    "sa1_kem": "query.sa1_kem",
+    "sa1_update": "train.sa1_update",
+    "sa1_vote": "query.sa1_vote",
+}
+CONTROL_RECORD, BODY_RECORD, RAW = "sa1", "body", "wardround.raw"
+INLINE_LIMIT = 256 << 10  # bytes of body that ride in the control record: three Flower objects less to move
+
+POLL_S = 0.1  # between two looks for replies (Flower's send_and_receive: 3 s)
+MESSAGE_GRACE_S = 2.0  # a message lives this much longer than its exchange, then Flower drops it
+TASK_POLL_S = "0.2"  # SuperExec looking for a ServerApp to start (Flower: 1 s)
+START_LIMIT_S = 60.0
+STOP_LIMIT_S = 8.0
+RESTART_LIMIT_S = 30.0
+TOKEN_HEADER = "wardround-hub-token"  # noqa: S105  # the header's name
+OPEN_PATHS = ("/v1/fleet/", "/v1/runtime/", "/health")  # each with an authentication of its own, or nothing to tell
+
+log = logging.getLogger("wardround.hub")
+
+
+class HubError(ServerError):
+    """The hub cannot be started or reached, or refuses what it was asked."""
+
+
+# --- content of a message ---------------------------------------------------------------------------------------------
+
+
+def to_content(control: bytes, body: bytes) -> RecordDict:
+    """Record "sa1" with the control bytes; the body beside them when small, else as one raw array (chunked by Flower)."""
+    if len(body) <= INLINE_LIMIT:
+        return RecordDict({CONTROL_RECORD: ConfigRecord({"control": control, "body": body})})
+    array = Array(dtype="uint8", shape=(len(body),), stype=RAW, data=body)
+    return RecordDict({CONTROL_RECORD: ConfigRecord({"control": control}), BODY_RECORD: ArrayRecord({BODY_RECORD: array})})
+
+
+def from_content(content: RecordDict) -> tuple[bytes, bytes]:
+    """(control, body); `TransportError` on any other shape. Nothing is deserialised: bytes in, bytes out."""
+    fields = content.config_records.get(CONTROL_RECORD)
+    arrays = content.array_records.get(BODY_RECORD, {})
+    if fields is None or len(content) > 2 or not set(fields) <= {"control", "body"}:
+        raise TransportError(f"message without a record {CONTROL_RECORD!r}, or with other records beside it")
+    control, inline = fields.get("control"), fields.get("body", b"")
+    if not isinstance(control, bytes) or not isinstance(inline, bytes):
+        raise TransportError("control or body is not bytes")
+    if not arrays:
+        return control, inline
+    array = arrays.get(BODY_RECORD)
+    if inline or len(arrays) != 1 or array is None or array.stype != RAW:
+        raise TransportError("more than one body, or a body that is not raw bytes")
+    return control, array.data
+
+
+# --- the coordinator's transport --------------------------------------------------------------------------------------
+
+
+class FlowerTransport:
+    """`server.transport.Transport` over a Flower grid. `nodes`: site -> SuperNode id, as the signed plan lists them.
+
+    `limit_retries(seconds)` bounds how long the grid tries to reach a silent SuperLink; an exchange ends at most one
+    request time-out (30 s) after its patience. `seconds` adds up where the time of all exchanges went.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        nodes: Mapping[str, int],
+        *,
+        limit_retries: Callable[[float], None] = lambda _seconds: None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.failures: dict[str, str] = {}
+        self.seconds = {"push": 0.0, "pull": 0.0, "sleep": 0.0}
+        self._grid = grid
+        self._nodes = dict(nodes)
+        self._limit_retries = limit_retries
+        self._clock = clock
+        self._sleep = sleep
+
+    def exchange(self, kind: str, requests: Mapping[str, Request], patience: Patience) -> Iterator[tuple[str, Reply]]:
+        """As `Transport.exchange`; the requests leave before this returns."""
+        if strangers := sorted(set(requests) - set(self._nodes)):
+            raise TransportError(f"no SuperNode id for {strangers}: the plan does not list them")
+        if kind not in MESSAGE_TYPES:
+            raise TransportError(f"kind {kind!r} is not one of {sorted(MESSAGE_TYPES)}")
+        started = self._clock()
+        self.failures = {}
+        waiting = self._send(kind, requests, patience.deadline_s)
+        return self._collect(waiting, patience, started)
+
+    def close(self) -> None:
+        """Nothing of its own to release: the grid belongs to the ServerApp's process."""
+
+    def _send(self, kind: str, requests: Mapping[str, Request], deadline_s: float) -> dict[str, str]:
+        """Message id -> site, of the messages that the SuperLink took."""
+        ttl = deadline_s + MESSAGE_GRACE_S
+        messages = [
+            Message(to_content(request.control, request.body), self._nodes[site], MESSAGE_TYPES[kind], ttl=ttl)
+            for site, request in requests.items()
+        ]
+        names: list[str | None] = []
+        with self._bounded("push", deadline_s):
+            names = list(self._grid.push_messages(messages))
+        names += [None] * (len(messages) - len(names))
+        waiting = {name: site for name, site in zip(names, requests, strict=True) if name}
+        for site in sorted(set(requests) - set(waiting.values())):
+            self._fail(site, "UNREACHABLE", "not taken by the SuperLink: is it running, is the node registered?")
+        return waiting
+
+    def _collect(self, waiting: dict[str, str], patience: Patience, started: float) -> Iterator[tuple[str, Reply]]:
+        replies, quorum_at = 0, 0.0
+        while waiting:
+            now = self._clock()
+            if replies < patience.quorum:
+                quorum_at = now
+            left_s = patience.left(now - started, replies, now - quorum_at)
+            if left_s <= 0:
+                break
+            messages: list[Message] = []
+            with self._bounded("pull", left_s):
+                messages = list(self._grid.pull_messages(list(waiting)))
+            for message in messages:
+                site = waiting.pop(message.metadata.reply_to_message_id, None)
+                if site is not None and (reply := self._read(site, message)) is not None:
+                    replies += 1
+                    yield site, reply
+            if waiting and not messages:
+                self.seconds["sleep"] += min(POLL_S, left_s)
+                self._sleep(min(POLL_S, left_s))
+        for site in sorted(waiting.values()):
+            self._fail(site, "LATE", "no reply in time")
+
+    def _read(self, site: str, message: Message) -> Reply | None:
+        if message.has_error():
+            self._fail(site, "UNREACHABLE", f"Flower error {message.error.code}")
+            return None
+        if message.metadata.src_node_id != self._nodes[site]:
+            self._fail(site, "UNREACHABLE", "reply from another node")
+            return None
+        try:
+            return Reply(*from_content(message.content))
+        except TransportError as error:
+            self._fail(site, "UNREACHABLE", str(error))
+            return None
+
+    @contextlib.contextmanager
+    def _bounded(self, phase: str, limit_s: float) -> Iterator[None]:
+        """Give up on a silent SuperLink after `limit_s`; a stopped run ends everything."""
+        self._limit_retries(limit_s)
+        started = self._clock()
+        try:
+            yield
+        except RunNotRunningException as error:
+            raise TransportError("the run was stopped at the hub") from error
+        except httpx.HTTPError as error:
+            log.warning("state=superlink-silent reason=%s", type(error).__name__)
+        finally:
+            self.seconds[phase] += self._clock() - started
+
+    def _fail(self, site: str, code: str, reason: str) -> None:
+        log.warning("site=%s state=%s reason=%r", site, code, reason)
+        self.failures[site] = code
+
+
+# --- the ServerApp ----------------------------------------------------------------------------------------------------
+
+
+def coordinate(grid: Grid, context: Context) -> None:
+    """The ServerApp's main: `server.rounds.run(run_dir, transport)`, with what `HubControl.submit_run` wrote down."""
+    from server import rounds
+
+    nodes = {str(site): int(node) for site, node in json.loads(str(context.run_config["nodes"])).items()}
+
+    def limit_retries(seconds: float) -> None:
+        grid._retry_invoker.max_time = seconds
+
+    rounds.run(Path(str(context.run_config["run-dir"])), FlowerTransport(grid, nodes, limit_retries=limit_retries))
+
+
+def refuse(*_: Any) -> None:
+    """What the bundle names as its ClientApp, since Flower wants one. No site runs it, and it would do nothing."""
+    raise HubError("sites run no program of the hub's")
+
+
+app = ServerApp()
+app.main()(coordinate)
+
+BUNDLE = {
+    "pyproject.toml": b"""\
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[project]
+name = "wardround"
+version = "1.0.0"
+description = "Points at the ServerApp that is installed at the hub; holds no code."
+license = { text = "Apache-2.0" }
+dependencies = []
+
+[tool.flwr.app]
+publisher = "wardround"
+
+[tool.flwr.app.components]
+serverapp = "server.flower:app"
+clientapp = "server.flower:refuse"
+
+[tool.flwr.app.config]
+run-dir = ""
+nodes = "{}"
+"""
+}
+
+
+# --- operators' access ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class HubAccess:
+    """What an operator needs to control a hub: host:port, the authority's certificate, and the token file."""
+
+    address: str
+    ca: Path
+    token_file: Path
+
+
+@dataclass(frozen=True)
+class Node:
+    """A registered SuperNode. `status`: registered, online, offline or unregistered."""
+
+    node_id: int
+    name: str
+    status: str
+    public_key: bytes
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """`state`: pending, starting, running, or finished:completed, finished:failed, finished:stopped."""
+
+    state: str
+    details: str
+
+
+class _TokenHeader:
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def intercept(self, context: Any, call_next: Callable[[Any], httpx.Response]) -> httpx.Response:
+        context.request.headers[TOKEN_HEADER] = self._token
+        return call_next(context)
+
+
+class HubControl:
+    """One operator's connection to a hub. Every call raises `HubError` with the hub's reason when it refuses."""
+
+    def __init__(self, access: HubAccess) -> None:
+        try:
+            token, authority = access.token_file.read_text().strip(), access.ca.read_bytes()
+        except OSError as error:
+            raise HubError(f"{error.filename} cannot be read: copy it from the hub's state folder") from error
+        self._client = ControlHttpClient.from_server_address(
+            server_address=access.address,
+            insecure=False,
+            root_certificates=authority,
+            interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI"), _TokenHeader(token)],
+        )
+
+    def close(self) -> None:
+        self._client.close()
+
+    def answers(self) -> bool:
+        """True when the hub can be reached and takes this token."""
+        try:
+            self.nodes()
+        except HubError:
+            return False
+        return True
+
+    def register_node(self, public_key_file: Path, *, name: str) -> int:
+        """Node id of a site's SuperNode public key (OpenSSH ECDSA); the same id when it is registered already."""
+        public_key = read_public_key(public_key_file)
+        for node in self.nodes():
+            if node.public_key == public_key and node.status != "unregistered":
+                return node.node_id
+        request = control_pb2.RegisterNodeRequest(public_key=public_key, name=name)
+        with _reasons("register a node"):
+            registered = self._client.RegisterNode(request)
+        return int(registered.node_id)
+
+    def unregister_node(self, node_id: int) -> None:
+        """A site's SuperNode may connect no more."""
+        with _reasons("unregister a node"):
+            self._client.UnregisterNode(control_pb2.UnregisterNodeRequest(node_id=node_id))
+
+    def nodes(self) -> tuple[Node, ...]:
+        with _reasons("list nodes"):
+            listed = self._client.ListNodes(control_pb2.ListNodesRequest()).nodes_info
+        return tuple(Node(int(node.node_id), node.name, node.status, node.public_key) for node in listed)
+
+    def submit_run(self, run_dir: Path, nodes: Mapping[str, int]) -> int:
+        """Start the ServerApp on the hub's folder `run_dir`, for exactly the sites in `nodes`; Flower's run id."""
+        return self.submit_bundle(
+            build_fab_from_files(BUNDLE)[0], {"run-dir": str(run_dir), "nodes": json.dumps(dict(nodes), sort_keys=True)}
+        )
+
+    def submit_bundle(self, bundle: bytes, settings: Mapping[str, str]) -> int:
+        """Start a run of any Flower app bundle: what `submit_run` uses, and what a hostile hub could."""
+        fab = Fab(hashlib.sha256(bundle).hexdigest(), bundle, {})
+        request = control_pb2.StartRunRequest(fab=fab_to_proto(fab), override_config=user_config_to_proto(dict(settings)))
+        with _reasons("start a run"):
+            started = self._client.StartRun(request)
+        if not started.HasField("run_id"):
+            raise HubError("the hub started no run: see its log")
+        return int(started.run_id)
+
+    def run_status(self, run_id: int) -> RunStatus:
+        with _reasons("show a run"):
+            found = self._client.ListRuns(control_pb2.ListRunsRequest(run_id=run_id)).run_dict.get(run_id)
+        if found is None:
+            raise HubError(f"run {run_id} is not known to this hub")
+        status = found.status
+        return RunStatus(":".join(filter(None, [status.status, status.sub_status])), status.details)
+
+    def stop_run(self, run_id: int) -> bool:
+        with _reasons("stop a run"):
+            stopped = self._client.StopRun(control_pb2.StopRunRequest(run_id=run_id))
+        return bool(stopped.success)
+
+
+@contextlib.contextmanager
+def _reasons(action: str) -> Iterator[None]:
+    try:
+        yield
+    except httpx.HTTPStatusError as error:
+        raise HubError(f"the hub refuses to {action}: status {error.response.status_code}, {error.response.text[:200]}") from error
+    except httpx.HTTPError as error:
+        raise HubError(f"the hub cannot be reached to {action} ({type(error).__name__}): is it running?") from error
+
+
+def read_public_key(path: Path) -> bytes:
+    """A SuperNode's public key as Flower transmits it; `HubError` unless it is an OpenSSH key on a NIST curve."""
+    try:
+        key = load_ssh_public_key(path.read_bytes())
+    except (OSError, ValueError, UnsupportedAlgorithm) as error:
+        raise HubError(f"{path} is not an OpenSSH public key") from error
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not uses_nist_ec_curve(key):
+        raise HubError(f"{path} is not an ECDSA key on a NIST curve: make one with ssh-keygen -t ecdsa -b 384")
+    return bytes(public_key_to_bytes(key))
+
+
+# --- the hub's processes ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class HubConfig:
+    """`names`: every host name or address by which sites reach this hub; they go into its certificate."""
+
+    state_dir: Path
+    port: int
+    host: str = "127.0.0.1"
+    names: tuple[str, ...] = ("localhost", "127.0.0.1")
+
+
+@dataclass
+class Hub:
+    """SuperLink and SuperExec of one state folder. Start it from a thread that outlives it: they die with that thread."""
+
+    config: HubConfig
+    _processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict, repr=False)
+    _restarts: dict[str, int] = field(default_factory=dict, repr=False)
+
+    @property
+    def access(self) -> HubAccess:
+        folder = self.config.state_dir
+        return HubAccess(f"127.0.0.1:{self.config.port}", folder / "tls" / "ca.pem", folder / "hub.token")
+
+    @property
+    def pids(self) -> dict[str, int]:
+        return {name: process.pid for name, process in self._processes.items()}
+
+    def start(self) -> None:
+        """Returns when the SuperLink answers; `HubError` after `START_LIMIT_S`."""
+        folder = self.config.state_dir
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name in ("hub.token", "superexec.secret"):
+            _keep_secret(folder / name)
+        if not (folder / "tls" / "server.pem").exists():
+            make_tls(folder / "tls", sorted({*self.config.names, "127.0.0.1"}), now=datetime.datetime.now(datetime.UTC))
+        self._launch("superlink")
+        self._wait_until_it_answers()
+        self._launch("superexec")
+
+    def restart_dead(self) -> tuple[str, ...]:
+        """Start again what has ended, after a pause that grows with every time; the names of what was started."""
+        dead = tuple(name for name, process in self._processes.items() if process.poll() is not None)
+        for name in dead:
+            count = self._restarts[name] = self._restarts.get(name, 0) + 1
+            log.warning("process=%s state=ended status=%s", name, self._processes[name].returncode)
+            time.sleep(min(0.5 * 2.0 ** (count - 1), RESTART_LIMIT_S))
+            self._launch(name)
+        return dead
+
+    def stop(self) -> None:
+        """End all processes, ServerApps included. Safe to call twice."""
+        for process in reversed(self._processes.values()):
+            _signal_group(process, signal.SIGTERM)
+        end = time.monotonic() + STOP_LIMIT_S
+        for process in self._processes.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.1, end - time.monotonic()))
+            _signal_group(process, signal.SIGKILL)
+            process.wait()
+        self._processes.clear()
+
+    def _launch(self, name: str) -> None:
+        folder, tls = self.config.state_dir, self.config.state_dir / "tls"
+        files = TlsFiles(tls / "ca.pem", tls / "server.pem", tls / "server.key")
+        arguments = {
+            "superlink": _superlink_arguments(self.config, files),
+            "superexec": [
+                *("--runtime-api-address", f"127.0.0.1:{self.config.port}"),
+                *("--root-certificates", str(files.ca)),
+            ],
+        }[name]
+        secret = ["--superexec-auth-secret-file", str(folder / "superexec.secret")]
+        command = [sys.executable, "-m", "server.flower", name, str(os.getpid()), str(folder / "hub.token")]
+        log.info("process=%s state=starting", name)
+        with (folder / f"{name}.log").open("ab") as output:
+            self._processes[name] = subprocess.Popen(
+                [*command, *arguments, *secret],
+                env=_environment(folder),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def _wait_until_it_answers(self) -> None:
+        control = HubControl(self.access)
+        end = time.monotonic() + START_LIMIT_S
+        with contextlib.closing(control):
+            while not control.answers():
+                if self._processes["superlink"].poll() is not None or time.monotonic() > end:
+                    self.stop()
+                    where = self.config.state_dir / "superlink.log"
+                    raise HubError(f"the SuperLink does not answer on port {self.config.port}: see {where}")
+                time.sleep(0.1)
+
+
+def _superlink_arguments(config: HubConfig, files: TlsFiles) -> list[str]:
+    return [
+        *("--host", config.host, "--port", str(config.port)),
+        *("--ssl-ca-certfile", str(files.ca), "--ssl-certfile", str(files.certificate), "--ssl-keyfile", str(files.key)),
+        *("--database", str(config.state_dir / "flower.db")),
+        "--enable-supernode-auth",
+        "--disable-runtime-dependency-installation",
+        *("--isolation", "process"),
+    ]
+
+
+def run_hub(config: HubConfig) -> None:
+    """Run a hub until SIGTERM or SIGINT; what dies is started again; leaves no process behind, also when killed."""
+    stop = threading.Event()
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    hub = Hub(config)
+    hub.start()
+    log.info("state=serving port=%d", config.port)
+    try:
+        while not stop.wait(0.5):
+            hub.restart_dead()
+    finally:
+        hub.stop()
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    root = str(Path(__file__).resolve().parents[1])
+    return {
+        **os.environ,
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+        "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")])),
+        "FLWR_HOME": str(folder / "flwr"),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": TASK_POLL_S,
+        "NO_PROXY": ",".join(filter(None, [os.environ.get("NO_PROXY", ""), "127.0.0.1"])),
+        "no_proxy": ",".join(filter(None, [os.environ.get("no_proxy", ""), "127.0.0.1"])),
+    }
+
+
+def _keep_secret(path: Path) -> None:
+    if not path.exists():
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+
+
+class _Gate:
+    """ASGI: without the hub's token only the paths that authenticate by themselves (SuperNode signature, task token)."""
+
+    def __init__(self, application: Callable[..., Awaitable[None]], token: str) -> None:
+        self._application = application
+        self._token = token.encode()
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        headers = dict(scope.get("headers", []))
+        known = hmac.compare_digest(headers.get(TOKEN_HEADER.encode(), b""), self._token)
+        if scope["type"] == "http" and not known and not scope["path"].startswith(OPEN_PATHS):
+            await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
+            await send({"type": "http.response.body", "body": b"hub token missing or wrong"})
+            return
+        await self._application(scope, receive, send)
+
+
+def _run_superlink(token_file: Path) -> None:
+    from flwr.superlink import main as superlink
+    from flwr.superlink.cli import flower_superlink
+
+    create_app, token = superlink.create_app, token_file.read_text().strip()
+
+    def create_gated_app(*arguments: Any, **settings: Any) -> Any:
+        application = create_app(*arguments, **settings)
+        application.add_middleware(_Gate, token=token)
+        return application
+
+    superlink.create_app = create_gated_app
+    flower_superlink.flower_superlink()
+
+
+def _run_superexec(_: Path) -> None:
+    from flwr.supercore.cli import flower_superexec
+
+    flower_superexec.flower_superexec()
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process as soon as `parent`'s starting thread ends, however it ends (Linux)."""
+    set_parent_death_signal = 1  # PR_SET_PDEATHSIG, linux/prctl.h
+    ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """One process of the hub: `superlink|superexec PARENT_PID TOKEN_FILE FLOWER_ARGUMENTS…`. Started by `Hub`."""
+    name, parent, token_file, *rest = arguments
+    die_with(int(parent))
+    sys.argv = [f"flower-{name}", *rest]
+    {"superlink": _run_superlink, "superexec": _run_superexec}[name](Path(token_file))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
