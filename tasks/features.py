@@ -12,7 +12,6 @@ Nothing here is fitted on one site. A numeric column is standardised with the pl
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,18 +35,26 @@ NamedShape = tuple[str, tuple[int, ...]]
 class Design:
     """How the chosen columns of a contract become model inputs. Public, the same at every site."""
 
-    columns: tuple[Column, ...]
-    positions: tuple[int, ...]  # of `columns` in `Cohort.values`
+    contract: Contract
+    names: tuple[str, ...] | None = None  # the contract's columns in use, in any order; all if None
 
-    @classmethod
-    def of(cls, contract: Contract, columns: Sequence[str] | None = None) -> Design:
-        """The design for the columns named (all if None), always in the contract's order."""
-        wanted = contract.column_names if columns is None else tuple(columns)
-        chosen = {contract.column(name).name for name in wanted}
-        if not chosen or len(chosen) != len(wanted):
-            raise ContractError(f"columns {', '.join(wanted) or '(none)'}: name each column once, at least one")
-        positions = tuple(index for index, name in enumerate(contract.column_names) if name in chosen)
-        return cls(tuple(contract.columns[index] for index in positions), positions)
+    def __post_init__(self) -> None:
+        if self.names is None:
+            return
+        chosen = {self.contract.column(name).name for name in self.names}
+        if not chosen or len(chosen) != len(self.names):
+            raise ContractError(f"columns {', '.join(self.names) or '(none)'}: name each column once, at least one")
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """Where the columns in use stand in `Cohort.values`, always in the contract's order."""
+        names = self.contract.column_names
+        return tuple(index for index, name in enumerate(names) if self.names is None or name in self.names)
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The columns in use, in the contract's order."""
+        return tuple(self.contract.columns[index] for index in self.positions)
 
     @property
     def numeric(self) -> tuple[Column, ...]:
@@ -83,8 +90,8 @@ class Design:
 
     @property
     def describe_bound(self) -> float:
-        """L2 bound of one patient's describe vector: one unit ball per numeric column."""
-        return math.sqrt(self.n_numeric)
+        """L2 bound of one patient's describe vector: one unit ball per numeric column (1 if there are none)."""
+        return math.sqrt(max(self.n_numeric, 1))
 
     def describe_vectors(self, values: Values) -> Floats:
         """One row per patient, (n_patients, n_statistics), in [0, 1], L2 norm at most `describe_bound`.
@@ -132,20 +139,19 @@ class Design:
         return np.concatenate([mean, scale]).astype(np.float32)
 
     def split_buffers(self, vector: NDArray[np.float32]) -> tuple[Floats, Floats]:
-        """(mean, scale) from the first 2 * n_numeric numbers of a model vector, forced into what the contract allows.
-
-        So a coordinator that sends wild buffers cannot blow up an input: each stays within +-20.
-        """
+        """(mean, scale), (n_numeric,) each, from the head of a model vector."""
         if len(vector) < 2 * self.n_numeric:
             raise ContractError(f"a model vector of {len(vector)} numbers has no room for {2 * self.n_numeric} buffers")
         mean, scale = np.asarray(vector[: 2 * self.n_numeric], dtype=np.float64).reshape(2, self.n_numeric)
-        middle, quarter = self.neutral_buffers()
-        half, floor = 2.0 * quarter, 4.0 * SCALE_FLOOR * quarter
-        mean = np.clip(np.where(np.isfinite(mean), mean, middle), middle - half, middle + half)
-        return mean, np.clip(np.where(np.isfinite(scale), scale, quarter), floor, half)
+        return mean, scale
 
     def encode(self, values: Values, mean: Floats, scale: Floats) -> Inputs:
-        """Model inputs (n_patients, n_inputs) for `Cohort.values` and buffers (n_numeric,) as `split_buffers` gives them."""
+        """Model inputs (n_patients, n_inputs) for `Cohort.values` and the buffers (n_numeric,).
+
+        Means outside the public range and scales outside 1/20 to 1/2 of it are forced into them, so that no
+        coordinator can blow up an input: each stays within +-20.
+        """
+        mean, scale = self._lawful(mean, scale)
         blocks: list[Floats] = []
         numeric = 0
         for column, position in zip(self.columns, self.positions, strict=True):
@@ -162,6 +168,14 @@ class Design:
             if column.nullable:
                 blocks.append(missing[:, None].astype(np.float64))
         return np.concatenate(blocks, axis=1).astype(np.float32)
+
+    def _lawful(self, mean: Floats, scale: Floats) -> tuple[Floats, Floats]:
+        middle, quarter = self.neutral_buffers()
+        if np.shape(mean) != middle.shape or np.shape(scale) != middle.shape:
+            raise ContractError(f"buffers {np.shape(mean)} and {np.shape(scale)}, this design needs {middle.shape}")
+        mean = np.clip(np.where(np.isfinite(mean), mean, middle), middle - 2.0 * quarter, middle + 2.0 * quarter)
+        scale = np.where(np.isfinite(scale), scale, quarter)
+        return mean, np.clip(scale, SCALE_FLOOR * quarter / NEUTRAL_SCALE, 0.5 * quarter / NEUTRAL_SCALE)
 
     def _numeric_values(self, values: Values) -> list[tuple[Column, Floats]]:
         pairs = zip(self.columns, self.positions, strict=True)

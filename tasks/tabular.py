@@ -36,7 +36,8 @@ class TabularTask:
 
     def build_model(self, name: str, options: Options, columns: Sequence[str] | None = None) -> nn.Module:
         """Model for the design of `columns` (all if None); see `tasks.models.build_model`."""
-        return models.build_model(name, Design.of(self.contract, columns).n_inputs, options)
+        names = None if columns is None else tuple(columns)
+        return models.build_model(name, Design(self.contract, names).n_inputs, options)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Binary cross-entropy per patient, in nats: (batch,) from (batch,) logits and 0/1 labels."""
