@@ -1,0 +1,107 @@
+"""What a plan releases, as events: the one place where rounds of a plan become numbers for the accountant.
+
+Sensitivities, all in L2 and relative to the bound in the plan: a training step sums gradients clipped to `clip`; a
+"describe" round sums statistics vectors clipped to `describe_clip`; a histogram counts every held-out patient in exactly
+one bin (bound 1). A release that no function here knows cannot be charged, so it cannot happen.
+"""
+
+import math
+from typing import Final
+
+from consortium.canonical import digest, text
+from consortium.plan import PURPOSES, Plan, header_fields
+from consortium.roster import Roster
+from privacy.accountant import CERTIFY_INTERVAL, epsilon
+from privacy.errors import AccountingError
+from privacy.events import Event, GaussianEvent, NonPrivateEvent, PoissonGaussianEvent, Spend, aggregate
+
+_KNOWN_FIELDS: Final = frozenset({"statistics", "histogram"})
+
+
+def split_id(roster: Roster) -> str:
+    """Names the rule that puts patients on the train or the held-out side: same id, same sides, for ever."""
+    fraction = text(repr(roster.held_out_fraction))
+    return digest("wardround/split/1", roster.split_salt, fraction).hex()
+
+
+def round_spends(plan: Plan, round_number: int, purpose: str) -> tuple[Spend, ...]:
+    """All that one site releases in this round, as one charge."""
+    if purpose not in PURPOSES:
+        raise AccountingError(f"purpose {purpose!r} is not one of {', '.join(PURPOSES)}: nothing can be charged for it")
+    fields = {field.name for field in header_fields(plan, round_number, purpose)}
+    if unknown := sorted(fields - _KNOWN_FIELDS):
+        raise AccountingError(f"header field {unknown[0]!r} has no event: a plan must not release what nobody accounts for")
+    spends = [_train(plan)] if purpose == "train" else []
+    if "statistics" in fields:
+        spends.append(Spend(_full(plan, plan.privacy.describe_noise), "train"))
+    if "histogram" in fields:
+        spends.append(_histograms(plan, 1))
+    return aggregate(spends)
+
+
+def plan_limit(plan: Plan) -> tuple[Spend, ...]:
+    """The most that one site can ever be charged for this plan: every maximum used up, repeats after failures included."""
+    schedule = plan.schedule
+    spends = [Spend(spend.event, spend.population, spend.count * schedule.max_train) for spend in (_train(plan),)]
+    if schedule.max_describe and plan.statistics:
+        spends.append(Spend(_full(plan, plan.privacy.describe_noise), "train", schedule.max_describe))
+    if histograms := ride_along_limit(plan) + schedule.max_evaluate:
+        spends.append(_histograms(plan, histograms))
+    return aggregate(spends)
+
+
+def ride_along_limit(plan: Plan) -> int:
+    """Training rounds that can carry a histogram: round numbers rise, so multiples of `evaluate_every` up to `max_round`."""
+    return min(plan.schedule.max_train, plan.schedule.max_round // plan.schedule.evaluate_every)
+
+
+def epsilon_exposed(plan: Plan, *, interval: float = CERTIFY_INTERVAL) -> float:
+    """Of the whole plan, if every update of a site were read in the clear. This is what a site's budget is charged with."""
+    return epsilon(plan_limit(plan), plan.privacy.delta, interval=interval)
+
+
+def epsilon_model(plan: Plan, n_sites: int, colluders: int, *, interval: float = CERTIFY_INTERVAL) -> float:
+    """Of the whole plan against the aggregator and whoever holds the models, given that only sums are opened.
+
+    Every opened sum holds the noise of at least t - c honest sites, t = (n + c) // 2 + 1 (secure aggregation, 4.1), all with
+    the same standard deviation, since weight times normaliser is the same for every site. With several local steps the
+    intermediate noise does not add up this way: then this equals `epsilon_exposed`.
+    """
+    honest = honest_in_sum(n_sites, colluders)
+    if plan.schedule.local_steps != 1:
+        return epsilon_exposed(plan, interval=interval)
+    spends = [scaled(spend, math.sqrt(honest)) for spend in plan_limit(plan)]
+    return epsilon(spends, plan.privacy.delta, interval=interval)
+
+
+def honest_in_sum(n_sites: int, colluders: int) -> int:
+    """The least number of honest sites in any sum that opens."""
+    if colluders < 0 or n_sites < colluders + 2:
+        raise AccountingError(f"{n_sites} sites with {colluders} colluders: at least two honest sites are needed")
+    return (n_sites + colluders) // 2 + 1 - colluders
+
+
+def scaled(spend: Spend, factor: float) -> Spend:
+    """The same release with `factor` times the noise."""
+    match spend.event:
+        case GaussianEvent(noise):
+            return Spend(GaussianEvent(noise * factor), spend.population, spend.count)
+        case PoissonGaussianEvent(noise, rate):
+            return Spend(PoissonGaussianEvent(noise * factor, rate), spend.population, spend.count)
+        case NonPrivateEvent():
+            return spend
+
+
+def _train(plan: Plan) -> Spend:
+    terms = plan.privacy
+    if terms.sample_rate == 1.0 or not plan.private:
+        return Spend(_full(plan, terms.train_noise), "train", plan.schedule.local_steps)
+    return Spend(PoissonGaussianEvent(terms.train_noise, terms.sample_rate), "train", plan.schedule.local_steps)
+
+
+def _histograms(plan: Plan, count: int) -> Spend:
+    return Spend(_full(plan, plan.privacy.evaluate_noise), "held_out", count)
+
+
+def _full(plan: Plan, noise: float) -> Event:
+    return GaussianEvent(noise) if plan.private else NonPrivateEvent()
