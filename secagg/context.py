@@ -1,0 +1,29 @@
+"""What a site takes from signed documents and never from the coordinator."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from secagg import numbers
+from secagg.errors import SecaggError
+
+
+@dataclass(frozen=True)
+class Context:
+    """Roster and plan of a run, as far as the protocol needs them.
+
+    `identities`: the plan's participants, id -> Ed25519 public key. `colluders` and `minimum_cohort` are the roster's c and n_min.
+    """
+
+    roster_digest: bytes
+    plan_digest: bytes
+    identities: Mapping[str, bytes]
+    colluders: int
+    minimum_cohort: int
+    max_round: int
+
+    def threshold(self, n: int) -> int:
+        """t of an epoch of n sites; `TOO_FEW` below the smallest epoch that the roster allows."""
+        least = numbers.smallest_epoch(self.colluders, self.minimum_cohort)
+        if n < least:
+            raise SecaggError("TOO_FEW", f"epoch of {n} sites, the roster demands {least}: wait for more sites")
+        return numbers.threshold(n, self.colluders)

@@ -1,0 +1,119 @@
+"""A site's two answers in a round, as values: the masked upload with its dealt shares, and the ballot for one view.
+
+Specification 4.4. No state is kept here; `secagg.site` decides whether an answer may be made at all.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
+from typing import TypeAlias
+
+from consortium.canonical import pack, text
+from consortium.identity import Entropy
+from secagg import derive, field, shamir
+from secagg.joining import Identity, Joined
+from secagg.masks import BodyWords, HeaderWords, apply_masks
+from secagg.messages import Ballot, Upload, VoteRequest, sign
+from secagg.roll import Roll
+
+
+@dataclass(frozen=True)
+class Sent:
+    """The bytes of an upload and its D, kept for a repeated request: masked, so they say nothing more the second time."""
+
+    control: bytes = dataclass_field(repr=False)
+    y: bytes = dataclass_field(repr=False)
+    masked: bytes
+
+
+OwnShares: TypeAlias = tuple[int, ...]  # the site's own share of each value it dealt
+
+
+def mask_and_deal(
+    me: Identity, joined: Joined, delta: bytes, vector: tuple[HeaderWords, BodyWords], entropy: Entropy
+) -> tuple[Sent, OwnShares]:
+    """Mask (header, body) with b and all e, and deal t-of-n shares of these n values; values and polynomials end here."""
+    roll, others = joined.roll, joined.roll.others(me.site)
+    pair_masks = {peer: derive.pair_mask(joined.pairs[peer], delta) for peer in others}
+    values = [field.random_element(entropy), *(pair_masks[peer] for peer in others)]
+    y = _mask(me.site, delta, vector, values[0], pair_masks)
+    y_digest = hashlib.sha256(y).digest()
+    commitments = tuple(derive.commitment(delta, me.site, index, value) for index, value in enumerate(values))
+    masked = derive.masked_digest(y_digest, commitments)
+    shares = [shamir.share(value, roll.threshold, roll.points, entropy) for value in values]
+    rows = dict(zip(roll.sites, zip(*shares, strict=True), strict=True))  # receiver -> its share of each value
+    sealed = tuple(
+        derive.seal(
+            derive.share_key(joined.pairs[peer], delta, me.site, peer),
+            derive.share_aad(delta, me.site, peer, masked),
+            b"".join(map(field.encode, rows[peer])),
+            entropy,
+        )
+        for peer in others
+    )
+    signature = sign(me.key, "upload", delta, text(me.site), masked)
+    control = Upload(delta, me.site, y_digest, commitments, sealed, signature).encode()
+    return Sent(control, y, masked), rows[me.site]
+
+
+def _mask(site: str, delta: bytes, vector: tuple[HeaderWords, BodyWords], self_mask: int, pair_masks: Mapping[str, int]) -> bytes:
+    """y: header and body as sent. The lower site of a pair adds its mask, the higher one takes it off."""
+    header, body = vector[0].astype("<u8"), vector[1].astype("<u4")  # astype copies: the caller's arrays stay as they are
+    added = [self_mask, *(mask for peer, mask in pair_masks.items() if peer > site)]
+    removed = [mask for peer, mask in pair_masks.items() if peer < site]
+    apply_masks(header, body, delta, added=added, removed=removed)
+    return header.tobytes() + body.tobytes()
+
+
+def value_index(roll: Roll, dealer: str, peer: str) -> int:
+    """Place of e(dealer, peer) among the values of `dealer`; place 0 is its b."""
+    return 1 + roll.others(dealer).index(peer)
+
+
+def needed_indices(roll: Roll, dealer: str, outside: Sequence[str]) -> tuple[int, ...]:
+    """What an answer opens of a survivor: its b, and its pair masks with every site outside the view."""
+    return (0, *(value_index(roll, dealer, peer) for peer in outside))
+
+
+def cast(
+    me: Identity, joined: Joined, request: VoteRequest, round_ids: tuple[bytes, bytes], own_shares: OwnShares, entropy: Entropy
+) -> bytes:
+    """The ballot for the view of a checked request. `round_ids` = (delta, h); `own_shares` of this very upload or empty."""
+    delta, view = round_ids
+    roll, others = joined.roll, joined.roll.others(me.site)
+    answer = pack(*_answer(me, joined, request, delta, own_shares))
+    kappa = field.random_element(entropy)
+    points = [roll.point(peer) for peer in others]
+    parts = shamir.share(kappa, roll.threshold - 1, points, entropy)
+    boxes = tuple(
+        derive.seal(
+            derive.release_key(joined.pairs[peer], view, peer, me.site),
+            derive.box_aad(view, peer, me.site),
+            field.encode(part),
+            entropy,
+        )
+        for peer, part in zip(others, parts, strict=True)
+    )
+    releases = tuple(derive.release_key(joined.pairs[peer], view, me.site, peer) for peer in others)
+    sealed = derive.seal(derive.answer_key(kappa, view, me.site), derive.answer_aad(view, me.site), answer, entropy)
+    unsigned = Ballot(view, me.site, releases, boxes, sealed)
+    return Ballot(view, me.site, releases, boxes, sealed, sign(me.key, "ballot", *unsigned.signed_fields())).encode()
+
+
+def _answer(me: Identity, joined: Joined, request: VoteRequest, delta: bytes, own_shares: OwnShares) -> list[bytes]:
+    """One field per survivor: our shares of what the view opens of it. Empty where its deal to us is unusable."""
+    roll = joined.roll
+    outside = roll.outside([one.site for one in request.survivors])
+    sealed = iter(request.sealed_shares)
+    fields = []
+    for one in request.survivors:
+        if one.site == me.site:
+            row: OwnShares | None = own_shares
+        else:
+            key = derive.share_key(joined.pairs[one.site], delta, one.site, me.site)
+            opened = derive.unseal(key, derive.share_aad(delta, one.site, me.site, one.digest), next(sealed))
+            row = None if opened is None else field.decode_row(opened, roll.n)
+        wanted = needed_indices(roll, one.site, outside)
+        fields.append(b"" if row is None else b"".join(field.encode(row[index]) for index in wanted))
+    return fields
