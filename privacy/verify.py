@@ -8,7 +8,6 @@ that is checked. What one copy cannot show (both files rolled back, a fork) two 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Final
 
 from consortium.identity import fingerprint
@@ -269,8 +268,3 @@ def _subject(line: bytes) -> tuple[bytes, str] | None:
     except LedgerError:
         return None
     return (genesis.identity_key, genesis.population) if isinstance(genesis, Genesis) else None
-
-
-def entry_time(entry: Entry) -> datetime:
-    """The entry's time as the site's clock had it."""
-    return datetime.fromisoformat(entry.time)
