@@ -159,6 +159,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=Recipe.rounds)
     parser.add_argument("--json", action="store_true", help="print figures for programs")
     options = parser.parse_args()
+    torch.set_num_threads(1)  # the model is tiny; more threads only wait for one another
     recipe = Recipe(model=options.model, rounds=options.rounds)
     try:
         task = get_task(options.task)

@@ -194,7 +194,7 @@ def _source(value: Document, column: Column, missing: frozenset[str]) -> Source:
 def _numeric_source(value: Document, column: Column, missing: frozenset[str]) -> NumericSource:
     where = f"columns.{column.name}"
     section = _section(value, where, ("from", "unit", "scale", "missing"), required=("from",))
-    unit = _text(section.get("unit", column.unit), f"{where}.unit")
+    unit = _text(section["unit"], f"{where}.unit") if "unit" in section else column.unit
     if unit != column.unit and "scale" not in section:
         raise MappingError(
             f"{where}.unit is {unit!r} but the contract's is {column.unit!r}: add scale, the factor from one to the other"
