@@ -13,6 +13,7 @@ This file reaches into internals of one pinned Flower release; `tests/flower/tes
 
 import ctypes
 import fcntl
+import functools
 import hashlib
 import json
 import logging
@@ -309,13 +310,16 @@ def run_supernode(config: GatewayConfig, port: int, secret_file: Path) -> None:
 
     hub = _HubWatch(config.state_dir / "node_id")
     start_client_internal.time = SimpleNamespace(sleep=hub.sleep)
+    start_client_internal.pull_objects = functools.partial(
+        inflatable_utils.pull_objects, max_tries_per_object=None, initial_backoff=TASK_POLL_S, backoff_cap=0.5
+    )
     start_client_internal.get_fused_config_from_fab = lambda _fab, _run: {}
     http_retry.MAX_RETRY_DELAY = RECONNECT_LIMIT_S
     fleet_http_connection.FleetHttpClient = _fleet_client(hub)
     sys.argv = ["flower-supernode", "--superlink", config.superlink, "--root-certificates", str(config.ca_file)]
     sys.argv += ["--auth-supernode-private-key", str(config.supernode_key), "--isolation", "process"]
     sys.argv += ["--host", "127.0.0.1", "--port", str(port), "--superexec-auth-secret-file", str(secret_file)]
-    flower_supernode.flower_supernode()
+    flower_supernode()
     # Flower logs an unforeseen error of its main loop and leaves the Runtime API running: an idle shell. End it instead.
     os._exit(1)
 
@@ -526,6 +530,7 @@ def run_gateway(config: GatewayConfig) -> None:
     config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _only_one(config.state_dir):
         os.environ.update(_proxy_exceptions())
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # a line per request otherwise
         gateway = Gateway(config)
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):

@@ -27,10 +27,11 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -39,10 +40,11 @@ from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.cli.build import build_fab_from_files
 from flwr.common.serde import fab_to_proto, user_config_to_proto
-from flwr.proto import control_pb2
+from flwr.proto import control_pb2, message_pb2, runtime_pb2
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
+from flwr.supercore.inflatable import inflatable_object, inflatable_protobuf_utils, inflatable_utils
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes, uses_nist_ec_curve
 from flwr.supercore.run import RunNotRunningException
@@ -63,6 +65,8 @@ CONTROL_RECORD, BODY_RECORD, RAW = "sa1", "body", "wardround.raw"
 INLINE_LIMIT = 256 << 10  # bytes of body that ride in the control record: three Flower objects less to move
 
 POLL_S = 0.1  # between two looks for replies (Flower's send_and_receive: 3 s)
+FETCH_POLL_S = 0.02  # ... when one is on its way
+FIRST_PAUSE_S = 0.02  # before asking again for a part of a reply that is still being uploaded (Flower: 1 s)
 MESSAGE_GRACE_S = 2.0  # a message lives this much longer than its exchange, then Flower drops it
 TASK_POLL_S = "0.2"  # SuperExec looking for a ServerApp to start (Flower: 1 s)
 START_LIMIT_S = 60.0
@@ -109,27 +113,83 @@ def from_content(content: RecordDict) -> tuple[bytes, bytes]:
 # --- the coordinator's transport --------------------------------------------------------------------------------------
 
 
+class Mail(Protocol):
+    """The four things that the transport asks of Flower's grid."""
+
+    def push(self, messages: Sequence[Message]) -> Sequence[str | None]:
+        """Message ids, in order; None or nothing for a message that the SuperLink did not take."""
+        ...
+
+    def announced(self, names: Sequence[str]) -> Sequence[tuple[str, Any]]:
+        """(message id, reply's handle) of replies that came since the last call; each is told once."""
+        ...
+
+    def fetch(self, handle: Any, limit_s: float) -> Message:
+        """The reply itself; its parts may still be on their way, for at most `limit_s`."""
+        ...
+
+    def limit(self, seconds: float) -> None:
+        """From now on, give up after `seconds` of trying to reach a silent SuperLink."""
+        ...
+
+
+class GridMail:
+    """`Mail` over Flower's grid. Its own `pull_messages` fetches one reply after the other, each for up to two hours,
+    and begins with a pause of 1 s: one slow site would hold up all. Here a reply is fetched beside the others."""
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+        self._run_id = grid.run.run_id
+
+    def push(self, messages: Sequence[Message]) -> Sequence[str | None]:
+        return list(self._grid.push_messages(messages))
+
+    def announced(self, names: Sequence[str]) -> Sequence[tuple[str, Any]]:
+        found = self._grid._runtime_client.PullMessages(runtime_pb2.PullAppMessagesRequest(message_ids=names))
+        pairs = zip(found.messages_list, found.message_object_trees, strict=True)
+        return [(proto.metadata.reply_to_message_id, (proto, tree)) for proto, tree in pairs]
+
+    def fetch(self, handle: Any, limit_s: float) -> Message:
+        _, tree = handle
+        client, node = self._grid._runtime_client, self._grid.node
+        pull = inflatable_protobuf_utils.make_pull_object_fn_protobuf(client.PullObject, node, self._run_id)
+        names = [part.object_id for part in inflatable_object.iterate_object_tree(tree)]
+        try:
+            objects = inflatable_utils.pull_objects(
+                names, pull, max_time=limit_s, max_tries_per_object=None, initial_backoff=FIRST_PAUSE_S, backoff_cap=0.5
+            )
+            client.ConfirmMessageReceived(
+                message_pb2.ConfirmMessageReceivedRequest(node=node, run_id=self._run_id, message_object_id=tree.object_id)
+            )
+            return inflatable_utils.inflate_object_from_contents(tree.object_id, objects)
+        except inflatable_utils.ObjectPullError as error:
+            raise TransportError("a part of the reply did not come in time") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise TransportError("a reply that Flower cannot read") from error
+
+    def limit(self, seconds: float) -> None:
+        self._grid._retry_invoker.max_time = seconds
+
+
 class FlowerTransport:
     """`server.transport.Transport` over a Flower grid. `nodes`: site -> SuperNode id, as the signed plan lists them.
 
-    `limit_retries(seconds)` bounds how long the grid tries to reach a silent SuperLink; an exchange ends at most one
-    request time-out (30 s) after its patience. `seconds` adds up where the time of all exchanges went.
+    An exchange ends at most one request time-out (30 s) after its patience. `seconds` adds up where the coordinator's
+    time went: pushing, looking for replies, sleeping between looks (replies are fetched meanwhile).
     """
 
     def __init__(
         self,
-        grid: Grid,
+        mail: Mail,
         nodes: Mapping[str, int],
         *,
-        limit_retries: Callable[[float], None] = lambda _seconds: None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.failures: dict[str, str] = {}
-        self.seconds = {"push": 0.0, "pull": 0.0, "sleep": 0.0}
-        self._grid = grid
+        self.seconds = {"push": 0.0, "look": 0.0, "sleep": 0.0}
+        self._mail = mail
         self._nodes = dict(nodes)
-        self._limit_retries = limit_retries
         self._clock = clock
         self._sleep = sleep
 
@@ -156,7 +216,7 @@ class FlowerTransport:
         ]
         names: list[str | None] = []
         with self._bounded("push", deadline_s):
-            names = list(self._grid.push_messages(messages))
+            names = list(self._mail.push(messages))
         names += [None] * (len(messages) - len(names))
         waiting = {name: site for name, site in zip(names, requests, strict=True) if name}
         for site in sorted(set(requests) - set(waiting.values())):
@@ -165,44 +225,58 @@ class FlowerTransport:
 
     def _collect(self, waiting: dict[str, str], patience: Patience, started: float) -> Iterator[tuple[str, Reply]]:
         replies, quorum_at = 0, 0.0
-        while waiting:
-            now = self._clock()
-            if replies < patience.quorum:
-                quorum_at = now
-            left_s = patience.left(now - started, replies, now - quorum_at)
-            if left_s <= 0:
-                break
-            messages: list[Message] = []
-            with self._bounded("pull", left_s):
-                messages = list(self._grid.pull_messages(list(waiting)))
-            for message in messages:
-                site = waiting.pop(message.metadata.reply_to_message_id, None)
-                if site is not None and (reply := self._read(site, message)) is not None:
-                    replies += 1
-                    yield site, reply
-            if waiting and not messages:
-                self.seconds["sleep"] += min(POLL_S, left_s)
-                self._sleep(min(POLL_S, left_s))
-        for site in sorted(waiting.values()):
+        coming: dict[Future[Message], str] = {}
+        with _fetchers(max(1, len(waiting))) as fetchers:
+            while waiting or coming:
+                now = self._clock()
+                if replies < patience.quorum:
+                    quorum_at = now
+                left_s = patience.left(now - started, replies, now - quorum_at)
+                if left_s <= 0:
+                    break
+                for site, handle in self._look(waiting, left_s):
+                    coming[fetchers.submit(self._mail.fetch, handle, left_s)] = site
+                for fetched in [fetch for fetch in coming if fetch.done()]:
+                    site = coming.pop(fetched)
+                    if (reply := self._read(site, fetched)) is not None:
+                        replies += 1
+                        yield site, reply
+                if waiting or coming:
+                    self._pause(coming, left_s)
+        for site in sorted([*waiting.values(), *coming.values()]):
             self._fail(site, "LATE", "no reply in time")
 
-    def _read(self, site: str, message: Message) -> Reply | None:
-        if message.has_error():
-            self._fail(site, "UNREACHABLE", f"Flower error {message.error.code}")
-            return None
-        if message.metadata.src_node_id != self._nodes[site]:
-            self._fail(site, "UNREACHABLE", "reply from another node")
-            return None
+    def _look(self, waiting: dict[str, str], left_s: float) -> list[tuple[str, Any]]:
+        """(site, handle) of the replies that were announced, taken out of `waiting`."""
+        found: Sequence[tuple[str, Any]] = []
+        if waiting:
+            with self._bounded("look", left_s):
+                found = self._mail.announced(list(waiting))
+        return [(waiting.pop(name), handle) for name, handle in found if name in waiting]
+
+    def _pause(self, coming: Mapping[Future[Message], str], left_s: float) -> None:
+        pause_s = min(FETCH_POLL_S if coming else POLL_S, left_s)
+        self.seconds["sleep"] += pause_s
+        self._sleep(pause_s)
+
+    def _read(self, site: str, fetched: Future[Message]) -> Reply | None:
         try:
+            message = fetched.result()
+            if message.has_error():
+                self._fail(site, "UNREACHABLE", f"Flower error {message.error.code}")
+                return None
+            if message.metadata.src_node_id != self._nodes[site]:
+                self._fail(site, "UNREACHABLE", "reply from another node")
+                return None
             return Reply(*from_content(message.content))
-        except TransportError as error:
+        except (TransportError, httpx.HTTPError) as error:
             self._fail(site, "UNREACHABLE", str(error))
             return None
 
     @contextlib.contextmanager
     def _bounded(self, phase: str, limit_s: float) -> Iterator[None]:
         """Give up on a silent SuperLink after `limit_s`; a stopped run ends everything."""
-        self._limit_retries(limit_s)
+        self._mail.limit(limit_s)
         started = self._clock()
         try:
             yield
@@ -218,6 +292,16 @@ class FlowerTransport:
         self.failures[site] = code
 
 
+@contextlib.contextmanager
+def _fetchers(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that are not waited for: each ends by itself once its time is over."""
+    pool = ThreadPoolExecutor(count, thread_name_prefix="reply")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
 # --- the ServerApp ----------------------------------------------------------------------------------------------------
 
 
@@ -227,10 +311,7 @@ def coordinate(grid: Grid, context: Context) -> None:
 
     nodes = {str(site): int(node) for site, node in json.loads(str(context.run_config["nodes"])).items()}
 
-    def limit_retries(seconds: float) -> None:
-        grid._retry_invoker.max_time = seconds
-
-    rounds.run(Path(str(context.run_config["run-dir"])), FlowerTransport(grid, nodes, limit_retries=limit_retries))
+    rounds.run(Path(str(context.run_config["run-dir"])), FlowerTransport(GridMail(grid), nodes))
 
 
 def refuse(*_: Any) -> None:
@@ -548,6 +629,7 @@ def _environment(folder: Path) -> dict[str, str]:
         "FLWR_HOME": str(folder / "flwr"),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_LOG_LEVEL": os.environ.get("FLWR_LOG_LEVEL", "WARNING"),  # at INFO: a line per request, 40 a second
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": TASK_POLL_S,
         "NO_PROXY": ",".join(filter(None, [os.environ.get("NO_PROXY", ""), "127.0.0.1"])),
         "no_proxy": ",".join(filter(None, [os.environ.get("no_proxy", ""), "127.0.0.1"])),
@@ -589,13 +671,13 @@ def _run_superlink(token_file: Path) -> None:
         return application
 
     superlink.create_app = create_gated_app
-    flower_superlink.flower_superlink()
+    flower_superlink()
 
 
 def _run_superexec(_: Path) -> None:
     from flwr.supercore.cli import flower_superexec
 
-    flower_superexec.flower_superexec()
+    flower_superexec()
 
 
 def die_with(parent: int) -> None:

@@ -1,5 +1,6 @@
 """A hub, gateways and echoing guards as real processes on this machine, over TLS. For tests and measurements."""
 
+import json
 import os
 import socket
 import subprocess
@@ -12,8 +13,9 @@ from pathlib import Path
 import psutil
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.cli.build import build_fab_from_files
 
-from server.flower import Hub, HubConfig, HubControl
+from server.flower import BUNDLE, Hub, HubConfig, HubControl
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -110,6 +112,7 @@ class Consortium:
     sites: dict[str, Site] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(HERE)])  # for scripted_coordinator
         self.hub = Hub(HubConfig(self.folder / "hub", free_port()))
         self.hub.start()
         self.control = HubControl(self.hub.access)
@@ -134,6 +137,12 @@ class Consortium:
     def wait_online(self, limit_s: float = 60.0) -> None:
         for site in self.sites.values():
             wait_until(lambda site=site: self.status_of(site) == "online", f"{site.name} online", limit_s)
+
+    def submit_scripted(self, run_dir: Path) -> int:
+        """A run of `scripted_coordinator` in `run_dir`, for all registered sites."""
+        pyproject = BUNDLE["pyproject.toml"].replace(b"server.flower:app", b"scripted_coordinator:app")
+        settings = {"run-dir": str(run_dir), "nodes": json.dumps(self.nodes)}
+        return self.control.submit_bundle(build_fab_from_files({"pyproject.toml": pyproject})[0], settings)
 
     def finish(self, run_id: int, limit_s: float = 120.0) -> str:
         wait_until(lambda: self.control.run_status(run_id).state.startswith("finished"), f"run {run_id}", limit_s)
