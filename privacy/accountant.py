@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Final
 
 import numpy as np
+from dp_accounting import gaussian_mechanism
 from dp_accounting.pld import privacy_loss_distribution
 
 from privacy.errors import AccountingError
@@ -24,6 +25,7 @@ ENFORCE_INTERVAL: Final = 1e-3  # ten times faster for sampled mechanisms, at mo
 AGREEMENT: Final = 0.02  # what two accountants may differ by
 _BUCKETS_MOST: Final = 1_000_000
 _INTERVAL_MOST: Final = 0.02
+_SEARCH_TOLERANCE: Final = 1e-9
 
 # (noise multiplier, sample rate, count), ascending; full-batch Gaussians are merged into one row with rate 1
 Rows = tuple[tuple[float, float, int], ...]
@@ -80,6 +82,8 @@ def _population_epsilon(spends: tuple[Spend, ...], delta: float, interval: float
 
 @lru_cache(maxsize=4096)  # the sites of a simulation ask the same question in the same round
 def _pld_epsilon(table: Rows, delta: float, interval: float) -> float:
+    if interval > CERTIFY_INTERVAL and len(table) == 1 and table[0][1] == 1.0:
+        return _gaussian_epsilon(table[0][0], delta)
     interval = _affordable(table, interval)
     if interval > _INTERVAL_MOST:
         return _closed_bound(table, delta)
@@ -87,6 +91,11 @@ def _pld_epsilon(table: Rows, delta: float, interval: float) -> float:
     for noise, rate, count in table[1:]:
         composed = composed.compose(_pld(noise, rate, interval).self_compose(count))
     return min(float(composed.get_epsilon_for_delta(delta)), _closed_bound(table, delta))
+
+
+def _gaussian_epsilon(noise: float, delta: float) -> float:
+    """Exact for full-batch releases alone (Balle and Wang 2018), a hundred times faster than a distribution's grid."""
+    return float(gaussian_mechanism.get_epsilon_gaussian(noise, delta, tol=_SEARCH_TOLERANCE)) + _SEARCH_TOLERANCE
 
 
 @lru_cache(maxsize=16)

@@ -293,16 +293,10 @@ def _bracket_text(bracket: Bracket) -> str:
 
 
 def _claims_table(report: Report) -> Table:
-    table = Table("entry", "claimed", "reference", "independent", "holds")
+    table = Table("entry", "delta", "claimed", "recomputed", "holds")
     for claim in report.claims:
-        figure = claim.figure
-        table.add_row(
-            str(claim.entry),
-            epsilon_text(claim.claimed),
-            epsilon_text(figure.reference),
-            _bracket_text(figure.independent),
-            "yes" if claim.holds else "NO",
-        )
+        holds = "yes" if claim.holds else "NO"
+        table.add_row(str(claim.entry), f"{claim.delta:.3g}", epsilon_text(claim.claimed), epsilon_text(claim.recomputed), holds)
     return table
 
 
@@ -331,7 +325,13 @@ def _figure_document(figure: Figure) -> dict[str, Json]:
 def _report_document(source: Source, report: Report) -> dict[str, Json]:
     return {
         "claims": [
-            {"entry": claim.entry, "claimed": _number(claim.claimed), "holds": claim.holds, **_figure_document(claim.figure)}
+            {
+                "claimed": _number(claim.claimed),
+                "delta": claim.delta,
+                "entry": claim.entry,
+                "holds": claim.holds,
+                "recomputed": _number(claim.recomputed),
+            }
             for claim in report.claims
         ],
         "consortium": report.consortium,

@@ -136,24 +136,24 @@ KINDS: Final[tuple[str, ...]] = tuple(_CONTENTS)
 
 @dataclass(frozen=True)
 class Entry:
-    """One line. `body` is the document of `content`; equality of lines is equality of bytes."""
+    """One line. `hash` is what the next line's `previous` must be."""
 
     index: int
     kind: str
     time: str
     previous: bytes
-    body: dict[str, Json] = field(repr=False)
+    content: Content
     signature: bytes = field(repr=False)
-    content: Content = field(repr=False, compare=False)
+    hash: bytes = field(repr=False)
+
+    @property
+    def body(self) -> dict[str, Json]:
+        return body_of(self.content)
 
     @property
     def line(self) -> bytes:
         """Canonical bytes with the signature, without the newline."""
         return encode_json({**_unsigned(self), "signature": self.signature.hex()})
-
-    @property
-    def hash(self) -> bytes:
-        return line_hash(self.line)
 
 
 def line_hash(line: bytes) -> bytes:
@@ -165,8 +165,7 @@ def make_entry(index: int, content: Content, *, previous: bytes, now: datetime, 
     """The signed entry. Raises `LedgerError` if its own decoder would refuse it: nothing unreadable is ever written."""
     kind = next(name for name, kind in _CONTENTS.items() if isinstance(content, kind))
     try:
-        body = body_of(content)
-        entry = Entry(index, kind, time_text(now), previous, body, b"", content)
+        entry = Entry(index, kind, time_text(now), previous, content, b"", b"")
         signed = replace(entry, signature=key.sign(ENTRY_LABEL, encode_json(_unsigned(entry))))
     except (EncodingError, DocumentError) as error:
         raise LedgerError(f"{kind} cannot be written: {error}", index) from error
@@ -208,8 +207,8 @@ def _spend_record(body: Mapping[str, Json]) -> SpendRecord:
 def _check(content: Content) -> None:
     """Rules that types cannot say; raises `DocumentError`."""
     for name, value in vars(content.details if isinstance(content, SpendRecord) else content).items():
-        if isinstance(value, str) and (len(value) > _TEXT_MOST or not value.isascii()):
-            raise DocumentError(f"{name} must be ASCII of at most {_TEXT_MOST} characters")
+        if isinstance(value, str) and (len(value) > _TEXT_MOST or not (value.isascii() and value.isprintable())):
+            raise DocumentError(f"{name} must be printable ASCII of at most {_TEXT_MOST} characters")
         if isinstance(value, bytes) and len(value) != HASH_SIZE:
             raise DocumentError(f"{name} has {len(value)} bytes, expected {HASH_SIZE}")
     if isinstance(content, Genesis):
@@ -256,12 +255,12 @@ def parse_entry(line: bytes, index: int) -> Entry:
         document = decode_json(line)
         if not isinstance(document, dict) or set(document) != _KEYS:
             raise LedgerError(f"a line has exactly the keys {', '.join(sorted(_KEYS))}: altered, or another file", index)
-        return _entry(document, index)
+        return _entry(document, index, line_hash(line))
     except (EncodingError, DocumentError, EventError) as error:
         raise LedgerError(f"line cannot be read: {error}", index) from error
 
 
-def _entry(document: Mapping[str, Json], index: int) -> Entry:
+def _entry(document: Mapping[str, Json], index: int, own_hash: bytes) -> Entry:
     kind, time, body = document["kind"], document["time"], document["body"]
     if type(document["index"]) is not int or document["index"] != index:
         raise LedgerError(f"the line says it is entry {document['index']!r}: lines were removed, added or reordered", index)
@@ -275,7 +274,7 @@ def _entry(document: Mapping[str, Json], index: int) -> Entry:
         raise LedgerError("time must look like 2026-01-31T12:00:00Z", index)
     previous = _fixed_hex(document["previous"], HASH_SIZE, "previous", index)
     signature = _fixed_hex(document["signature"], 64, "signature", index)
-    return Entry(index, kind, time, previous, body, signature, parse_body(kind, body))
+    return Entry(index, kind, time, previous, parse_body(kind, body), signature, own_hash)
 
 
 def _fixed_hex(value: Json, size: int, name: str, index: int) -> bytes:

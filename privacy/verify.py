@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from consortium.identity import fingerprint
-from privacy.accountant import AGREEMENT, CERTIFY_INTERVAL, epsilon
+from privacy.accountant import AGREEMENT, CERTIFY_INTERVAL, ENFORCE_INTERVAL, epsilon
 from privacy.check import Bracket, bracket
 from privacy.entries import NOT_PRIVATE, Entry, Genesis, PlanApproved, Recovered, SpendRecord, Withdrawn, parse_entry
 from privacy.errors import LedgerError
@@ -34,15 +34,18 @@ class Figure:
 
 @dataclass(frozen=True)
 class Claim:
-    """What the site wrote after an entry, and what both accountants make of everything up to it."""
+    """What the site wrote after an entry, and what the reference makes of everything up to it; infinite: not private."""
 
     entry: int
-    claimed: float  # infinite for not private
-    figure: Figure
+    delta: float
+    claimed: float
+    recomputed: float
 
     @property
     def holds(self) -> bool:
-        return self.figure.agree and _near(self.claimed, self.figure)
+        if math.isinf(self.claimed) or math.isinf(self.recomputed):
+            return self.claimed == self.recomputed
+        return abs(self.claimed - self.recomputed) <= _tolerance(self.recomputed)
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ def verify_ledger(data: bytes, public_key: bytes | None = None, head: bytes | No
     problems += _falls(entries)
     figures, claims = _figures(entries)
     problems += [_claim_problem(claim) for claim in claims if not claim.holds]
+    problems += [_figure_problem(figure) for figure in figures if not figure.agree]
     return _report(entries, figures, claims, problems)
 
 
@@ -178,8 +182,9 @@ def _claim(records: Sequence[tuple[int, SpendRecord]], position: int) -> Claim:
     upto = records[: position + 1]
     index, record = records[position]
     splits = {item.details.split_id for _, item in upto}
-    figure = recompute([spend for _, item in upto for spend in item.spends], record.details.delta, splits)
-    return Claim(index, _value(record.epsilon_after), figure)
+    spends = [spend for _, item in upto for spend in item.spends]
+    recomputed = epsilon(spends, record.details.delta, interval=ENFORCE_INTERVAL, split_ids=splits)
+    return Claim(index, record.details.delta, _value(record.epsilon_after), recomputed)
 
 
 def recompute(spends: Sequence[Spend], delta: float, split_ids: set[str]) -> Figure:
@@ -194,17 +199,17 @@ def _tolerance(value: float) -> float:
     return max(AGREEMENT, value * 1e-3) if math.isfinite(value) else AGREEMENT
 
 
-def _near(claimed: float, figure: Figure) -> bool:
-    if math.isinf(claimed) or math.isinf(figure.reference):
-        return claimed == figure.reference
-    return abs(claimed - figure.reference) <= _tolerance(figure.reference)
-
-
 def _claim_problem(claim: Claim) -> str:
-    figure = claim.figure
     return (
-        f"ledger entry {claim.entry}: claims epsilon {claim.claimed:.4f} at delta {figure.delta:.3g}; recomputed "
-        f"{figure.reference:.4f} (reference), {figure.independent.lower:.4f} to {figure.independent.upper:.4f} (independent)"
+        f"ledger entry {claim.entry}: claims epsilon {claim.claimed:.4f} at delta {claim.delta:.3g}, but its mechanisms give "
+        f"{claim.recomputed:.4f}"
+    )
+
+
+def _figure_problem(figure: Figure) -> str:
+    return (
+        f"at delta {figure.delta:.3g} the accountants disagree: {figure.reference:.4f} (reference), "
+        f"{figure.independent.lower:.4f} to {figure.independent.upper:.4f} (independent)"
     )
 
 
