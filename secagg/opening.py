@@ -5,6 +5,7 @@ Specification 4.5, steps 1 to 3. Anybody with the published messages can do this
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, combinations, islice
 from typing import TypeVar
 
@@ -50,7 +51,7 @@ class View:
     def outside(self) -> tuple[str, ...]:
         return self.roll.outside(self.survivors)
 
-    @property
+    @cached_property
     def view_id(self) -> bytes:
         """h."""
         return derive.view_id(self.delta, [(site, upload.masked) for site, upload in self.uploads.items()])

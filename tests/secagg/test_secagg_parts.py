@@ -1,0 +1,202 @@
+"""Numbers, shares, masks, encodings: each small enough to check by hand."""
+
+import itertools
+import os
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from secagg import derive, encoding, field, masks, numbers, shamir
+from secagg.errors import CODES, SecaggError
+from secagg.model import model_digest
+from secagg.opening import subsets
+
+SITES = st.integers(3, 30)
+
+
+@pytest.mark.parametrize(
+    ("n", "c", "t", "d", "honest"),
+    [(3, 1, 3, 0, 2), (4, 1, 3, 1, 2), (5, 1, 4, 1, 3), (6, 2, 5, 1, 3), (7, 2, 5, 2, 3), (8, 2, 6, 2, 4), (10, 3, 7, 3, 4),
+     (12, 4, 9, 3, 5), (15, 5, 11, 4, 6), (20, 6, 14, 6, 8), (25, 8, 17, 8, 9), (30, 10, 21, 9, 11)],
+)  # fmt: skip
+def test_thresholds_are_the_table_of_the_specification(n: int, c: int, t: int, d: int, honest: int) -> None:
+    assert (numbers.threshold(n, c), numbers.tolerated(n, c), numbers.honest_in_sum(n, c)) == (t, d, honest)
+
+
+@given(SITES, st.data())
+def test_two_sets_of_t_sites_share_an_honest_one(n: int, data: st.DataObject) -> None:
+    c = data.draw(st.integers(0, n - 2))
+    t = numbers.threshold(n, c)
+    assert 2 * t > n + c
+    assert c + 2 <= t <= n
+    assert 2 * numbers.honest_in_sum(n, c) > n - c
+
+
+@pytest.mark.parametrize(("n", "scale"), [(3, 2**29), (4, 2**28), (7, 2**28), (8, 2**27), (15, 2**27), (16, 2**26), (31, 2**26)])
+def test_the_ring_never_wraps_for_any_subset(n: int, scale: int) -> None:
+    assert numbers.ring_scale(n) == scale
+    assert n * scale < 2**31
+
+
+@pytest.mark.parametrize("n", [0, -1, numbers.MAX_SITES + 1])
+def test_there_is_no_ring_for_no_sites_or_too_many(n: int) -> None:
+    with pytest.raises(SecaggError) as refused:
+        numbers.ring_scale(n)
+    assert refused.value.code == "RANGE"
+
+
+def test_the_smallest_epoch_is_the_strictest_of_three_rules() -> None:
+    assert numbers.smallest_epoch(0, 1) == 3
+    assert numbers.smallest_epoch(4, 3) == 6
+    assert numbers.smallest_epoch(1, 5) == 5
+
+
+def test_an_error_names_its_code_and_sites() -> None:
+    error = SecaggError("TOO_FEW", "2 sites", ("a",))
+    assert error.code in CODES
+    assert (str(error), error.sites) == ("TOO_FEW: 2 sites", ("a",))
+
+
+@given(st.integers(0, field.PRIME - 1), SITES, st.data())
+@settings(max_examples=30)
+def test_any_t_shares_give_the_secret_back(secret: int, n: int, data: st.DataObject) -> None:
+    t = data.draw(st.integers(1, n))
+    points = tuple(range(1, n + 1))
+    shares = dict(zip(points, shamir.share(secret, t, points, os.urandom), strict=True))
+    chosen = tuple(sorted(data.draw(st.permutations(points))[:t]))
+    assert shamir.interpolate(shares, chosen) == secret
+    assert shamir.interpolate(shares, chosen, at=n) == shares[n]
+
+
+def test_one_share_less_than_t_fits_every_secret() -> None:
+    shares = dict(enumerate(shamir.share(42, 3, (1, 2), os.urandom), start=1))
+    for other in (0, 7):  # a polynomial of degree 2 through both shares and any value at 0 exists
+        third = shamir.interpolate({0: other, **shares}, (0, 1, 2), at=3)
+        assert shamir.interpolate({**shares, 3: third}, (1, 2, 3)) == other
+
+
+def test_the_same_secret_is_dealt_by_a_fresh_polynomial() -> None:
+    assert shamir.share(42, 2, (1, 2), os.urandom) != shamir.share(42, 2, (1, 2), os.urandom)
+
+
+@pytest.mark.parametrize(("n", "size"), [(1, 1), (4, 2), (6, 3), (7, 7)])
+def test_subsets_come_once_each(n: int, size: int) -> None:
+    found = list(subsets(tuple(range(n)), size))
+    assert len(found) == len(set(found))
+    assert set(found) == set(itertools.combinations(range(n), size))
+
+
+def test_one_liar_among_thirty_is_passed_within_t_plus_one_tries() -> None:
+    tries = itertools.takewhile(lambda subset: 1 in subset, subsets(tuple(range(1, 31)), 21))
+    assert len(list(tries)) <= 22
+
+
+def test_sealed_bytes_open_only_under_their_key_and_purpose() -> None:
+    sealed = derive.seal(b"k" * 32, b"aad", b"message", os.urandom)
+    assert derive.unseal(b"k" * 32, b"aad", sealed) == b"message"
+    assert derive.unseal(b"x" * 32, b"aad", sealed) is None
+    assert derive.unseal(b"k" * 32, b"other", sealed) is None
+    assert derive.unseal(b"k" * 32, b"aad", sealed[:-1]) is None
+    assert derive.unseal(b"k" * 32, b"aad", sealed[:20]) is None
+
+
+@pytest.mark.parametrize("length", [0, 1, 15, masks.CHUNK_BYTES // 4 - 1, masks.CHUNK_BYTES // 4, masks.CHUNK_BYTES // 4 + 1])
+def test_masks_of_a_pair_cancel(length: int) -> None:
+    header, body = np.arange(3, dtype=np.uint64), np.arange(length, dtype=np.uint32)
+    masks.apply_masks(header, body, b"d" * 32, added=[7, 8])
+    assert header.tolist() != [0, 1, 2]
+    masks.apply_masks(header, body, b"d" * 32, removed=[8, 7])
+    assert header.tolist() == [0, 1, 2]
+    assert body.tolist() == list(range(length))
+
+
+def test_a_mask_is_its_keystream_over_all_chunks() -> None:
+    length = 2 * masks.CHUNK_BYTES // 4 + 5
+    header, body = np.zeros(2, np.uint64), np.zeros(length, np.uint32)
+    masks.apply_masks(header, body, b"d" * 32, added=[7])
+    key = masks.mask_key(7, b"d" * 32)
+    assert body.astype("<u4").tobytes() == masks.keystream(key, masks.BODY_SECTION, 4 * length)
+    assert header.astype("<u8").tobytes() == masks.keystream(key, masks.HEADER_SECTION, 16)
+
+
+def test_rounds_and_sections_have_unrelated_masks() -> None:
+    streams = {
+        masks.keystream(masks.mask_key(7, delta), section, 64)
+        for delta in (b"d" * 32, b"e" * 32)
+        for section in (masks.HEADER_SECTION, masks.BODY_SECTION)
+    }
+    assert len(streams) == 4
+
+
+def test_a_section_that_would_repeat_its_counter_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(masks, "MAX_SECTION_BYTES", 8)
+    with pytest.raises(SecaggError) as refused:
+        masks.apply_masks(np.zeros(1, np.uint64), np.zeros(3, np.uint32), b"d" * 32, added=[1])
+    assert refused.value.code == "RANGE"
+
+
+def one_site(values: np.ndarray, weight: float = 1.0, clip: float = 1.0, n: int = 4) -> np.ndarray:
+    words = encoding.encode_body(values, weight, clip, n, os.urandom)
+    return encoding.decode_body(words.view(np.int32).astype(np.int64), clip, n)
+
+
+@given(hnp.arrays(np.float32, st.integers(0, 20), elements=st.floats(-4, 4, width=32)), st.integers(3, 30))
+@settings(max_examples=50)
+def test_a_body_value_is_kept_to_one_step(values: np.ndarray, n: int) -> None:
+    assert np.abs(one_site(values, clip=4.0, n=n) - values).max(initial=0.0) <= 4.0 / numbers.ring_scale(n)
+
+
+def test_a_body_saturates_at_the_clip_and_never_leaves_it() -> None:
+    words = encoding.encode_body(np.array([9.0, -9.0, 1.0, -1.0] * 1000), 1.0, 1.0, 3, os.urandom).view(np.int32)
+    assert words.max() == 2**29
+    assert words.min() == -(2**29)
+
+
+def test_the_weight_scales_the_body() -> None:
+    assert one_site(np.array([0.5]), weight=0.25)[0] == pytest.approx(0.125, abs=2**-27)
+
+
+def test_dither_makes_the_rounding_unbiased() -> None:
+    step = 1.0 / numbers.ring_scale(4)
+    values = np.full(200_000, 0.25 * step)
+    words = encoding.encode_body(values, 1.0, 1.0, 4, os.urandom).view(np.int32)
+    assert set(words.tolist()) == {0, 1}
+    assert abs(words.mean() - 0.25) < 0.01  # ten standard errors
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_body_that_is_not_a_number_is_refused(bad: float) -> None:
+    with pytest.raises(SecaggError) as refused:
+        encoding.encode_body(np.array([0.0, bad]), 1.0, 1.0, 4, os.urandom)
+    assert refused.value.code == "RANGE"
+
+
+@pytest.mark.parametrize(("weight", "clip"), [(0.0, 1.0), (1.5, 1.0), (np.nan, 1.0), (0.5, 0.0), (0.5, np.inf), (0.5, np.nan)])
+def test_a_plan_without_usable_weight_or_clip_is_refused(weight: float, clip: float) -> None:
+    with pytest.raises(SecaggError) as refused:
+        encoding.encode_body(np.zeros(1), weight, clip, 4, os.urandom)
+    assert refused.value.code == "RANGE"
+
+
+def test_a_header_counts_its_site_and_keeps_its_values() -> None:
+    words = encoding.encode_header(np.array([1.5, -2.0]), 4)
+    assert words.dtype == np.uint64
+    count, values = encoding.decode_header((words + words).view(np.int64))
+    assert count == 2
+    assert values.tolist() == [3.0, -4.0]
+
+
+@pytest.mark.parametrize("value", [2.0**29, -(2.0**29), np.nan, np.inf])
+def test_a_header_value_that_could_wrap_is_refused(value: float) -> None:
+    with pytest.raises(SecaggError) as refused:
+        encoding.encode_header(np.array([value]), 4)
+    assert refused.value.code == "RANGE"
+    assert encoding.encode_header(np.array([2.0**29 - 1]), 4)[1] > 0
+
+
+def test_a_model_is_named_by_its_bytes_not_by_its_chunks() -> None:
+    assert model_digest(b"abcd") == model_digest([b"ab", b"", b"cd"]) == model_digest(memoryview(b"abcd"))
+    assert model_digest(b"abcd") != model_digest(b"abcde")
