@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from consortium.canonical import digest, integer, pack, parse_integer, unpack
+from consortium.canonical import integer, pack, parse_integer, unpack
 from consortium.errors import EncodingError
+from secagg.model import model_digest as secagg_digest
 from server.errors import CheckpointError
 from server.folder import sync_directory, write_durably
 
@@ -81,8 +82,8 @@ def model_from_bytes(data: bytes) -> NDArray[np.float32]:
 
 
 def model_digest(model: NDArray[np.float32]) -> bytes:
-    """32 bytes that name a model in journal, receipts and registry."""
-    return digest("wardround/model/1", model_bytes(model))
+    """32 bytes that name a model in journal, receipts and registry; the digest that sites and masks are bound to."""
+    return secagg_digest(model_bytes(model))
 
 
 @dataclass(frozen=True)

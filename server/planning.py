@@ -1,0 +1,217 @@
+"""From the lead's configuration to a plan, with every cost known before anything is spent.
+
+Noise is calibrated to the target epsilon for the most that the plan allows, repeats after failures included, and the result
+is certified by the reference accountant at its finest grid. Weights, normalisers and bounds are public constants.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+
+from consortium.plan import (
+    MAX_DELTA,
+    NOT_PRIVATE,
+    VERSION,
+    Deadlines,
+    ModelRef,
+    ParameterSpec,
+    Participant,
+    Plan,
+    PrivacyTerms,
+    Schedule,
+    StrategyRef,
+    TaskRef,
+)
+from consortium.roster import Roster
+from privacy.planning import Releases, calibrate
+from privacy.terms import epsilon_exposed, epsilon_model, ride_along_limit
+from server import strategy as strategies
+from server.config import FederationConfig, LeadConfig, PrivacyConfig, ScheduleConfig, TaskConfig
+from server.errors import PlanningError
+from tasks.features import Design
+from tasks.models import parameter_specs
+from tasks.registry import get_task
+
+NOISE_SIGMAS = 8.0  # a coordinate further out saturates: less than one in 10^14
+SIGNAL_MARGIN = 2.0  # a site may have up to twice its declared patients before its sum saturates
+UNCLIPPED_GRADIENT = 32.0  # without clipping; inputs are within +-20 by contract, so a logistic gradient is below this
+SPARE_ROUND_NUMBERS = 10  # rounds that fail before any site is charged use a number, not an attempt
+EPSILON_DIGITS = 4
+NOISE_DIGITS = 5
+
+
+@dataclass(frozen=True)
+class TaskParts:
+    """What the registered task and its design contribute to a plan."""
+
+    task: TaskRef
+    model: ModelRef
+    statistics: int
+    describe_bound: float
+
+
+def make_plan(config: LeadConfig, roster: Roster, node_ids: Mapping[str, int], *, lead: str, now: datetime) -> Plan:
+    """The unsigned plan of `config` for sites of `roster`. Raises `ServerError` or an error of tasks, privacy, consortium.
+
+    `node_ids`: the SuperNode of every site, as the hub names it. `roster` must be verified.
+    """
+    strategies.build(config.strategy.name, config.strategy.options)
+    parts = task_parts(config.task)
+    participants = make_participants(config.federation, roster, node_ids)
+    schedule = make_schedule(config.schedule)
+    created = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    draft = Plan(
+        version=VERSION,
+        run_id=config.run_id or _run_id(config, created),
+        lead=lead,
+        created=created,
+        code_version=code_version(),
+        roster_digest=roster.digest,
+        task=parts.task,
+        model=parts.model,
+        participants=participants,
+        statistics=parts.statistics,
+        histogram_bins=config.task.histogram_bins,
+        coordinate_clip=1.0,
+        ring_bits=32,
+        schedule=schedule,
+        privacy=open_terms(config.privacy, parts, participants),
+        strategy=StrategyRef(config.strategy.name, tuple(sorted(config.strategy.options.items()))),
+        deadlines=Deadlines(**vars(config.deadlines)),
+    )
+    plan = calibrated(draft, config.privacy, colluders=roster.colluders) if config.privacy.mode == "local" else draft
+    return replace(plan, coordinate_clip=coordinate_clip(plan))
+
+
+def code_version() -> str:
+    try:
+        return version("wardround")
+    except PackageNotFoundError as error:
+        raise PlanningError("the distribution wardround is not installed: pip install it (or -e .), then plan again") from error
+
+
+def _run_id(config: LeadConfig, created: str) -> str:
+    words = f"{config.task.name}-{config.privacy.mode}-{created}".lower()
+    return re.sub(r"[^a-z0-9]+", "-", words).strip("-")[:64]
+
+
+def task_parts(config: TaskConfig) -> TaskParts:
+    """Names, shapes and bounds, from the task that the registry finds."""
+    task = get_task(config.name)
+    columns = tuple(config.columns) or task.contract.column_names
+    design = Design(task.contract, columns)
+    model = task.build_model(config.model, config.options, columns)
+    return TaskParts(
+        TaskRef(task.name, task.version, columns),
+        ModelRef(
+            config.model,
+            tuple(sorted(config.options.items())),
+            tuple(ParameterSpec(name, shape) for name, shape in design.buffer_specs),
+            tuple(ParameterSpec(name, shape) for name, shape in parameter_specs(model)),
+            config.init_seed,
+        ),
+        design.n_statistics,
+        design.describe_bound,
+    )
+
+
+def make_participants(config: FederationConfig, roster: Roster, node_ids: Mapping[str, int]) -> tuple[Participant, ...]:
+    """The sites by id, each with its node. Raises `PlanningError` naming the site that is missing somewhere."""
+    sizes = dict(config.sites)
+    known = {member.id for member in roster.sites}
+    if config.default_patients > 0:
+        sizes = {site: sizes.get(site, config.default_patients) for site in known} | sizes
+    if strangers := sorted(set(sizes) - known):
+        raise PlanningError(f"site {strangers[0]!r} is not on the roster (version {roster.version}): add it, or leave it out")
+    if homeless := sorted(set(sizes) - set(node_ids)):
+        raise PlanningError(f"site {homeless[0]!r} has no node id: is its gateway registered with the hub?")
+    if len(sizes) < roster.minimum_cohort:
+        raise PlanningError(f"{len(sizes)} sites, the roster asks for at least {roster.minimum_cohort}")
+    return tuple(Participant(site, node_ids[site], sizes[site]) for site in sorted(sizes))
+
+
+def make_schedule(config: ScheduleConfig) -> Schedule:
+    """The maxima a site will ever answer: what is meant, plus the configured spares; round numbers never run out first."""
+    maxima = (1 + config.spare_describe, config.rounds + config.spare_train, 1 + config.spare_evaluate)
+    return Schedule(
+        rounds=config.rounds,
+        max_round=sum(maxima) + SPARE_ROUND_NUMBERS,
+        max_describe=maxima[0],
+        max_train=maxima[1],
+        max_evaluate=maxima[2],
+        evaluate_every=config.evaluate_every,
+        local_steps=config.local_steps,
+        local_rate=config.local_rate,
+    )
+
+
+def open_terms(config: PrivacyConfig, parts: TaskParts, participants: tuple[Participant, ...]) -> PrivacyTerms:
+    """The terms before calibration: no noise in mode none, a placeholder of 1 otherwise."""
+    if config.mode not in ("local", "none"):
+        raise PlanningError(f"privacy.mode is {config.mode!r}; known: local, none")
+    noise = 1.0 if config.mode == "local" else 0.0
+    stated = 1.0 if config.mode == "local" else NOT_PRIVATE
+    return PrivacyTerms(
+        mode="local" if config.mode == "local" else "none",
+        delta=config.delta or default_delta(sum(participant.declared_patients for participant in participants)),
+        epsilon_exposed=stated,
+        epsilon_model=stated,
+        clip=config.clip,
+        grid_bits=config.grid_bits,
+        sample_rate=config.sample_rate,
+        train_noise=noise,
+        describe_clip=parts.describe_bound,
+        describe_noise=noise,
+        evaluate_noise=noise,
+    )
+
+
+def default_delta(total_patients: int) -> float:
+    """1/N^1.1 of all declared patients together, rounded down to two digits, at most 1e-4."""
+    wanted = min(MAX_DELTA, float(total_patients) ** -1.1)
+    unit = 10.0 ** (math.floor(math.log10(wanted)) - 1)
+    return min(MAX_DELTA, float(f"{math.floor(wanted / unit + 1e-9) * unit:.1e}"))
+
+
+def calibrated(draft: Plan, config: PrivacyConfig, *, colluders: int) -> Plan:
+    """`draft` with the least noise that keeps both populations within the target, and the epsilons that follow from it."""
+    schedule = draft.schedule
+    releases = Releases(
+        describe=schedule.max_describe if draft.statistics else 0,
+        train=schedule.max_train * schedule.local_steps,
+        evaluate=ride_along_limit(draft) + schedule.max_evaluate,
+        sample_rate=draft.privacy.sample_rate,
+    )
+    noises = calibrate(config.target_epsilon, draft.privacy.delta, releases, describe_share=config.describe_share)
+    terms = replace(
+        draft.privacy,
+        train_noise=_up(noises.train_noise, NOISE_DIGITS),
+        describe_noise=_up(noises.describe_noise, NOISE_DIGITS),
+        evaluate_noise=_up(noises.evaluate_noise, NOISE_DIGITS),
+    )
+    return certified(replace(draft, privacy=terms), colluders=colluders)
+
+
+def certified(plan: Plan, *, colluders: int) -> Plan:
+    """`plan` with both epsilons as the reference accountant has them, rounded up."""
+    exposed = _up(epsilon_exposed(plan), EPSILON_DIGITS)
+    model = min(exposed, _up(epsilon_model(plan, len(plan.participants), colluders), EPSILON_DIGITS))
+    return replace(plan, privacy=replace(plan.privacy, epsilon_exposed=exposed, epsilon_model=model))
+
+
+def _up(value: float, digits: int) -> float:
+    """`value` rounded up to `digits` decimals: stated noise and epsilon never lie on the wrong side."""
+    return float(f"{math.ceil(value * 10.0**digits) / 10.0**digits:.{max(digits, 0)}f}")
+
+
+def coordinate_clip(plan: Plan) -> float:
+    """The power of two that bounds every coordinate of a site's update, with room for its noise."""
+    terms, steps = plan.privacy, plan.schedule.local_steps * plan.schedule.local_rate
+    if not plan.private:
+        return float(2.0 ** math.ceil(math.log2(steps * UNCLIPPED_GRADIENT)))
+    smallest = min(participant.declared_patients for participant in plan.participants)
+    noise = terms.train_noise * terms.clip / (terms.sample_rate * smallest)
+    return float(2.0 ** math.ceil(math.log2(steps * (SIGNAL_MARGIN * terms.clip + NOISE_SIGMAS * noise))))
