@@ -5,6 +5,7 @@ import logging
 import os
 import resource
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 from client.errors import ConfigError
@@ -16,7 +17,7 @@ from client.trainer_process import DataSource, Train
 from consortium.identity import SigningKey
 from consortium.roster import Roster
 from privacy.ledger import Ledger
-from tasks.splits import split_id
+from privacy.terms import split_id
 
 log = logging.getLogger("wardround.guard")
 
@@ -45,9 +46,9 @@ def create_ledger(home: Home, *, site: str, key: SigningKey, roster: Roster, pop
         key,
         site=site,
         population=population,
-        split_id=split_id(roster.split_salt, roster.held_out_fraction),
+        split_id=split_id(roster),
         consortium=roster.consortium,
-        now=now,
+        now=datetime.fromtimestamp(now, tz=UTC),
     ).close()
 
 
@@ -57,7 +58,7 @@ def open_site(home: Home, *, site: str, task: str, train: Train, now: float) -> 
     key = home.load_identity()
     if roster.member(site).identity_key != key.public:
         raise ConfigError(f"the roster lists another key for {site} than {home.identity}: ask the consortium to update the roster")
-    ledger = Ledger.open(home.ledger, key, now)
+    ledger = Ledger.open(home.ledger, key, datetime.fromtimestamp(now, tz=UTC))
     return Site(
         home=home,
         id=site,

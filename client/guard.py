@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,25 +27,27 @@ from client.trainer_process import Train, place_of
 from consortium.approval import Approval
 from consortium.documents import Signed
 from consortium.errors import ConsortiumError, DocumentError, EncodingError, SignatureError
-from consortium.identity import SigningKey
-from consortium.plan import PURPOSES, Plan, body_length, header_fields, verify_plan
+from consortium.identity import SigningKey, fingerprint
+from consortium.plan import NOT_PRIVATE, Plan, body_length, header_fields, verify_plan
 from consortium.roster import Roster
 from consortium.wire import Refusal, decode_keys_request, decode_request, encode_answer, encode_refusal
+from privacy.accountant import ENFORCE_INTERVAL
+from privacy.entries import PlanApproved, PlanRefused, SpendDetails
 from privacy.errors import LedgerError, PrivacyError
-from privacy.events import Spend
 from privacy.ledger import Ledger
-from privacy.policy import check_plan, check_spend
-from privacy.terms import round_spends
+from privacy.policy import Policy, check_plan, check_round
+from privacy.terms import epsilon_exposed, round_spends, split_id
 from secagg.context import Context
 from secagg.encoding import encode_body, encode_header
 from secagg.errors import SecaggError
 from secagg.model import model_digest
-from secagg.site import Repeated, SiteSession, Taken
+from secagg.site import Asked, Repeated, SiteSession, Taken
 from tasks.errors import TaskError
 
 log = logging.getLogger("wardround.guard")
 
 Entropy = Callable[[int], bytes]
+BY_POLICY = "by policy: signer, task and epsilon are within its limits"
 
 
 @dataclass
@@ -87,6 +90,7 @@ class Guard:
         self._runs: dict[bytes, Run] = {}
         self._lock = threading.Lock()  # over the table of runs
         self._ledger_lock = threading.Lock()  # budget check and spend are one act, over all runs
+        self._noted: dict[bytes, Approval] = {}
         self._state = "idle"
 
     def answer(self, kind: str, control: bytes, body: bytes) -> tuple[bytes, bytes]:
@@ -139,16 +143,15 @@ class Guard:
             begun = run.session.begin_update(sa1, model_digest(body), self._site.now())
             if isinstance(begun, Repeated):
                 return encode_answer(begun.control), begun.y
-            self._spend(run, begun, model_digest(body))
-            self._state = f"training {plan.run_id} round {begun.round}"
+            taken = self._spend(run, begun)
+            self._state = f"training {plan.run_id} round {begun.round_number}"
             try:
-                job = Job(plan, self._site.id, begun.round, begun.purpose, body)
+                job = Job(plan, self._site.id, begun.round_number, begun.purpose, body)
                 result = self._site.train(job, float(plan.deadlines.update_s))
             finally:
                 self._state = "idle"
-            header, masked_body = self._encode(run, begun, result)
-            answer, y = run.session.finish_update(begun, header, masked_body)
-        return self._leave(plan, begun.round, f"update ({begun.purpose})", answer, y)
+            answer, y = run.session.finish_update(taken, *self._encode(plan, begun, result))
+        return self._leave(plan, begun.round_number, f"update ({begun.purpose})", answer, y)
 
     def _vote(self, control: bytes, body: bytes) -> tuple[bytes, bytes]:
         run, sa1 = self._known_run(control)
@@ -187,34 +190,62 @@ class Guard:
         site, plan = self._site, known.plan
         if site.home.paused.exists():
             raise Refused("PAUSED", "the site is paused: `wardround-site pause --off` ends it")
-        policy = site.policy.load()
-        if policy is None:
-            raise Refused("NO_POLICY", f"there is no policy file at {site.home.policy}")
-        if objections := check_plan(policy, plan):
+        policy = self._policy()
+        if objections := check_plan(policy, plan, lead_fingerprint=self._lead(plan)):
             raise Refused("POLICY", "; ".join(f"{item.code}: {item.detail}" for item in objections))
         if first:
             self._plans.add(known.signed)
         decision = self._plans.decision(known.digest)
         if decision is None and policy.auto_approve and first:
-            decision = self._approve_by_policy(known)
+            decision = self._approve_by_policy(known, policy)
         if decision is None:
             raise Refused(
                 "NOT_APPROVED", f"plan {plan.run_id} waits: `wardround-site plans show {plan.run_id}`, then approve or refuse"
             )
+        if first:
+            self._note(known, decision)
         if decision.decision == "refuse":
             raise Refused("DECLINED", f"plan {plan.run_id} was refused by the steward")
         if not decision.allows(utc(site.now())):
             raise Refused("NOT_APPROVED", f"the approval of plan {plan.run_id} ended at {decision.until}")
 
-    def _approve_by_policy(self, known: KnownPlan) -> Approval:
-        now = utc(self._site.now())
-        approval = Approval(
-            known.digest, self._site.id, "approve", "", "by policy: signer, task and epsilon within its limits", now
-        )
-        with self._ledger_lock:
-            self._site.ledger.append("plan-approved", approval_entry(approval, known.plan), self._site.now())
-        self._plans.decide(approval, self._site.key)
+    def _policy(self) -> Policy:
+        policy = self._site.policy.load()
+        if policy is None:
+            raise Refused("NO_POLICY", f"there is no policy file at {self._site.home.policy}")
+        return policy
+
+    def _lead(self, plan: Plan) -> str:
+        return fingerprint(self._site.roster.member(plan.lead).identity_key)
+
+    def _approve_by_policy(self, known: KnownPlan, policy: Policy) -> Approval:
+        """Only what fits the budget whole is approved without a person."""
+        site, plan = self._site, known.plan
+        objections = check_plan(policy, plan, spent=site.ledger, split_id=split_id(site.roster), lead_fingerprint=self._lead(plan))
+        if objections:
+            raise Refused("BUDGET", "; ".join(f"{item.code}: {item.detail}" for item in objections))
+        approval = Approval(known.digest, site.id, "approve", "", BY_POLICY, utc(site.now()))
+        self._plans.decide(approval, site.key)
         return approval
+
+    def _note(self, known: KnownPlan, decision: Approval) -> None:
+        """The decision that is in force goes to the ledger, once for each guard process and decision."""
+        if self._noted.get(known.digest) == decision:
+            return
+        plan, by = known.plan, "policy" if decision.reason == BY_POLICY else "steward"
+        with self._ledger_lock:
+            if decision.decision == "refuse":
+                refused = PlanRefused(known.digest, plan.run_id, plan.lead, by, "DECLINED", decision.reason)
+                self._site.ledger.append("plan-refused", refused, self._time())
+            else:
+                terms = plan.privacy
+                cost = epsilon_exposed(plan, interval=ENFORCE_INTERVAL) if plan.private else NOT_PRIVATE
+                approved = PlanApproved(known.digest, plan.run_id, plan.lead, by, decision.until, terms.delta, cost)
+                self._site.ledger.append("plan-approved", approved, self._time())
+        self._noted[known.digest] = decision
+
+    def _time(self) -> datetime:
+        return datetime.fromtimestamp(self._site.now(), tz=UTC)
 
     def _run(self, known: KnownPlan) -> Run:
         """The session of this plan; a restarted guard starts it from the ledger's last round and waits for a new epoch."""
@@ -258,40 +289,31 @@ class Guard:
 
     # -- a round ---------------------------------------------------------------------------------------------------------
 
-    def _spend(self, run: Run, taken: Taken, model: bytes) -> None:
+    def _spend(self, run: Run, asked: Asked) -> Taken:
         """Check the plan's and the policy's limits, take the round, book the spend: durable before anything is computed."""
-        site, plan = self._site, run.plan
-        if taken.purpose not in PURPOSES:
-            raise Refused("ENCODING", f"purpose {taken.purpose!r}")
-        spends = round_spends(plan, taken.round, taken.purpose)
+        site, plan, schedule = self._site, run.plan, run.plan.schedule
+        maxima = {"describe": schedule.max_describe, "train": schedule.max_train, "evaluate": schedule.max_evaluate}
+        spends = round_spends(plan, asked.round_number, asked.purpose)
         with self._ledger_lock:
-            allowed = {
-                "describe": plan.schedule.max_describe,
-                "train": plan.schedule.max_train,
-                "evaluate": plan.schedule.max_evaluate,
-            }[taken.purpose]
-            if site.ledger.count(run.known.digest, taken.purpose) >= allowed:
-                raise Refused("LIMIT", f"plan {plan.run_id} allows {allowed} rounds to {taken.purpose}")
-            policy = site.policy.load()
-            if policy is None:
-                raise Refused("NO_POLICY", f"there is no policy file at {site.home.policy}")
-            if objection := check_spend(policy, site.ledger, spends, plan.privacy.delta):
-                raise Refused("BUDGET", objection.detail)
-            run.session.take(taken)
-            site.ledger.append("spend", spend_entry(run.known, taken, spends, model), site.now())
-        log.info("run=%s round=%d purpose=%s state=spent", plan.run_id, taken.round, taken.purpose)
+            if site.ledger.count(run.known.digest, asked.purpose) >= maxima[asked.purpose]:
+                raise Refused("LIMIT", f"plan {plan.run_id} allows {maxima[asked.purpose]} rounds to {asked.purpose}")
+            objection = check_round(self._policy(), site.ledger, plan, asked.round_number, asked.purpose, split_id(site.roster))
+            if objection:
+                raise Refused("BUDGET", f"{objection.code}: {objection.detail}")
+            taken = run.session.take(asked)
+            site.ledger.spend(spend_details(run.known, asked, site), spends, self._time())
+        log.info("run=%s round=%d purpose=%s state=spent", plan.run_id, asked.round_number, asked.purpose)
+        return taken
 
-    def _encode(self, run: Run, taken: Taken, result: Result) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
-        plan, n = run.plan, run.session.epoch_size
-        fields = header_fields(plan, taken.round, taken.purpose)
-        expected = (sum(item.length for item in fields), body_length(plan, taken.purpose))
+    def _encode(self, plan: Plan, asked: Asked, result: Result) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
+        n = len(asked.sites)
+        fields = header_fields(plan, asked.round_number, asked.purpose)
+        expected = (sum(item.length for item in fields), body_length(plan, asked.purpose))
         if (result.header.size, result.body.size) != expected:
             raise TrainerError(f"the trainer gave {(result.header.size, result.body.size)} values, the plan has {expected}")
         header = encode_header(result.header, n)
-        body = encode_body(
-            result.body, weight=plan.weight(self._site.id), clip=plan.coordinate_clip, n=n, entropy=self._site.entropy
-        )
-        return header, body
+        weight, clip = plan.weight(self._site.id), plan.coordinate_clip
+        return header, encode_body(result.body, weight=weight, clip=clip, n=n, entropy=self._site.entropy)
 
     # -- what leaves -----------------------------------------------------------------------------------------------------
 
@@ -315,30 +337,21 @@ def _shape(plan: Plan, round_number: int, kind: str) -> str:
     return f"header: count[1]{', ' if fields else ''}{fields}; body: update[{body_length(plan, purpose)}]"
 
 
-def approval_entry(approval: Approval, plan: Plan) -> dict[str, str]:
-    return {
-        "run_id": plan.run_id,
-        "plan": approval.plan_digest.hex(),
-        "decision": approval.decision,
-        "until": approval.until,
-        "reason": approval.reason,
-        "lead": plan.lead,
-    }
-
-
-def spend_entry(known: KnownPlan, taken: Taken, spends: tuple[Spend, ...], model: bytes) -> dict[str, object]:
-    """What the ledger keeps of one round: the mechanisms, not the epsilon, so that anybody can recompute it."""
+def spend_details(known: KnownPlan, asked: Asked, site: Site) -> SpendDetails:
+    """What the ledger keeps of one round beside its mechanisms: enough for anybody to recompute and to compare."""
     plan = known.plan
-    return {
-        "run_id": plan.run_id,
-        "plan": known.digest.hex(),
-        "round": taken.round,
-        "purpose": taken.purpose,
-        "spends": [spend.to_document() for spend in spends],
-        "delta": plan.privacy.delta,
-        "clip": plan.privacy.clip,
-        "grid_bits": plan.privacy.grid_bits,
-        "sample_rate": plan.privacy.sample_rate,
-        "code_version": plan.code_version,
-        "model": model.hex(),
-    }
+    return SpendDetails(
+        run_id=plan.run_id,
+        plan_digest=known.digest,
+        round=asked.round_number,
+        purpose=asked.purpose,
+        delta=plan.privacy.delta,
+        split_id=split_id(site.roster),
+        clip=plan.privacy.clip,
+        grid_bits=plan.privacy.grid_bits,
+        normaliser=plan.privacy.sample_rate * plan.participant(site.id).declared_patients,
+        sampler="all patients" if plan.privacy.sample_rate == 1.0 else "poisson, aes-256-ctr",
+        rng="aes-256-ctr, box-muller, integer grid",
+        code_version=plan.code_version,
+        model_hash=asked.model_hash,
+    )

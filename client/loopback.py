@@ -1,7 +1,7 @@
 """Several guards in one process, spoken to through a pipe: the same guard, protocol, privacy and ledger code, no network.
 
 `python -m client.loopback serve FOLDER SITE...` serves site folders below FOLDER (each one a `Home`). Frames on standard input and
-output: u32 big-endian length, then `pack(site, kind, control, body)` in and `pack(site, control, body)` out, in order.
+output: u32 big-endian length, then `pack(number, site, kind, control, body)` in and `pack(number, site, control, body)` out.
 """
 
 import argparse
@@ -58,9 +58,9 @@ def open_guards(folder: Path, sites: tuple[str, ...]) -> dict[str, Guard]:
 def serve(guards: dict[str, Guard], source: BinaryIO, sink: BinaryIO) -> None:
     """Answer frames in order until the input ends."""
     while (frame := read_frame(source)) is not None:
-        site, kind, control, body = unpack(frame, 4)
+        number, site, kind, control, body = unpack(frame, 5)
         answer = guards[parse_text(site)].answer(parse_text(kind), control, body)
-        write_frame(sink, pack(site, *answer))
+        write_frame(sink, pack(number, site, *answer))
 
 
 def init(folder: Path, sites: list[str], *, task: str, data: Path) -> int:

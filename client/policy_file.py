@@ -6,7 +6,7 @@ import yaml
 
 from client.errors import Refused
 from privacy.errors import PrivacyError
-from privacy.policy import Policy
+from privacy.policy import Policy, parse_policy
 
 
 class PolicyFile:
@@ -32,4 +32,4 @@ class PolicyFile:
 
 def read_policy(path: Path) -> Policy:
     """Raises `OSError`, `yaml.YAMLError` or `PolicyError`."""
-    return Policy.from_dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+    return parse_policy(yaml.safe_load(path.read_text(encoding="utf-8")) or {})

@@ -28,7 +28,7 @@ class Bound:
 
     @property
     def step(self) -> float:
-        return self.norm / 2**self.grid_bits
+        return self.norm / float(1 << self.grid_bits)
 
 
 def clipped_grid_sum(rows: FloatMatrix, bound: Bound) -> GridVector:
@@ -36,19 +36,18 @@ def clipped_grid_sum(rows: FloatMatrix, bound: Bound) -> GridVector:
 
     A row with a value that is not finite contributes nothing: one broken record must not reveal itself by poisoning the sum.
     """
-    finite = np.isfinite(rows).all(axis=1)
+    finite = np.asarray(np.isfinite(rows).all(axis=1), dtype=np.bool_)
     safe = np.where(finite[:, None], rows, 0.0).astype(np.float64)
     largest = np.abs(safe).max(axis=1, initial=0.0)
     unit = safe / np.where(largest > 0, largest, 1.0)[:, None]  # scaled first: squares of huge values must not overflow
     norms = largest * np.sqrt(np.square(unit).sum(axis=1))
     factors = np.divide(bound.norm, norms, out=np.ones_like(norms), where=norms > bound.norm)
     grid: GridVector = np.rint(safe * (factors / bound.step)[:, None]).astype(np.int64)
-    return grid.sum(axis=0, dtype=np.int64)
+    return np.asarray(grid.sum(axis=0, dtype=np.int64))
 
 
 def noised(grid_sum: GridVector, *, noise_multiplier: float, bound: Bound, entropy: Entropy) -> FloatVector:
     """`grid_sum` plus integer Gaussian noise of `noise_multiplier` bounds, in units of the vector; shape (d,)."""
     std = noise_multiplier * 2**bound.grid_bits * sensitivity_factor(grid_sum.size, bound.grid_bits)
     noise = gaussian_grid(std, grid_sum.size, entropy)
-    released: FloatVector = (grid_sum + noise) * bound.step
-    return released
+    return np.asarray((grid_sum + noise) * bound.step, dtype=np.float64)

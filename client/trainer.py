@@ -91,13 +91,13 @@ class Trainer:
             )
 
     def _design(self, plan: Plan) -> Design:
-        return Design.of(self._task.contract, plan.task.columns)
+        return Design(self._task.contract, plan.task.columns)
 
-    def _split_model(self, job: Job) -> tuple[FloatVector, NDArray[np.float32]]:
+    def _split_model(self, job: Job) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         vector = np.frombuffer(job.model, dtype="<f4")
         if vector.size != job.plan.model_size or not np.isfinite(vector).all():
             raise Refused("MODEL", f"model of {vector.size} values, plan has {job.plan.model_size}, all must be finite")
-        return vector[: job.plan.n_buffers].astype(np.float64), vector[job.plan.n_buffers :]
+        return vector[: job.plan.n_buffers], vector[job.plan.n_buffers :]
 
     def _model(self, plan: Plan) -> tuple[torch.nn.Module, PatientGradients]:
         if plan.digest not in self._models:
@@ -108,12 +108,12 @@ class Trainer:
             self._models[plan.digest] = (model, patient_gradients(self._task, model))
         return self._models[plan.digest]
 
-    def _encoded(self, plan: Plan, buffers: FloatVector) -> tuple[torch.Tensor, torch.Tensor]:
+    def _encoded(self, plan: Plan, buffers: NDArray[np.float32]) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs of the training and the held-out side, (n, n_inputs) float32 each; encoded once per normalisation."""
         key = plan.digest + buffers.tobytes()
         if key not in self._inputs:
             design = self._design(plan)
-            mean, scale = np.split(buffers, 2)
+            mean, scale = design.split_buffers(buffers)
             sides = [design.encode(side.values, mean, scale) for side in (self.training, self.held_out)]
             train, out = (torch.from_numpy(np.ascontiguousarray(inputs, dtype=np.float32)) for inputs in sides)
             self._inputs = {key: (train, out)}

@@ -21,6 +21,7 @@ from consortium.plan import Plan, body_length, header_fields, verify_plan
 from consortium.roster import Roster, founders_fingerprint, verify_roster
 from consortium.wire import Refusal, Reply, Request, decode_reply, encode_keys_request, encode_request
 from secagg import coordinator, numbers
+from secagg.aggregate import Aggregate
 from secagg.context import Context
 from secagg.encoding import decode_body, decode_header
 from secagg.errors import SecaggError
@@ -47,7 +48,7 @@ from server.journal import (
     named,
 )
 from server.model import parameters_of, released_model, step_model, with_buffers
-from server.state import RunState, read_state
+from server.state import RunState, advance, read_state
 from server.strategy import Strategy, build
 from server.transport import Patience, Transport
 
@@ -210,8 +211,7 @@ class Driver:
         return model_bytes(current.model)
 
     def _append(self, event: Event) -> None:
-        self._journal.append(event)
-        self._state = read_state(self._folder.path)
+        self._state = advance(self._state, self._journal.append(event))
 
     # -- epochs ------------------------------------------------------------------------------------------------------------
 
@@ -244,7 +244,7 @@ class Driver:
         replies = self._ask("sa1_keys", requests, Patience(PROBE_S), Tally(), "keys")
         return bool(replies)
 
-    def _open_epoch(self, give_up: float) -> "coordinator.Epoch | None":
+    def _open_epoch(self, give_up: float) -> coordinator.Epoch | None:
         """One attempt with all participants; a site that fails the second exchange is left out of the next number."""
         sites, started, tally = self._plan.sites, self._clock.monotonic(), Tally()
         while len(sites) >= self._least:
@@ -255,7 +255,7 @@ class Driver:
             for site, answer, _ in self._ask("sa1_keys", requests, Patience(self._plan.deadlines.keys_s), tally, "keys"):
                 keys = _received(keys, site, answer, tally, "keys")
             self._note_waiting(tally, sites)
-            if self._must_wait(tally, keys.answered, give_up):
+            if self._must_wait(tally, tuple(sorted(keys.received)), give_up):
                 return None
             kems = keys.close()
             requests = {site: self._request(request) for site, request in kems.requests().items()}
@@ -266,7 +266,7 @@ class Driver:
                 seconds = self._clock.monotonic() - started
                 self._append(EpochReady(number, epoch.sites, epoch.threshold, tuple(tally.dropped.values()), seconds))
                 return epoch
-            sites = tuple(site for site in keys.answered if site not in kems.missing)
+            sites = tuple(site for site in tuple(sorted(keys.received)) if site not in kems.missing)
         return None
 
     def _must_wait(self, tally: Tally, answered: tuple[str, ...], give_up: float) -> bool:
@@ -298,10 +298,10 @@ class Driver:
         number, tally = self._state.next_round, Tally()
         model = self._wire_model(current, final=purpose == "evaluate")
         digest = model_digest(model)
-        self._append(RoundAttempt(number, purpose, epoch.number, digest))
+        self._append(RoundAttempt(number, purpose, epoch.roll.number, digest))
         try:
             aggregate = self._exchange(epoch, number, purpose, model, tally)
-            after, metrics, histogram = self._apply(current, number, purpose, aggregate)
+            after, metrics, histogram = self._apply(current, number, purpose, aggregate, epoch.roll.n)
         except RoundLostError as lost:
             self._failures += 1
             self._epoch = None
@@ -325,14 +325,12 @@ class Driver:
             self._epoch = None  # whoever was lost may join the next epoch; the others lose two small messages
         return after
 
-    def _exchange(
-        self, epoch: "coordinator.Epoch", number: int, purpose: str, model: bytes, tally: Tally
-    ) -> "coordinator.Aggregate":
+    def _exchange(self, epoch: coordinator.Epoch, number: int, purpose: str, model: bytes, tally: Tally) -> Aggregate:
         """Both messages of a round. Raises `RoundLostError` when nothing opens."""
         plan, deadlines = self._plan, self._plan.deadlines
         header = sum(item.length for item in header_fields(plan, number, purpose))
         uploads = epoch.open_round(
-            number, purpose, model_digest(model), header_length=header, body_length=body_length(plan, purpose)
+            number, purpose, model_digest(model), header_length=1 + header, body_length=body_length(plan, purpose)
         )
         requests = {site: self._request(request, model) for site, request in uploads.requests().items()}
         patience = Patience(deadlines.update_s, quorum=epoch.threshold, grace_s=GRACE_S)
@@ -381,7 +379,7 @@ class Driver:
         return answers
 
     def _apply(
-        self, current: Current, number: int, purpose: str, aggregate: "coordinator.Aggregate"
+        self, current: Current, number: int, purpose: str, aggregate: Aggregate, n: int
     ) -> tuple[Current, dict[str, float], list[float]]:
         """The state after an opened sum, its metrics and its pooled histogram."""
         count, header = decode_header(aggregate.header)
@@ -396,7 +394,7 @@ class Driver:
             after = replace(after, evaluated=current.evaluated + 1)
         if purpose == "train":
             weights = sum(self._plan.weight(site) for site in aggregate.survivors)
-            mean = decode_body(aggregate.body, self._plan.coordinate_clip, aggregate.n) / weights
+            mean = decode_body(aggregate.body, self._plan.coordinate_clip, n) / weights
             state, model = step_model(self._plan, self._strategy, current.state, current.model, mean)
             after = replace(after, state=state, model=model, trained=current.trained + 1)
         return after, metrics, histogram

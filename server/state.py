@@ -89,8 +89,13 @@ def read_state(run_dir: Path) -> RunState:
 def fold(entries: Iterable[Entry]) -> RunState:
     state = RunState()
     for entry in entries:
-        state = replace(_after(state, entry), events=entry.n, last_at=entry.at)
+        state = advance(state, entry)
     return state
+
+
+def advance(state: RunState, entry: Entry) -> RunState:
+    """The state after one more event: a coordinator need not read its own journal again."""
+    return replace(_after(state, entry), events=entry.n, last_at=entry.at)
 
 
 def _after(state: RunState, entry: Entry) -> RunState:

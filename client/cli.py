@@ -1,0 +1,73 @@
+"""`wardround-site`: what site IT and the data steward of a hospital do. Exit status: 0 done, 1 refused or failed, 2 usage."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from client import cli_daemons, cli_setup, cli_steward
+from client.cli_output import Output
+from client.errors import ConfigError, Refused, SiteError
+from client.home import Home
+from consortium.errors import ConsortiumError
+from privacy.errors import PrivacyError
+from tasks.errors import TaskError
+
+DEFAULT_HOME = Path("~/.wardround-site")
+EXAMPLES = """examples:
+  wardround-site init --id hospital-a --task cis_conversion --data /srv/ms-data
+  wardround-site join invite.json --founders 1f0c-…      (fingerprint as told by telephone)
+  wardround-site check                                    is everything ready? sends nothing
+  wardround-site plans list                               what is asked of this hospital
+  wardround-site plans show RUN                           who asks, what it costs, what leaves
+  wardround-site plans approve RUN
+  wardround-site guard                                    the daemon with the data, no network
+  wardround-site gateway                                  the daemon with the network, no data
+exit status: 0 done, 1 refused or failed, 2 usage or configuration"""
+
+Handler = Callable[[Home, argparse.Namespace, Output], int]
+
+
+def parser() -> argparse.ArgumentParser:
+    root = argparse.ArgumentParser(
+        prog="wardround-site",
+        description="Take part in a consortium's training without giving away a patient's record.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    root.add_argument("--home", type=Path, default=DEFAULT_HOME, help="this site's folder (default %(default)s)")
+    root.add_argument("--json", action="store_true", help="print what a command shows as JSON")
+    verbs = root.add_subparsers(dest="verb", required=True, metavar="COMMAND")
+    for add in (cli_setup.add_commands, cli_steward.add_commands, cli_daemons.add_commands):
+        add(verbs)
+    return root
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    home = Home(args.home.expanduser())
+    handler: Handler = args.handler
+    try:
+        return handler(home, args, Output(as_json=args.json))
+    except Refused as error:
+        print(f"refused: {error.detail}", file=sys.stderr)
+        return 1
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (SiteError, ConsortiumError, PrivacyError, TaskError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"error: {error.filename or 'the system'}: {error.strerror}", file=sys.stderr)
+        return 1
+    except json.JSONDecodeError as error:
+        print(f"error: not JSON: line {error.lineno}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

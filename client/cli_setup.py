@@ -1,0 +1,142 @@
+"""Commands to become a site and to see whether it works: init, join, check, data."""
+
+import argparse
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from client.cli_output import Output
+from client.config import SiteConfig, load_config
+from client.daemon import code_version, data_source
+from client.enrol import init_site, join_by_invite, read_invite
+from client.errors import ConfigError, SiteError
+from client.home import Home
+from client.policy_file import PolicyFile
+from client.trainer_process import open_trainer
+from consortium.errors import ConsortiumError
+from consortium.identity import fingerprint
+from privacy.errors import PrivacyError
+from privacy.verify import verify_ledger
+from tasks.data import load_cohort
+from tasks.errors import TaskError
+from tasks.registry import available, get_task
+
+DISK_MIB = 512
+
+
+def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    init = verbs.add_parser("init", help="make this hospital's keys and site.yaml")
+    init.add_argument("--id", required=True, help="short name of the site: a-z, 0-9 and '-'")
+    init.add_argument("--task", required=True, help=f"clinical task, e.g. {', '.join(sorted(available()))}")
+    init.add_argument("--data", required=True, type=Path, help="folder with mapping.yaml and this hospital's tables")
+    init.add_argument("--population", default="main", help="name of the patient population the ledger is about")
+    init.set_defaults(handler=_init)
+    join = verbs.add_parser("join", help="check an invite against the fingerprint you were told, follow the roster")
+    join.add_argument("invite", type=Path)
+    join.add_argument("--founders", required=True, help="the founders' fingerprint, told by telephone or letter")
+    join.set_defaults(handler=_join)
+    check = verbs.add_parser("check", help="is everything ready? one line for each problem; sends nothing")
+    check.set_defaults(handler=_check)
+    data = verbs.add_parser("data", help="what the tables look like after mapping")
+    kinds = data.add_subparsers(dest="what", required=True)
+    validate = kinds.add_parser("validate", help="report out-of-range, duplicated, missing and unknown values; shows no values")
+    validate.set_defaults(handler=_validate)
+
+
+def _init(home: Home, args: argparse.Namespace, out: Output) -> int:
+    get_task(args.task)
+    data = args.data.expanduser().resolve()
+    config = SiteConfig(site=args.id, task=args.task, data=data, population=args.population, hub="", threads=1)
+    request = init_site(home, config)
+    out.facts(
+        f"site {request.id}", {"folder": home.root, "fingerprint": request.fingerprint, "hand to the lead": "join-request.json"}
+    )
+    out.say("Tell the fingerprint to the consortium by telephone. The keys stay in this folder: back it up.")
+    return 0
+
+
+def _join(home: Home, args: argparse.Namespace, out: Output) -> int:
+    roster = join_by_invite(home, read_invite(args.invite), told_founders=args.founders, now=time.time())
+    members = ", ".join(member.id for member in roster.members)
+    out.facts(f"joined {roster.consortium}", {"roster version": roster.version, "members": members, "colluders": roster.colluders})
+    if not home.policy.exists():
+        out.say(f"There is no policy yet: nothing will train until {home.policy} exists (see the README of `client`).")
+    return 0
+
+
+def _validate(home: Home, args: argparse.Namespace, out: Output) -> int:
+    config = load_config(home)
+    report = load_cohort(config.data, get_task(config.task).contract).report
+    if out.as_json:
+        out.facts("data", report.to_dict())
+    else:
+        print(report.to_text())
+    return 0
+
+
+def _check(home: Home, args: argparse.Namespace, out: Output) -> int:
+    """Every check that can be made without sending anything; exit status 1 if one fails."""
+    rows = []
+    for name, run in CHECKS.items():
+        try:
+            rows.append({"check": name, "state": "ok", "detail": run(home)})
+        except (SiteError, ConsortiumError, PrivacyError, TaskError, OSError) as error:
+            rows.append({"check": name, "state": "PROBLEM", "detail": str(error)})
+    out.rows("check", rows)
+    return int(any(row["state"] != "ok" for row in rows))
+
+
+def _identity(home: Home) -> str:
+    return f"fingerprint {fingerprint(home.load_identity().public)}"
+
+
+def _roster(home: Home) -> str:
+    roster, config = home.load_roster(), load_config(home)
+    if roster.member(config.site).identity_key != home.load_identity().public:
+        raise ConfigError(f"the roster lists another key for {config.site}: ask the lead for a new roster")
+    return f"{roster.consortium}, version {roster.version}, {len(roster.sites)} sites"
+
+
+def _policy(home: Home) -> str:
+    policy = PolicyFile(home.policy).load()
+    if policy is None:
+        raise ConfigError(f"no policy file at {home.policy}: nothing will train")
+    return f"budget epsilon {policy.budget_epsilon}" + (", NOT PRIVATE runs allowed" if policy.allow_non_private else "")
+
+
+def _ledger(home: Home) -> str:
+    try:
+        data = home.ledger.read_bytes()
+    except FileNotFoundError as error:
+        raise ConfigError(f"no ledger at {home.ledger}: join first; if there was one, restore it from your backup") from error
+    report = verify_ledger(data, home.load_identity().public)
+    if report.problems:
+        raise ConfigError(f"the ledger does not verify: {report.problems[0]}")
+    return f"{report.entries} entries, chain and signatures whole"
+
+
+def _data(home: Home) -> str:
+    config = load_config(home)
+    trainer = open_trainer(data_source(home.load_roster(), folder=config.data, task=config.task))
+    if not len(trainer.training.labels):
+        raise ConfigError("no patient is left for training: see `wardround-site data validate`")
+    return "mapping and tables fit the task"
+
+
+def _space(home: Home) -> str:
+    free = shutil.disk_usage(home.root).free // 2**20
+    if free < DISK_MIB:
+        raise ConfigError(f"{free} MiB free at {home.root}, at least {DISK_MIB} are needed: the ledger must never fail to write")
+    return f"{free} MiB free"
+
+
+CHECKS: dict[str, Callable[[Home], str]] = {
+    "configuration": lambda home: f"site {load_config(home).site}, task {load_config(home).task}, version {code_version()}",
+    "identity key": _identity,
+    "roster": _roster,
+    "policy": _policy,
+    "ledger": _ledger,
+    "data": _data,
+    "disk": _space,
+}

@@ -1,0 +1,204 @@
+"""Commands of the data steward: what is asked, decide, what was spent, what left, stop."""
+
+import argparse
+import math
+import shutil
+import time
+from pathlib import Path
+
+from client.cli_output import Output
+from client.clock import utc
+from client.config import load_config
+from client.egress import EgressManifest
+from client.errors import ConfigError
+from client.home import Home
+from client.plans import KnownPlan, PlanStore
+from client.policy_file import PolicyFile
+from consortium.approval import Approval
+from consortium.identity import fingerprint
+from consortium.plan import Plan, body_length, header_fields
+from privacy.policy import check_plan
+from privacy.verify import Report, verify_ledger
+
+
+def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    plans = verbs.add_parser("plans", help="what is asked of this site, at what cost, by whom; approve or refuse")
+    kinds = plans.add_subparsers(dest="what", required=True)
+    kinds.add_parser("list", help="all plans that reached this site").set_defaults(handler=_list)
+    for name, handler in (("show", _show), ("approve", _approve), ("refuse", _refuse)):
+        part = kinds.add_parser(name)
+        part.add_argument("run", help="run id, or the first digits of the plan's digest")
+        part.set_defaults(handler=handler)
+        if name == "approve":
+            part.add_argument("--until", default="", help="UTC, like 2026-12-31T18:00:00Z; without it, for the whole run")
+        if name != "show":
+            part.add_argument("--reason", default="", required=name == "refuse")
+    withdraw = verbs.add_parser("withdraw", help="take an approval back: from the next message on this site takes no part")
+    withdraw.add_argument("run")
+    withdraw.add_argument("--reason", required=True)
+    withdraw.set_defaults(handler=_refuse)
+    pause = verbs.add_parser("pause", help="answer no request until `pause --off`")
+    pause.add_argument("--off", action="store_true")
+    pause.set_defaults(handler=_pause)
+    verbs.add_parser("budget", help="privacy spent and left, over all runs").set_defaults(handler=_budget)
+    egress = verbs.add_parser("egress", help="exactly what left in a run, by round")
+    egress.add_argument("run", nargs="?", help="run id; without it, the runs that there are")
+    egress.add_argument("--round", type=int)
+    egress.set_defaults(handler=_egress)
+    ledger = verbs.add_parser("ledger", help="the record of everything spent")
+    export = ledger.add_subparsers(dest="what", required=True).add_parser("export", help="a copy for the auditor")
+    export.add_argument("file", type=Path)
+    export.set_defaults(handler=_export)
+
+
+def _store(home: Home) -> PlanStore:
+    return PlanStore(home.plans, load_config(home).site, home.load_identity().public)
+
+
+def _list(home: Home, args: argparse.Namespace, out: Output) -> int:
+    store = _store(home)
+    rows = [_row(store, known) for known in store.all()]
+    out.rows("plans", rows, empty="none has reached this site")
+    return 0
+
+
+def _row(store: PlanStore, known: KnownPlan) -> dict[str, object]:
+    decision = store.decision(known.digest)
+    plan = known.plan
+    return {
+        "run": plan.run_id,
+        "digest": known.digest.hex()[:16],
+        "lead": plan.lead,
+        "task": f"{plan.task.name} {plan.task.version}",
+        "epsilon": _epsilon(plan),
+        "decision": decision.decision if decision else "waiting",
+    }
+
+
+def _epsilon(plan: Plan) -> str:
+    return f"{plan.privacy.epsilon_exposed:.3f}" if plan.private else "NOT PRIVATE"
+
+
+def _show(home: Home, args: argparse.Namespace, out: Output) -> int:
+    store = _store(home)
+    known = store.find(args.run)
+    plan, roster = known.plan, home.load_roster()
+    lead = roster.member(plan.lead)
+    facts: dict[str, object] = {
+        "run": plan.run_id,
+        "digest": known.digest.hex(),
+        "asked by": f"{plan.lead}, fingerprint {fingerprint(lead.identity_key)}",
+        "created": plan.created,
+        "code version": plan.code_version,
+        "task": f"{plan.task.name} {plan.task.version}",
+        "columns used": ", ".join(plan.task.columns),
+        "model": f"{plan.model.name}, {plan.n_parameters} parameters",
+        "with": ", ".join(plan.sites),
+        "rounds": f"{plan.schedule.rounds} meant, at most {plan.schedule.max_train} answered",
+        **_privacy(plan),
+        "leaves in a training round": _leaves(plan),
+        "decision": _row(store, known)["decision"],
+    }
+    if (policy := PolicyFile(home.policy).load()) is not None:
+        objections = check_plan(policy, plan, lead_fingerprint=fingerprint(lead.identity_key))
+        facts["policy"] = "; ".join(f"{item.code}: {item.detail}" for item in objections) or "nothing speaks against it"
+    else:
+        facts["policy"] = "NO POLICY FILE: nothing trains"
+    out.facts(f"plan {plan.run_id}", facts)
+    return 0
+
+
+def _privacy(plan: Plan) -> dict[str, object]:
+    terms = plan.privacy
+    if not plan.private:
+        return {"privacy": "NOT PRIVATE: updates are masked, but the opened sums carry no noise"}
+    return {
+        "privacy": f"mode {terms.mode}, unit patient, neighbours add/remove one patient, delta {terms.delta:g}",
+        "epsilon, one update exposed": f"{terms.epsilon_exposed:.3f} at most: this is charged to the budget",
+        "epsilon, model and coordinator": f"{terms.epsilon_model:.3f} at most, given that secure aggregation holds",
+    }
+
+
+def _leaves(plan: Plan) -> str:
+    fields = [f"{item.name}[{item.length}]" for item in header_fields(plan, plan.schedule.evaluate_every, "train")]
+    return f"update[{body_length(plan, 'train')}], {', '.join(fields)}: all masked; and protocol messages (keys, shares, ballots)"
+
+
+def _approve(home: Home, args: argparse.Namespace, out: Output) -> int:
+    decision = "approve-until" if args.until else "approve"
+    return _decide(home, args, out, decision, args.reason or "approved by the steward")
+
+
+def _refuse(home: Home, args: argparse.Namespace, out: Output) -> int:
+    return _decide(home, args, out, "refuse", args.reason)
+
+
+def _decide(home: Home, args: argparse.Namespace, out: Output, decision: str, reason: str) -> int:
+    store = _store(home)
+    known = store.find(args.run)
+    until = getattr(args, "until", "")
+    made = Approval(known.digest, load_config(home).site, decision, until, reason, utc())  # type: ignore[arg-type]  # one of three
+    store.decide(made, home.load_identity())
+    out.facts(f"plan {known.plan.run_id}", {"decision": decision, "reason": reason, "digest": known.digest.hex()})
+    return 0
+
+
+def _pause(home: Home, args: argparse.Namespace, out: Output) -> int:
+    if args.off:
+        home.paused.unlink(missing_ok=True)
+    else:
+        home.paused.write_text(f"{utc()}\n", encoding="ascii")
+    out.facts("site", {"paused": not args.off})
+    return 0
+
+
+def _verified(home: Home) -> Report:
+    report = verify_ledger(home.ledger.read_bytes(), home.load_identity().public)
+    if report.problems:
+        raise ConfigError(f"the ledger does not verify: {report.problems[0]}")
+    return report
+
+
+def _budget(home: Home, args: argparse.Namespace, out: Output) -> int:
+    policy, report = PolicyFile(home.policy).load(), _verified(home)
+    rows = []
+    for figure in report.figures:
+        private = math.isfinite(figure.reference)
+        rows.append(
+            {
+                "delta": f"{figure.delta:g}",
+                "epsilon spent": f"{figure.reference:.4f}" if private else "NOT PRIVATE",
+                "budget": policy.budget_epsilon if policy else "no policy",
+                "left": f"{max(policy.budget_epsilon - figure.reference, 0.0):.4f}" if policy and private else "-",
+            }
+        )
+    out.rows("privacy budget", rows, empty="nothing was spent")
+    return 0
+
+
+def _egress(home: Home, args: argparse.Namespace, out: Output) -> int:
+    manifest = EgressManifest(home.egress)
+    if not args.run:
+        out.rows("egress", [{"run": run, "answers": len(manifest.read(run))} for run in manifest.runs()], empty="nothing left")
+        return 0
+    lines = [line for line in manifest.read(args.run) if args.round in (None, line["round"])]
+    if out.as_json:
+        out.rows("egress", lines)
+        return 0
+    rows = []
+    for line in lines:
+        for item in line["parts"]:  # type: ignore[attr-defined]  # a list, as EgressManifest.record wrote it
+            rows.append({"round": line["round"], "kind": line["kind"], "time": line["time"], **item, "sha256": item["sha256"][:16]})
+    out.rows(f"egress of {args.run}", rows, empty="nothing left")
+    return 0
+
+
+def _export(home: Home, args: argparse.Namespace, out: Output) -> int:
+    _verified(home)
+    if args.file.exists():
+        raise ConfigError(f"{args.file} exists: name a new file")
+    shutil.copyfile(home.ledger, args.file)
+    key = home.load_identity().public
+    out.facts("ledger exported", {"file": args.file, "check with": f"wardround-audit verify {args.file} --key {fingerprint(key)}"})
+    out.say(f"exported at {utc(time.time())}")
+    return 0
