@@ -63,9 +63,7 @@ EMPTY_BUNDLE = hashlib.sha256(b"").hexdigest()
 CLAIM_TASK = "/flwr.proto.Runtime/AcquireTask"
 
 REPLY_POLL_S = 0.02  # SuperNode looking for the relay's reply, in its own memory (Flower: 0.5 s)
-ACTIVE_POLL_S = 0.1  # SuperNode asking the hub while a run is going on (Flower: 3 s)
-IDLE_POLL_S = 1.0  # ... and when nothing came for IDLE_AFTER_S
-IDLE_AFTER_S = 120.0
+HUB_POLL_S = 0.05  # SuperNode asking the hub again; the hub holds an empty look for 10 s (Flower: 3 s)
 RECONNECT_LIMIT_S = 5  # longest pause between two tries to reach the hub (Flower: 20 s)
 TASK_POLL_S = 0.02  # relay asking the SuperNode, once it said that a message came
 TASK_WAIT_S = 2.0  # ... for so long; and the interval of a look without being told
@@ -330,7 +328,6 @@ class _HubWatch:
     def __init__(self, node_file: Path) -> None:
         self.node_file = node_file
         self.node_id: int | None = None
-        self._last_message = time.monotonic()
         self._told: dict[str, Any] = {}
 
     def tell(self, **event: Any) -> None:
@@ -343,17 +340,11 @@ class _HubWatch:
             self.tell(event="connected", node_id=self.node_id)
 
     def message_came(self) -> None:
-        self._last_message = time.monotonic()
-        self.tell(event="message", at=self._last_message)
+        self.tell(event="message", at=time.monotonic())
 
     def sleep(self, seconds: float) -> None:
         """Flower's main loop sleeps 3 s when the hub had nothing for it and 0.5 s while it waits for the reply."""
-        if seconds < 1.0:
-            time.sleep(REPLY_POLL_S)
-        elif time.monotonic() - self._last_message < IDLE_AFTER_S:
-            time.sleep(ACTIVE_POLL_S)
-        else:
-            time.sleep(IDLE_POLL_S)
+        time.sleep(REPLY_POLL_S if seconds < 1.0 else HUB_POLL_S)
 
 
 def _fleet_client(hub: _HubWatch) -> type[FleetHttpClient]:

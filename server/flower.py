@@ -12,6 +12,7 @@ has no login: without our gate anybody who reaches the port could register a nod
 This file reaches into internals of one pinned Flower release; `tests/flower/test_internals.py` fails when they move.
 """
 
+import asyncio
 import contextlib
 import ctypes
 import datetime
@@ -42,6 +43,7 @@ from flwr.cli.build import build_fab_from_files
 from flwr.common.serde import fab_to_proto, user_config_to_proto
 from flwr.proto import control_pb2, message_pb2, runtime_pb2
 from flwr.serverapp import Grid, ServerApp
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, TASK_TOKEN_HEADER
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
 from flwr.supercore.inflatable import inflatable_object, inflatable_protobuf_utils, inflatable_utils
@@ -64,7 +66,7 @@ MESSAGE_TYPES = {
 CONTROL_RECORD, BODY_RECORD, RAW = "sa1", "body", "wardround.raw"
 INLINE_LIMIT = 256 << 10  # bytes of body that ride in the control record: three Flower objects less to move
 
-POLL_S = 0.1  # between two looks for replies (Flower's send_and_receive: 3 s)
+POLL_S = 0.05  # between two looks for replies, each held at the SuperLink (Flower's send_and_receive: 3 s)
 FETCH_POLL_S = 0.02  # ... when one is on its way
 FIRST_PAUSE_S = 0.02  # before asking again for a part of a reply that is still being uploaded (Flower: 1 s)
 MESSAGE_GRACE_S = 2.0  # a message lives this much longer than its exchange, then Flower drops it
@@ -72,6 +74,18 @@ TASK_POLL_S = "0.2"  # SuperExec looking for a ServerApp to start (Flower: 1 s)
 START_LIMIT_S = 60.0
 STOP_LIMIT_S = 8.0
 RESTART_LIMIT_S = 30.0
+CLEAN_UP_S = 1.0
+SETTLE_S = 0.03
+EMPTY_LOOK = 64  # bytes; a message takes more
+LOOKERS_LIMIT = 10_000
+BELLS = {  # who looks here is woken by requests that begin with this
+    "/v1/fleet/pull-messages": "/v1/runtime/push-",
+    "/v1/runtime/pull-messages": "/v1/fleet/push-",
+}
+HOLDS_S = {  # the longest wait for a ring: under the SuperNode's time-out of 30 s; the coordinator has deadlines to keep
+    "/v1/fleet/pull-messages": 10.0,
+    "/v1/runtime/pull-messages": 0.2,
+}
 TOKEN_HEADER = "wardround-hub-token"  # noqa: S105  # the header's name
 OPEN_PATHS = ("/v1/fleet/", "/v1/runtime/", "/health")  # each with an authentication of its own, or nothing to tell
 
@@ -659,19 +673,92 @@ class _Gate:
         await self._application(scope, receive, send)
 
 
+class _Doorbell:
+    """ASGI: a look for messages that found none last time waits until something came, at most `HOLDS_S`.
+
+    Flower's SuperNodes and ServerApp ask again and again, and each look costs the SuperLink a signature check and a
+    write to its database. Here the gateways may ask without a pause and hear of a message at once, at a fraction of the
+    load. Nothing is decided here: a look that waited too long, or too short, is an ordinary look.
+    """
+
+    def __init__(self, application: Callable[..., Awaitable[None]]) -> None:
+        self._application = application
+        self._rang = dict.fromkeys(BELLS, 0)  # how often something came for the lookers at `path`
+        self._waiting: dict[str, asyncio.Event] = {}
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._seen: dict[tuple[str, bytes], int] = {}  # a looker's last empty look: the rings before it
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        path = scope.get("path", "")
+        if path in BELLS:
+            await self._look(path, scope, receive, send)
+        else:
+            await self._application(scope, receive, send)
+            for looked_at, prefix in BELLS.items():
+                if path.startswith(prefix):
+                    self._ring_soon(looked_at)
+
+    async def _look(self, path: str, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        headers = dict(scope["headers"])
+        looker = (path, headers.get(FLEET_HTTP_PUBLIC_KEY_HEADER.encode()) or headers.get(TASK_TOKEN_HEADER.encode(), b""))
+        if self._seen.pop(looker, -1) == self._rang[path]:
+            bell = self._waiting.setdefault(path, asyncio.Event())
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(bell.wait(), HOLDS_S[path])
+        rang, size = self._rang[path], 0
+
+        async def counted(message: dict[str, Any]) -> None:
+            nonlocal size
+            size += len(message.get("body", b""))
+            await send(message)
+
+        await self._application(scope, receive, counted)
+        if size < EMPTY_LOOK and len(self._seen) < LOOKERS_LIMIT:
+            self._seen[looker] = rang
+
+    def _ring_soon(self, path: str) -> None:
+        """A message is announced before its parts arrive; ring once they have stopped coming."""
+        if timer := self._timers.get(path):
+            timer.cancel()
+        self._timers[path] = asyncio.get_running_loop().call_later(SETTLE_S, self._ring, path)
+
+    def _ring(self, path: str) -> None:
+        self._rang[path] += 1
+        if bell := self._waiting.pop(path, None):
+            bell.set()
+
+
 def _run_superlink(token_file: Path) -> None:
+    from flwr.supercore.corestate.sql_corestate import SqlCoreState
     from flwr.superlink import main as superlink
     from flwr.superlink.cli import flower_superlink
 
+    SqlCoreState._cleanup_expired_task_tokens = _seldom(SqlCoreState._cleanup_expired_task_tokens)
     create_app, token = superlink.create_app, token_file.read_text().strip()
 
     def create_gated_app(*arguments: Any, **settings: Any) -> Any:
         application = create_app(*arguments, **settings)
+        application.add_middleware(_Doorbell)
         application.add_middleware(_Gate, token=token)
         return application
 
     superlink.create_app = create_gated_app
     flower_superlink()
+
+
+def _seldom(clean_up: Callable[[Any], None]) -> Callable[[Any], None]:
+    """At most once in `CLEAN_UP_S`. Flower writes to its database for this at every request, also for each object read:
+    with one writer at a time, most of a message's time went there. Heartbeats live 30 s, so a second more is nothing."""
+    lock, last = threading.Lock(), [float("-inf")]
+
+    def clean_up_seldom(state: Any) -> None:
+        with lock:
+            if time.monotonic() - last[0] < CLEAN_UP_S:
+                return
+            last[0] = time.monotonic()
+        clean_up(state)
+
+    return clean_up_seldom
 
 
 def _run_superexec(_: Path) -> None:
