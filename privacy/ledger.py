@@ -159,7 +159,9 @@ class Ledger:
             _refuse_orphaned_head(path)
             genesis = Genesis(VERSION, consortium, site, key.public, population, split_id)
             entry = make_entry(0, genesis, previous=FIRST_PREVIOUS, now=now, key=key)
-            _write_new(head_path(path), _head_slot(0, entry.hash) * 2)
+            fresh_head = head_path(fresh)
+            _write_new(fresh_head, _head_slot(0, entry.hash) * 2)
+            os.replace(fresh_head, head_path(path))  # whole or not at all: a torn head would block the next attempt
             _write_new(fresh, entry.line + b"\n")
             os.link(fresh, path)
             os.unlink(fresh)
@@ -176,13 +178,13 @@ class Ledger:
         handle = _locked(path)
         try:
             head = _open_head(path)
-        except LedgerError:
-            os.close(handle)
+        except BaseException:
+            os.close(handle)  # whatever ends this, the lock must not outlive it
             raise
         ledger = cls(path, key, handle, head)
         try:
             ledger._load(now)
-        except LedgerError:
+        except BaseException:
             ledger.close()
             raise
         return ledger
