@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from typing import TypeAlias
 
+import numpy as np
+
 from consortium.canonical import pack, text
 from consortium.identity import Entropy
 from secagg import derive, field, shamir
@@ -59,11 +61,13 @@ def mask_and_deal(
 
 def _mask(site: str, delta: bytes, vector: tuple[HeaderWords, BodyWords], self_mask: int, pair_masks: Mapping[str, int]) -> bytes:
     """y: header and body as sent. The lower site of a pair adds its mask, the higher one takes it off."""
-    header, body = vector[0].astype("<u8"), vector[1].astype("<u4")  # astype copies: the caller's arrays stay as they are
+    y = bytearray(vector[0].nbytes + vector[1].nbytes)  # the caller's arrays stay as they are
+    header, body = np.frombuffer(y, "<u8", len(vector[0])), np.frombuffer(y, "<u4", offset=vector[0].nbytes)
+    header[:], body[:] = vector
     added = [self_mask, *(mask for peer, mask in pair_masks.items() if peer > site)]
     removed = [mask for peer, mask in pair_masks.items() if peer < site]
     apply_masks(header, body, delta, added=added, removed=removed)
-    return header.tobytes() + body.tobytes()
+    return bytes(y)
 
 
 def value_index(roll: Roll, dealer: str, peer: str) -> int:
@@ -76,13 +80,20 @@ def needed_indices(roll: Roll, dealer: str, outside: Sequence[str]) -> tuple[int
     return (0, *(value_index(roll, dealer, peer) for peer in outside))
 
 
-def cast(
-    me: Identity, joined: Joined, request: VoteRequest, round_ids: tuple[bytes, bytes], own_shares: OwnShares, entropy: Entropy
-) -> bytes:
-    """The ballot for the view of a checked request. `round_ids` = (delta, h); `own_shares` of this very upload or empty."""
-    delta, view = round_ids
+@dataclass(frozen=True)
+class Standing:
+    """Where a site stands when it votes: the round, the view, and its own shares if its upload is in the view."""
+
+    delta: bytes
+    view: bytes
+    own_shares: OwnShares = dataclass_field(repr=False)
+
+
+def cast_ballot(me: Identity, joined: Joined, request: VoteRequest, standing: Standing, entropy: Entropy) -> bytes:
+    """The ballot for the view of a checked request."""
+    view = standing.view
     roll, others = joined.roll, joined.roll.others(me.site)
-    answer = pack(*_answer(me, joined, request, delta, own_shares))
+    answer = pack(*_answer(me, joined, request, standing))
     kappa = field.random_element(entropy)
     points = [roll.point(peer) for peer in others]
     parts = shamir.share(kappa, roll.threshold - 1, points, entropy)
@@ -101,15 +112,15 @@ def cast(
     return Ballot(view, me.site, releases, boxes, sealed, sign(me.key, "ballot", *unsigned.signed_fields())).encode()
 
 
-def _answer(me: Identity, joined: Joined, request: VoteRequest, delta: bytes, own_shares: OwnShares) -> list[bytes]:
+def _answer(me: Identity, joined: Joined, request: VoteRequest, standing: Standing) -> list[bytes]:
     """One field per survivor: our shares of what the view opens of it. Empty where its deal to us is unusable."""
-    roll = joined.roll
+    roll, delta = joined.roll, standing.delta
     outside = roll.outside([one.site for one in request.survivors])
     sealed = iter(request.sealed_shares)
     fields = []
     for one in request.survivors:
         if one.site == me.site:
-            row: OwnShares | None = own_shares
+            row: OwnShares | None = standing.own_shares
         else:
             key = derive.share_key(joined.pairs[one.site], delta, one.site, me.site)
             opened = derive.unseal(key, derive.share_aad(delta, one.site, me.site, one.digest), next(sealed))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from consortium.identity import Entropy, SigningKey
 from secagg import derive, numbers
 from secagg.context import Context
-from secagg.dealing import OwnShares, Sent, cast, mask_and_deal
+from secagg.dealing import OwnShares, Sent, Standing, cast_ballot, mask_and_deal
 from secagg.errors import SecaggError
 from secagg.joining import Encapsulate, Identity, Joined, Keyed, Listed, announce, encapsulate, join, take_list
 from secagg.messages import KemEntry, KemRequest, KeysRequest, UpdateRequest, VoteRequest, check_purpose
@@ -215,7 +215,7 @@ class SiteSession:
             self._check_share_count(asked)
             joined = self._join(epoch, asked.kems)
             sent, own_shares = (state.sent, state.own_shares) if isinstance(state, Uploaded) else (None, ())
-            ballot = cast(self._me, joined, asked, (delta, view), own_shares, self._entropy)
+            ballot = cast_ballot(self._me, joined, asked, Standing(delta, view, own_shares), self._entropy)
             self._round, self._last_round = Voted(delta, view, ballot, sent), asked.round_number
             return ballot
 
