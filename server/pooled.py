@@ -16,14 +16,14 @@ def initial_model(plan: Plan) -> NDArray[np.float32]:
     """Neutral buffers and the parameters that the plan's public seed gives; (model_size,)."""
     task = get_task(plan.task.name)
     model = task.build_model(plan.model.name, dict(plan.model.options), plan.task.columns)
-    design = Design.of(task.contract, plan.task.columns)
-    neutral = [np.zeros(design.n_numeric), np.ones(design.n_numeric)]
-    return np.concatenate([*neutral, initial_parameters(model, plan.model.init_seed)]).astype(np.float32)
+    design = Design(task.contract, plan.task.columns)
+    neutral = design.buffer_vector(*design.neutral_buffers())
+    return np.concatenate([neutral, initial_parameters(model, plan.model.init_seed)]).astype(np.float32)
 
 
 def buffers(plan: Plan, sums: NDArray[np.float64], *, contributors: int) -> dict[str, NDArray[np.float64]]:
     """Mean and scale of every numeric column, by buffer name, from the opened describe sums (plan.statistics,)."""
-    design = Design.of(get_task(plan.task.name).contract, plan.task.columns)
+    design = Design(get_task(plan.task.name).contract, plan.task.columns)
     noise = plan.privacy.describe_noise * plan.privacy.describe_clip * math.sqrt(contributors)
     mean, scale = design.statistics_to_buffers(sums, noise_std=noise)
     return {"feature_mean": mean, "feature_scale": scale}

@@ -19,11 +19,13 @@ from typing import IO
 from consortium.canonical import integer, pack, parse_integer, parse_text, text, unpack
 from consortium.documents import Signed
 from consortium.identity import SigningKey
-from consortium.roster import Founder, Member, Roster, founders_fingerprint, sign_roster
+from consortium.roster import SMALLEST_COHORT, Founder, Member, Roster, founders_fingerprint, sign_roster
 from consortium.wire import Reply, Request
 from server.errors import ServerError
 from server.folder import write_durably
 from server.transport import Patience
+from tasks.data import load_cohort
+from tasks.registry import get_task
 
 LENGTH_SIZE = 4
 START_DEADLINE_S = 120.0
@@ -49,15 +51,20 @@ class Prepared:
 
 
 def prepare(
-    folder: Path, *, task: str, data: Path, policy: str, held_out_fraction: float = 0.3, colluders: int | None = None
+    folder: Path,
+    *,
+    task: str,
+    data: Path,
+    policy: str,
+    held_out_fraction: float = 0.3,
+    colluders: int | None = None,
+    split_salt: bytes | None = None,
 ) -> Prepared:
     """One simulated site per folder below `data`, enrolled and with `policy` (YAML text) in force.
 
     `colluders` defaults to a third of the sites. Raises `SimulationError` naming what a site could not do.
     """
-    sites = sorted(path.name for path in data.iterdir() if (path / "mapping.yaml").is_file())
-    if len(sites) < 3:
-        raise SimulationError(f"{len(sites)} folders with a mapping.yaml below {data}, at least 3 sites are needed")
+    sites = site_folders(data)
     folder.mkdir(parents=True, exist_ok=True)
     made = _client("init", str(folder), *sites, "--task", task, "--data", str(data)).splitlines()
     lead, founder = SigningKey.generate(os.urandom), SigningKey.generate(os.urandom)
@@ -70,7 +77,7 @@ def prepare(
         minimum_cohort=3,
         founders=(Founder("founder", founder.public),),
         founders_required=1,
-        split_salt=os.urandom(16),
+        split_salt=split_salt or os.urandom(16),
         held_out_fraction=held_out_fraction,
         members=tuple(sorted(members, key=lambda member: member.id)),
     )
@@ -81,6 +88,24 @@ def prepare(
     roster_file, policy_file = str(folder / "roster.signed"), str(folder / "policy.yaml")
     _client("join", str(folder), *sites, "--roster", roster_file, "--founders", pin, "--policy", policy_file)
     return Prepared(folder, roster, signed, lead)
+
+
+def site_folders(data: Path) -> list[str]:
+    """Names of the folders below `data` that hold a site's tables; at least three."""
+    try:
+        sites = sorted(path.name for path in data.iterdir() if (path / "mapping.yaml").is_file())
+    except OSError as error:
+        raise SimulationError(f"cannot read {data}: {error.strerror}") from error
+    if len(sites) < SMALLEST_COHORT:
+        raise SimulationError(f"{len(sites)} folders with a mapping.yaml below {data}, at least {SMALLEST_COHORT} are needed")
+    return sites
+
+
+def declared_sizes(data: Path, task: str, held_out_fraction: float) -> dict[str, int]:
+    """Training patients of every folder, rounded to tens: what a real site would agree to declare in public."""
+    contract = get_task(task).contract
+    sizes = {site: load_cohort(data / site, contract).size * (1.0 - held_out_fraction) for site in site_folders(data)}
+    return {site: max(10, 10 * round(size / 10)) for site, size in sizes.items()}
 
 
 def _member(request: Mapping[str, str]) -> Member:

@@ -1,0 +1,290 @@
+"""Commands that drive runs: run, resume, stop, simulate. What they show comes from the run's journal."""
+
+import argparse
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from consortium.plan import KIND, sign_plan, verify_plan
+from consortium.roster import MAX_SITES
+from server import rounds
+from server.card import NOT_PRIVATE_BANNER, site_epsilon
+from server.cli_output import Output
+from server.cli_reports import run_path
+from server.config import load_config
+from server.cost import cost, cost_lines
+from server.errors import ConfigError, ServerError
+from server.export import export_model
+from server.folder import RunFolder, create_folder, open_folder, write_durably
+from server.home import LeadHome, read_signed
+from server.planning import make_plan
+from server.progress import follow, latest_metric
+from server.report import status, write_report
+from server.simulate import LEAD, PipeTransport, Prepared, declared_sizes, prepare
+from server.state import RunState, read_state
+from server.tracking import start_mirror
+from tasks.cis_conversion.synthetic import write_hospitals
+
+MIRROR_WAIT_S = 60.0
+ASK_EVERY_S = 2.0
+HUB_SILENT_S = 120.0
+FLOWER_RUN = "flower-run.json"
+
+SIMULATED_POLICY = """# every simulated site allows what this plan asks; real sites write their own
+version: 1
+budget_epsilon: 1000.0
+max_epsilon_per_plan: 1000.0
+allow_non_private: true
+tasks: {{"{task}": "*"}}
+leads: ["*"]
+auto_approve: true
+"""
+
+
+def simulate(
+    folder: Path,
+    overrides: Sequence[str],
+    *,
+    data: Path,
+    workers: int | None = None,
+    show: bool = True,
+    split_salt: bytes | None = None,
+) -> RunState:
+    """Plan, sign and run over one simulated site per folder below `data`; everything lies in `folder` afterwards."""
+    config = load_config(["federation=roster", *overrides])
+    policy = SIMULATED_POLICY.format(task=config.task.name)
+    prepared = prepare(folder / "sites", task=config.task.name, data=data, policy=policy, split_salt=split_salt)
+    if not config.federation.sites:
+        sizes = declared_sizes(data, config.task.name, prepared.roster.held_out_fraction)
+        config = replace(config, federation=replace(config.federation, sites=sizes))
+    nodes = {site: number for number, site in enumerate(prepared.sites, start=1)}
+    plan = make_plan(config, prepared.roster, nodes, lead=LEAD, now=datetime.now(UTC))
+    run = create_folder(folder / "run", sign_plan(plan, prepared.lead), prepared.signed_roster)
+    if show:
+        for line in cost_lines(cost(plan, colluders=prepared.roster.colluders)):
+            Console(stderr=True).print(line, highlight=False)
+    return run_simulated(run, prepared, workers=workers, show=show)
+
+
+def run_simulated(run: RunFolder, prepared: Prepared, *, workers: int | None, show: bool) -> RunState:
+    """Drive the run in a thread while its journal is shown. An error of the driver is raised here."""
+    transport = PipeTransport(prepared.folder, prepared.sites, workers=workers)
+    failures: list[ServerError] = []
+
+    def drive() -> None:
+        try:
+            rounds.run(run.path, transport)
+        except ServerError as error:
+            failures.append(error)
+
+    driver = threading.Thread(target=drive, daemon=True)
+    driver.start()
+    try:
+        state = follow(run.path, driver.is_alive, show=show)
+        driver.join(5.0)
+    finally:
+        transport.close()
+    if failures:
+        raise failures[0]
+    return state
+
+
+def closing_table(run_dir: Path) -> Table:
+    """Rounds, pooled AUC, epsilon per site, bytes and seconds a round, from the journal."""
+    plan, state = RunFolder(run_dir).plan(), read_state(run_dir)
+    title = f"run {plan.run_id}: {state.phase}{' ' + state.stopped if state.stopped else ''}"
+    table = Table(title=title if plan.private else f"{title}  {NOT_PRIVATE_BANNER}", title_justify="left")
+    for name in ("site", "rounds", "epsilon exposed", "epsilon model"):
+        table.add_column(name)
+    for site, count in state.participation().items():
+        exposed, model = site_epsilon(plan, state, site)
+        table.add_row(site, str(count), exposed, model)
+    table.caption = "\n".join(closing_facts(state))
+    table.caption_justify = "left"
+    return table
+
+
+def closing_facts(state: RunState) -> list[str]:
+    """One fact a line: rounds, AUC with the noise it was measured with, bytes and seconds."""
+    facts = [f"{len(state.done)} rounds done, {len(state.failed)} lost, {state.resumes} resumed"]
+    if (auc := latest_metric(state, "auc")) is not None:
+        noise = latest_metric(state, "auc_noise_se") or 0.0
+        facts.append(f"pooled held-out AUC {auc:.3f}" + (f", measured with noise of s.e. {noise:.3f}" if noise else ""))
+    if state.done:
+        moved = sum(done.bytes_up + done.bytes_down for done in state.done) / len(state.done)
+        seconds = sum(value for done in state.done for _, value in done.seconds) / len(state.done)
+        facts.append(f"{moved / 1e3:.1f} kB and {seconds:.2f} s a round, all sites together")
+    return facts
+
+
+# --- commands ---------------------------------------------------------------------------------------------------------
+
+RUN_EXAMPLE = """example:
+  wardround-lead run wardround-lead/plans/RUN.plan
+Ctrl-C only stops watching: the run goes on at the hub. `wardround-lead stop RUN` ends it, `resume RUN` goes on."""
+SIMULATE_EXAMPLE = """example:
+  wardround-lead simulate --sites 12 privacy=epsilon3 schedule.rounds=100 --out tried
+  wardround-lead simulate --data hospitals/ task=cis_conversion_mlp      (one folder with mapping.yaml per site)"""
+
+
+def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser) -> None:
+    raw = argparse.RawDescriptionHelpFormatter
+    run = verbs.add_parser("run", parents=[common], help="start a signed plan", epilog=RUN_EXAMPLE, formatter_class=raw)
+    run.add_argument("plan", type=Path, help="signed plan")
+    resume = verbs.add_parser("resume", parents=[common], help="go on with a run that stopped or was killed")
+    resume.add_argument("run", type=Path, help="run folder or run id")
+    for part, handler in ((run, start), (resume, resume_run)):
+        part.add_argument("--hub", default="", metavar="HOST:PORT", help="the hub (default: the one started from this folder)")
+        part.add_argument("--detach", action="store_true", help="return as soon as the hub has the run")
+        part.add_argument("--no-tracking", action="store_true", help="do not mirror to MLflow")
+        part.add_argument("--store", default="", help="MLflow tracking URI (default: a database in the hub's folder)")
+        part.set_defaults(handler=handler)
+    stop = verbs.add_parser("stop", parents=[common], help="end a run at the hub; it can be resumed")
+    stop.add_argument("run", type=Path)
+    stop.add_argument("--hub", default="", metavar="HOST:PORT")
+    stop.set_defaults(handler=stop_run)
+    simulated = verbs.add_parser(
+        "simulate",
+        parents=[common],
+        help="a plan over simulated sites on this machine",
+        epilog=SIMULATE_EXAMPLE,
+        formatter_class=raw,
+    )
+    simulated.add_argument("overrides", nargs="*", metavar="NAME=VALUE", help="choices and values, as for `plan`")
+    source = simulated.add_mutually_exclusive_group()
+    source.add_argument("--sites", type=int, default=4, help="how many invented hospitals (default %(default)s)")
+    source.add_argument("--data", type=Path, help="folder with one folder per site instead")
+    simulated.add_argument("--patients", type=int, default=200, help="patients of an invented hospital (default %(default)s)")
+    simulated.add_argument("--seed", type=int, default=1, help="of the invented patients; nothing secret depends on it")
+    simulated.add_argument("--workers", type=int, help="processes (default: one a core)")
+    simulated.add_argument("--out", type=Path, required=True, help="folder to make; holds sites, ledgers and the run")
+    simulated.set_defaults(handler=simulate_command)
+
+
+def start(home: LeadHome, args: argparse.Namespace, out: Output) -> int:
+    """Submit a signed plan to the hub; sites that have not approved answer that they wait."""
+    signed = read_signed(args.plan, KIND)
+    plan = verify_plan(signed, home.roster())
+    folder = create_folder(home.runs / plan.run_id, signed, home.signed_roster())
+    if read_state(folder.path).phase != "new":
+        raise ServerError(f"run {plan.run_id} was started before: wardround-lead resume {plan.run_id}")
+    return _drive(home, folder.path, args, out)
+
+
+def resume_run(home: LeadHome, args: argparse.Namespace, out: Output) -> int:
+    folder = open_folder(run_path(home, args.run))
+    state = read_state(folder.path)
+    if state.phase == "finished":
+        out.say(f"run {state.run_id} is finished: nothing to resume")
+        return 0
+    return _drive(home, folder.path, args, out)
+
+
+def _drive(home: LeadHome, run_dir: Path, args: argparse.Namespace, out: Output) -> int:
+    """Hand the run to the hub, show it until it ends, write report and model."""
+    from server.flower import HubControl  # Flower is needed by the commands that reach a hub, and by no other
+
+    plan = RunFolder(run_dir).plan()
+    with contextlib.closing(HubControl(hub_access(home, args.hub))) as hub:
+        _end_earlier(hub, run_dir)
+        before = read_state(run_dir).events
+        flower_run = hub.submit_run(run_dir.resolve(), {item.site: item.node_id for item in plan.participants})
+        write_durably(run_dir / FLOWER_RUN, json.dumps({"run": flower_run}).encode("ascii"))
+        mirror = None if args.no_tracking else start_mirror(run_dir, args.store or home.tracking_store)
+        if args.detach:
+            out.facts("handed to the hub", {"run": plan.run_id, "folder": str(run_dir)})
+            return 0
+        state = follow(run_dir, Driven(hub, flower_run, run_dir, before), since=before, show=not out.as_json)
+    if mirror is not None and not mirror.wait(MIRROR_WAIT_S):
+        out.say(f"MLflow is behind: python -m server.tracking {run_dir} --store {mirror.store} catches up")
+    return finish(run_dir, state, out)
+
+
+class Driven:
+    """Whether somebody still drives the run: asks the hub now and then; a hub that cannot be asked counts as busy for a while."""
+
+    def __init__(self, hub: "HubControl", flower_run: int, run_dir: Path, before: int) -> None:  # type: ignore[name-defined]  # noqa: F821
+        self._hub, self._run = hub, flower_run
+        self._asked = self._answered = time.monotonic()
+        self._ended = False
+
+    def __call__(self) -> bool:
+        now = time.monotonic()
+        if not self._ended and now - self._asked >= ASK_EVERY_S:
+            self._asked = now
+            with contextlib.suppress(ServerError):
+                self._ended = self._hub.run_status(self._run).status.startswith("finished")
+                self._answered = now
+        return not self._ended and now - self._answered < HUB_SILENT_S
+
+
+def _end_earlier(hub: "HubControl", run_dir: Path) -> None:  # type: ignore[name-defined]  # noqa: F821
+    """A coordinator of this run that the hub still counts as running is ended first: one run, one driver."""
+    try:
+        earlier = int(json.loads((run_dir / FLOWER_RUN).read_text(encoding="ascii"))["run"])
+    except (OSError, ValueError, KeyError):
+        return
+    with contextlib.suppress(ServerError):
+        hub.stop_run(earlier)
+
+
+def finish(run_dir: Path, state: RunState, out: Output) -> int:
+    """Closing table, report and model of a run that ended; exit status 0 only for a finished one."""
+    report = write_report(run_dir)
+    if state.phase == "finished":
+        export_model(RunFolder(run_dir))
+    if out.as_json:
+        out.facts("run", status(run_dir))
+    else:
+        Console().print(closing_table(run_dir))
+        out.say(f"report: {report}")
+    if state.phase != "finished":
+        out.say(f"the run is not finished ({state.stopped or state.phase}): wardround-lead resume {run_dir}")
+    return 0 if state.phase == "finished" else 1
+
+
+def stop_run(home: LeadHome, args: argparse.Namespace, out: Output) -> int:
+    from server.flower import HubControl
+
+    run_dir = open_folder(run_path(home, args.run)).path
+    with contextlib.closing(HubControl(hub_access(home, args.hub))) as hub:
+        _end_earlier(hub, run_dir)
+    out.facts("stopped", {"run": str(run_dir), "phase": read_state(run_dir).phase})
+    out.say(f"wardround-lead resume {run_dir} goes on after the last finished round")
+    return 0
+
+
+def hub_access(home: LeadHome, address: str) -> "HubAccess":  # type: ignore[name-defined]  # noqa: F821
+    """How to reach the hub of this folder. Raises `ConfigError` if none was started from it."""
+    from server.flower import HubAccess
+
+    where = address or _address(home)
+    return HubAccess(where, home.hub / "tls" / "ca.pem", home.hub / "hub.token")
+
+
+def _address(home: LeadHome) -> str:
+    try:
+        return (home.hub / "address").read_text(encoding="ascii").strip()
+    except OSError as error:
+        raise ConfigError(f"no hub was started from {home.root}: wardround-lead hub start, or give --hub HOST:PORT") from error
+
+
+def simulate_command(home: LeadHome, args: argparse.Namespace, out: Output) -> int:
+    if args.out.exists() and any(args.out.iterdir()):
+        raise ConfigError(f"{args.out} is not empty: name a new folder")
+    data = args.data
+    if data is None:
+        if not 3 <= args.sites <= MAX_SITES or args.patients < 20:
+            raise ConfigError(f"--sites {args.sites} must be 3 to {MAX_SITES}, --patients {args.patients} at least 20")
+        data = args.out / "data"
+        write_hospitals(data, args.sites, [args.patients] * args.sites, args.seed)
+    state = simulate(args.out, args.overrides, data=data, workers=args.workers, show=not out.as_json)
+    return finish(args.out / "run", state, out)

@@ -1,0 +1,71 @@
+"""What a lead sees while a run goes on: read from the run's journal alone, so it shows the truth and can be closed at any time."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from consortium.plan import Plan
+from server.card import NOT_PRIVATE_BANNER
+from server.folder import RunFolder
+from server.state import RunState, read_state
+
+POLL_S = 0.3
+
+
+def follow(
+    run_dir: Path, alive: Callable[[], bool], *, since: int = 0, console: Console | None = None, show: bool = True
+) -> RunState:
+    """Show the run until it ended, or until nobody drives it any more (`alive` is asked now and then). Returns where it stands.
+
+    `since`: events that are older than this watch; an end among them is an earlier coordinator's.
+    """
+    plan = RunFolder(run_dir).plan()
+    bar = Progress(
+        TextColumn("{task.fields[banner]}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=console or Console(stderr=True),
+        disable=not show,
+    )
+    with bar:
+        shown = bar.add_task("starting", total=total_rounds(plan), banner="" if plan.private else NOT_PRIVATE_BANNER)
+        while True:
+            driven = alive()  # asked before the journal is read: what was written before the end is seen
+            state = read_state(run_dir)
+            bar.update(shown, completed=len(state.done), description=sentence(state))
+            ended = state.phase in ("finished", "stopped") and state.events > since
+            if ended or not driven:
+                return state
+            time.sleep(POLL_S)
+
+
+def total_rounds(plan: Plan) -> int:
+    return (1 if plan.statistics else 0) + plan.schedule.rounds + (1 if plan.schedule.max_evaluate else 0)
+
+
+def sentence(state: RunState) -> str:
+    """Where the run stands, in one line."""
+    parts = []
+    if state.waiting:
+        parts.append("waiting: " + ", ".join(f"{site} ({code})" for site, code in sorted(state.waiting.items())))
+    if state.done:
+        last = state.done[-1]
+        parts.append(f"round {last.round} {last.purpose}, {len(last.survivors)} sites")
+    if (auc := latest_metric(state, "auc")) is not None:
+        parts.append(f"pooled AUC {auc:.3f}")
+    if state.failed:
+        parts.append(f"{len(state.failed)} rounds lost")
+    return "; ".join(parts) or f"{state.phase}"
+
+
+def latest_metric(state: RunState, name: str) -> float | None:
+    """The newest pooled value of a metric, None before the first evaluation."""
+    for done in reversed(state.done):
+        if name in dict(done.metrics):
+            return dict(done.metrics)[name]
+    return None
