@@ -1,0 +1,115 @@
+"""`wardround-lead`: what a consortium's lead does. Exit status: 0 done, 1 refused or failed, 2 usage or configuration.
+
+This file only dispatches. A command's module is imported when that command is asked for, so that looking at a run does not
+wait for what training needs.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol, cast
+
+from consortium.errors import ConsortiumError
+from privacy.errors import PrivacyError
+from secagg.errors import SecaggError
+from server.cli_output import Output
+from server.errors import ConfigError, ServerError
+from server.home import HOME_VARIABLE, LeadHome, default_home
+from tasks.errors import TaskError
+
+EXAMPLES = """examples:
+  wardround-lead hub init --consortium ms-north --lead lead-a --host hub.example.org
+  wardround-lead roster add-site join-request.json --told 1f0c-…     (fingerprint as told by telephone)
+  wardround-lead plan task=cis_conversion privacy=epsilon3 federation=roster
+  wardround-lead sign PLAN
+  wardround-lead run PLAN
+  wardround-lead status RUN --json
+exit status: 0 done, 1 refused or failed, 2 usage or configuration"""
+
+# verb -> module that adds it (and what it does, for the list of commands)
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "hub": ("server.cli_hub", "found the consortium's hub, start it"),
+    "roster": ("server.cli_hub", "who is in the consortium"),
+    "plan": ("server.cli_plan", "compose a plan and say what it costs"),
+    "sign": ("server.cli_plan", "sign a plan"),
+    "run": ("server.cli_run", "start a signed plan"),
+    "resume": ("server.cli_run", "go on with a run that stopped"),
+    "stop": ("server.cli_run", "stop a run after the round it is in"),
+    "simulate": ("server.cli_run", "the same plan over simulated hospitals on this machine"),
+    "status": ("server.cli_reports", "where a run stands"),
+    "compare": ("server.cli_reports", "runs side by side"),
+    "report": ("server.cli_reports", "one page about a run"),
+    "model": ("server.cli_reports", "export the trained model"),
+}
+
+Handler = Callable[[LeadHome, argparse.Namespace, Output], int]
+
+
+class CommandModule(Protocol):
+    """What a module named in `COMMANDS` offers; it sets `handler`, a `Handler`, on each of its parsers."""
+
+    def add_commands(
+        self, verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser
+    ) -> None: ...
+
+
+def parser(wanted: str | None) -> argparse.ArgumentParser:
+    """The parser with the commands of the module that has `wanted`; the others are only listed."""
+    root = argparse.ArgumentParser(
+        prog="wardround-lead",
+        description="Train one model with several hospitals, and see none of their patients.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_common(root, home=default_home(), as_json=False)
+    common = argparse.ArgumentParser(add_help=False)  # the same options behind the verb, without undoing those before it
+    _add_common(common, home=argparse.SUPPRESS, as_json=argparse.SUPPRESS)
+    verbs = root.add_subparsers(dest="verb", required=True, metavar="COMMAND")
+    module = COMMANDS[wanted][0] if wanted else ""
+    for verb, (where, does) in COMMANDS.items():
+        if where != module:
+            verbs.add_parser(verb, help=does)
+    if module:
+        cast(CommandModule, importlib.import_module(module)).add_commands(verbs, common)
+    return root
+
+
+def _add_common(target: argparse.ArgumentParser, *, home: object, as_json: object) -> None:
+    target.add_argument(
+        "--home", type=Path, default=home, help=f"the lead's folder (default: ${HOME_VARIABLE} or ./wardround-lead)"
+    )
+    target.add_argument("--json", action="store_true", default=as_json, help="print what a command shows as JSON")
+
+
+def _verb(words: Sequence[str]) -> str | None:
+    """The command asked for: the first word that is no option and no option's value."""
+    plain = (word for before, word in zip(["", *words], words, strict=False) if before != "--home" and not word.startswith("-"))
+    first = next(plain, None)
+    return first if first in COMMANDS else None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    words = list(sys.argv[1:] if argv is None else argv)
+    args = parser(_verb(words)).parse_args(words)
+    handler: Handler = args.handler
+    try:
+        return handler(LeadHome(args.home.expanduser()), args, Output(as_json=args.json))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (ServerError, ConsortiumError, PrivacyError, SecaggError, TaskError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # whoever read our output has seen enough
+        return 1
+    except OSError as error:
+        print(f"error: {error.filename or 'the system'}: {error.strerror}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""Commands that look at runs and change nothing: `status`, `compare`, `report`, `model export`."""
+
+import argparse
+from pathlib import Path
+
+from server.card import NOT_PRIVATE_BANNER
+from server.cli_output import Output
+from server.export import copy_export
+from server.folder import open_folder
+from server.home import LeadHome
+from server.report import compare, status, write_report
+
+
+def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser) -> None:
+    raw = argparse.RawDescriptionHelpFormatter
+    shown = verbs.add_parser(
+        "status",
+        parents=[common],
+        help="where a run stands",
+        epilog="example:\n  wardround-lead status RUN --json",
+        formatter_class=raw,
+    )
+    shown.add_argument("run", type=Path, nargs="?", help="run folder or run id (default: every run of this lead)")
+    shown.set_defaults(handler=show_status)
+    compared = verbs.add_parser(
+        "compare",
+        parents=[common],
+        help="runs side by side",
+        epilog="example:\n  wardround-lead compare RUN1 RUN2",
+        formatter_class=raw,
+    )
+    compared.add_argument("runs", type=Path, nargs="+", help="run folders or run ids")
+    compared.set_defaults(handler=show_comparison)
+    report = verbs.add_parser(
+        "report", parents=[common], help="one page about a run", epilog="example:\n  wardround-lead report RUN", formatter_class=raw
+    )
+    report.add_argument("run", type=Path, help="run folder or run id")
+    report.add_argument("--out", type=Path, help="HTML file to write (default: report.html in the run's folder)")
+    report.set_defaults(handler=make_report)
+    _add_model(verbs, common)
+
+
+def _add_model(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser) -> None:
+    model = verbs.add_parser("model", parents=[common], help="the trained model")
+    actions = model.add_subparsers(dest="action", required=True, metavar="ACTION")
+    export = actions.add_parser(
+        "export",
+        parents=[common],
+        help="weights, description and model card as files",
+        epilog="example:\n  wardround-lead model export RUN --out cis-model",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    export.add_argument("run", type=Path, help="run folder or run id")
+    export.add_argument("--out", type=Path, required=True, help="folder to make")
+    export.set_defaults(handler=export_to)
+
+
+def run_path(home: LeadHome, name: Path) -> Path:
+    """A run's folder, named by its path or by its id below the lead's `runs/`."""
+    return name if name.is_dir() else home.runs / name
+
+
+def show_status(home: LeadHome, args: argparse.Namespace, out: Output) -> int:
+    if args.run is None:
+        rows = [_short(path.parent) for path in sorted(home.runs.glob("*/plan.signed"))]
+        out.rows(f"runs in {home.runs}", rows, empty="none")
+        return 0
+    found = status(run_path(home, args.run))
+    out.facts(f"run {found['run_id']}: {found['phase']}" + ("" if found["private"] else f"  {NOT_PRIVATE_BANNER}"), found)
+    return 0
+
+
+def _short(path: Path) -> dict[str, object]:
+    found = status(path)
+    names = ("run_id", "phase", "task", "rounds_done", "rounds_planned", "private", "last_at")
+    return {name: found[name] for name in names}
+
+
+def show_comparison(home: LeadHome, args: argparse.Namespace, out: Output) -> int:
+    out.rows("runs, best pooled AUC first", compare(run_path(home, run) for run in args.runs))
+    return 0
+
+
+def make_report(home: LeadHome, args: argparse.Namespace, out: Output) -> int:
+    path = write_report(run_path(home, args.run), args.out)
+    out.facts("report", {"file": str(path)})
+    return 0
+
+
+def export_to(home: LeadHome, args: argparse.Namespace, out: Output) -> int:
+    folder = open_folder(run_path(home, args.run))
+    path = copy_export(folder, args.out)
+    banner = "" if folder.plan().private else f"  {NOT_PRIVATE_BANNER}"
+    out.facts(f"model{banner}", {"folder": str(path), "files": sorted(file.name for file in path.iterdir())})
+    return 0

@@ -1,0 +1,274 @@
+"""A finished or running run on one page that can be mailed and kept: one HTML file, no script, no request to anywhere.
+
+`status` and `compare` give the same facts as plain values. All of it comes from the signed plan and the journal.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from consortium.canonical import Json
+from consortium.plan import Plan
+from server.card import NOT_PRIVATE_BANNER, epsilon_text, guarantee, metric_noise, privacy_line, site_epsilon
+from server.charts import Mark, axis, line_chart, stacked_bars
+from server.folder import open_folder, write_durably
+from server.journal import RoundDone
+from server.state import RunState, read_state
+from tasks.metrics import pooled_metrics
+
+STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;color:#1c1917;background:#fafaf9;margin:0}
+main{max-width:1120px;margin:0 auto;padding:24px}
+h1{font-size:24px;margin:0 0 4px}h2{font-size:17px;margin:32px 0 8px}
+.sub,.note{color:#57534e}.note{font-size:13px}
+.banner{background:#b91c1c;color:#fff;font-weight:700;padding:10px 14px;border-radius:6px;margin:16px 0}
+.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin:20px 0}
+.fact{background:#fff;border:1px solid #e7e5e4;border-radius:8px;padding:10px 14px}
+.fact b{display:block;font-size:20px;font-weight:600}.fact span{color:#57534e;font-size:13px}
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(420px,1fr));gap:16px}
+figure{margin:0;background:#fff;border:1px solid #e7e5e4;border-radius:8px;padding:12px}
+figcaption{font-weight:600;margin-bottom:4px}svg{width:100%;height:auto}svg text{font:11px system-ui,sans-serif;fill:#57534e}
+table{border-collapse:collapse;background:#fff;width:100%}th,td{text-align:left;padding:6px 10px;border:1px solid #e7e5e4}
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}th{background:#f5f5f4;font-weight:600}
+.legend span{margin-right:14px;font-size:13px;color:#57534e}
+.legend i{display:inline-block;width:10px;height:10px;margin-right:5px;border-radius:2px}
+code{font-size:13px;overflow-wrap:anywhere}
+@media print{body{background:#fff}main{max-width:none}}
+"""
+
+
+def status(run_dir: Path) -> dict[str, Json]:
+    """Where the run stands, as plain values for `--json`."""
+    folder = open_folder(run_dir)
+    plan, state = folder.plan(), read_state(run_dir)
+    return {
+        "run_id": plan.run_id,
+        "folder": str(run_dir),
+        "plan_digest": plan.digest.hex(),
+        "phase": state.phase,
+        "stopped": state.stopped,
+        "private": plan.private,
+        "privacy": privacy_line(plan),
+        "task": plan.task.name,
+        "started_at": state.started_at,
+        "last_at": state.last_at,
+        "rounds_done": state.completed("train"),
+        "rounds_planned": plan.schedule.rounds,
+        "last_round": state.last_done,
+        "failed_rounds": len(state.failed),
+        "resumes": state.resumes,
+        "waiting": dict(state.waiting),
+        "sites": dict(state.participation()),
+        "metrics": dict(last_metrics(state)),
+        "seconds_a_round": _median([_seconds(done) for done in state.done]),
+        "bytes_up": sum(done.bytes_up for done in state.done),
+        "bytes_down": sum(done.bytes_down for done in state.done),
+        "epsilon": {site: list(site_epsilon(plan, state, site)) for site in plan.sites},
+        "model_digest": state.model_digest.hex(),
+        "tracking": state.mirror.state if state.mirror else "",
+    }
+
+
+def compare(run_dirs: Iterable[Path]) -> list[dict[str, Json]]:
+    """One row for each run, best pooled AUC first; rows of different tasks or cohorts are not comparable and say which."""
+    rows: list[dict[str, Json]] = []
+    for run_dir in run_dirs:
+        plan, found = open_folder(run_dir).plan(), status(run_dir)
+        metrics = dict(last_metrics(read_state(run_dir)))
+        rows.append(
+            {
+                "run_id": plan.run_id,
+                "task": plan.task.name,
+                "model": plan.model.name,
+                "strategy": plan.strategy.name,
+                "sites": len(plan.sites),
+                "epsilon_exposed": NOT_PRIVATE_BANNER if not plan.private else plan.privacy.epsilon_exposed,
+                "epsilon_model": NOT_PRIVATE_BANNER if not plan.private else plan.privacy.epsilon_model,
+                "rounds": found["rounds_done"],
+                "phase": found["phase"],
+                "auc": metrics.get("auc"),
+                "brier": metrics.get("brier"),
+                "seconds_a_round": found["seconds_a_round"],
+                "bytes_up": found["bytes_up"],
+            }
+        )
+    return sorted(rows, key=_best_first)
+
+
+def _best_first(row: Mapping[str, Json]) -> tuple[float, str]:
+    auc = row["auc"]
+    return (-auc if isinstance(auc, float) else math.inf, str(row["run_id"]))
+
+
+def last_metrics(state: RunState) -> tuple[tuple[str, float], ...]:
+    """The newest pooled metrics; empty before the first evaluation."""
+    return next((done.metrics for done in reversed(state.done) if done.metrics), ())
+
+
+def write_report(run_dir: Path, target: Path | None = None) -> Path:
+    """Write the page into the run folder (or to `target`) and return its path."""
+    folder = open_folder(run_dir)
+    path = target or folder.report
+    write_durably(path, page(folder.plan(), read_state(run_dir)).encode())
+    return path
+
+
+def page(plan: Plan, state: RunState) -> str:
+    """The whole page. `state` may be of a run that has not ended."""
+    title = escape(f"{plan.task.name}: run {plan.run_id}")
+    banner = "" if plan.private else f'<div class="banner">{NOT_PRIVATE_BANNER}: no clipping, no noise, epsilon unbounded</div>'
+    body = [
+        f"<h1>{title}</h1>",
+        f'<p class="sub">{escape(plan.model.name)}, strategy {escape(plan.strategy.name)}, signed by {escape(plan.lead)} on '
+        f"{escape(plan.created)}; state: {escape(state.phase)}</p>",
+        banner,
+        _facts(plan, state),
+        _charts(plan, state),
+        "<h2>Sites</h2>",
+        _sites(plan, state),
+        "<h2>Rounds that opened nothing</h2>" + _failures(state) if state.failed else "",
+        "<h2>What is promised to a patient</h2>",
+        "".join(f"<p>{_emphasised(sentence)}</p>" for sentence in guarantee(plan)),
+        "<h2>Provenance</h2>",
+        f"<p>Plan <code>{plan.digest.hex()}</code><br>Roster <code>{plan.roster_digest.hex()}</code><br>"
+        f"Model <code>{state.model_digest.hex() or 'none yet'}</code><br>Code {escape(plan.code_version)}; "
+        f"columns {escape(', '.join(plan.task.columns))}</p>",
+    ]
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title><style>{STYLE}</style>'
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body><main>{"".join(body)}</main></body></html>\n'
+
+
+def _emphasised(sentence: str) -> str:
+    """The card's markdown emphasis as HTML, everything else escaped."""
+    pieces = escape(sentence).split("**")
+    bold = "".join(f"<b>{piece}</b>" if at % 2 else piece for at, piece in enumerate(pieces))
+    return "".join(f"<i>{piece}</i>" if at % 2 else piece for at, piece in enumerate(bold.split("*")))
+
+
+def _facts(plan: Plan, state: RunState) -> str:
+    metrics = dict(last_metrics(state))
+    exposed, model = (epsilon_text(value) for value in (plan.privacy.epsilon_exposed, plan.privacy.epsilon_model))
+    facts = {
+        "pooled AUC": f"{metrics['auc']:.3f}" if "auc" in metrics else "not measured",
+        "training rounds": f"{state.completed('train')} of {plan.schedule.rounds}",
+        "epsilon exposed, at most": exposed,
+        "epsilon model, at most": model,
+        "seconds a round": f"{_median([_seconds(done) for done in state.done]):.2f}",
+        "MB up, all sites": f"{sum(done.bytes_up for done in state.done) / 1e6:.2f}",
+    }
+    cells = "".join(f'<div class="fact"><b>{escape(value)}</b><span>{name}</span></div>' for name, value in facts.items())
+    return f'<div class="facts">{cells}</div>'
+
+
+def _charts(plan: Plan, state: RunState) -> str:
+    if not state.done:
+        return "<p>No round has opened a sum yet.</p>"
+    phases = sorted({name for done in state.done for name, _ in done.seconds})
+    seconds = [(float(done.round), [dict(done.seconds).get(name, 0.0) for name in phases]) for done in state.done]
+    survivors = [(float(done.round), [float(len(done.survivors))]) for done in state.done]
+    charts = {
+        "Pooled AUC on held-out patients": _auc(state),
+        "Calibration, latest evaluation": _calibration(plan, state),
+        "Seconds by phase": stacked_bars(seconds, name="Seconds a round", names=phases, x_name="round", y_name="seconds"),
+        "Sites in the sum": stacked_bars(
+            survivors, name="Sites a round", names=["sites"], x_name="round", y_name="sites", whole=True
+        ),
+    }
+    figures = "".join(f"<figure><figcaption>{name}</figcaption>{chart}</figure>" for name, chart in charts.items())
+    measured = [done for done in state.done if done.metrics]
+    note = f'<p class="note">{escape(metric_noise(plan, len(measured[-1].survivors)))}</p>' if measured else ""
+    return f'<div class="charts">{figures}</div>{note}'
+
+
+def _auc(state: RunState) -> str:
+    marks = []
+    for done in state.done:
+        values = dict(done.metrics)
+        if "auc" in values:
+            spread = math.hypot(values.get("auc_sampling_se", 0.0), values.get("auc_noise_se", 0.0))
+            title = f"round {done.round}: AUC {values['auc']:.3f}" + (f" ± {spread:.3f}" if spread else "")
+            marks.append(Mark(float(done.round), values["auc"], title, spread))
+    if not marks:
+        return '<p class="note">Not measured yet.</p>'
+    x = axis([mark.x for mark in marks], at_least=0.0, whole=True)
+    y = axis([mark.y for mark in marks], at_least=0.5, at_most=1.0)
+    return line_chart(marks, name="Pooled AUC by round", x_name="round (bars: one standard error)", y_name="AUC", x=x, y=y)
+
+
+def _calibration(plan: Plan, state: RunState) -> str:
+    last = next((done for done in reversed(state.done) if done.histogram), None)
+    if last is None:
+        return '<p class="note">Not measured yet.</p>'
+    noise = plan.privacy.evaluate_noise * math.sqrt(len(last.survivors))
+    groups = pooled_metrics(np.array(last.histogram), noise_std=noise).calibration
+    largest = max((group.patients for group in groups), default=0.0) or 1.0
+    marks = [
+        Mark(
+            group.predicted,
+            group.observed,
+            f"predicted {group.predicted:.2f}, observed {group.observed:.2f}, about {group.patients:.0f} patients",
+            radius=3.0 + 6.0 * math.sqrt(max(group.patients, 0.0) / largest),
+        )
+        for group in groups
+        if group.predicted is not None and group.observed is not None
+    ]
+    if not marks:
+        return '<p class="note">Noise drowns every group.</p>'
+    unit = axis([0.0, 1.0])
+    return line_chart(marks, name="Calibration", x_name="predicted probability", y_name="observed", x=unit, y=unit, diagonal=True)
+
+
+def _sites(plan: Plan, state: RunState) -> str:
+    taken, dropped = state.participation(), _drops(state)
+    rows = []
+    for participant in plan.participants:
+        site = participant.site
+        exposed, model = site_epsilon(plan, state, site)
+        size, weight = str(participant.declared_patients), f"{plan.weight(site):.3f}"
+        rows.append([site, size, weight, str(taken.get(site, 0)), dropped.get(site, ""), exposed, model])
+    names = ["site", "declared patients", "weight", "rounds in sums", "missed (phase code)", "epsilon exposed", "epsilon model"]
+    return _table(names, rows)
+
+
+def _drops(state: RunState) -> dict[str, str]:
+    """Site -> what it missed, e.g. "3x update LATE"."""
+    counts: dict[str, dict[str, int]] = {}
+    lists = [done.dropped for done in state.done] + [failed.dropped for failed in state.failed]
+    for drop in (drop for drops in lists for drop in drops):
+        reasons = counts.setdefault(drop.site, {})
+        reasons[f"{drop.phase} {drop.code}"] = reasons.get(f"{drop.phase} {drop.code}", 0) + 1
+    return {site: ", ".join(f"{count}x {why}" for why, count in sorted(reasons.items())) for site, reasons in counts.items()}
+
+
+def _failures(state: RunState) -> str:
+    rows = [
+        [str(failed.round), failed.purpose, failed.code, ", ".join(f"{d.site} ({d.phase} {d.code})" for d in failed.dropped)]
+        for failed in state.failed
+    ]
+    return _table(["round", "purpose", "code", "sites missing"], rows)
+
+
+def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{escape(name)}</th>" for name in names)
+    lines = "".join("<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
+
+
+def _cell(value: str) -> str:
+    number = value.replace(".", "", 1).isdigit()
+    return f'<td class="n">{escape(value)}</td>' if number else f"<td>{escape(value)}</td>"
+
+
+def _seconds(done: RoundDone) -> float:
+    return sum(seconds for _, seconds in done.seconds)
+
+
+def _median(values: Sequence[float]) -> float:
+    ordered = sorted(values)
+    if not ordered:
+        return 0.0
+    middle = len(ordered) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2.0
