@@ -150,7 +150,8 @@ def _falls(entries: Sequence[Entry]) -> list[str]:
     for index, record in _records(entries):
         claimed, delta = _value(record.epsilon_after), record.details.delta
         before = highest.get(delta, 0.0)
-        if claimed < before - max(_FALL, before * _FALL):
+        allowed = max(_FALL, before * _FALL) if math.isfinite(before) else 0.0
+        if claimed < before - allowed:
             found.append(f"ledger entry {index}: epsilon falls from {before:.4f} to {claimed:.4f}: nothing is ever refunded")
         highest[delta] = max(before, claimed)
     return found

@@ -153,7 +153,7 @@ def test_a_spend_with_impossible_details_is_refused(ledger: Ledger, change: dict
 
 def test_a_time_without_a_zone_is_refused(ledger: Ledger) -> None:
     with pytest.raises(LedgerError, match="zone"):
-        ledger.spend(details(1), (TRAIN,), datetime(2026, 1, 1))  # noqa: DTZ001
+        ledger.spend(details(1), (TRAIN,), datetime(2026, 1, 1))
 
 
 def test_a_clock_that_goes_back_stops_nothing(ledger: Ledger) -> None:
@@ -311,9 +311,9 @@ def test_two_ledgers_joined_end_to_end_are_refused(tmp_path: Path) -> None:
     path = make_ledger(tmp_path)
     path.write_bytes(lines(path)[0] * 2)
     assert reopen(path).entry == 1
+    genesis = parse_entry(lines(path)[0].rstrip(b"\n"), 0)
+    second = make_entry(1, genesis.content, previous=genesis.hash, now=NOW, key=KEY)
     with pytest.raises(LedgerError, match="exactly one genesis"):
-        genesis = parse_entry(lines(path)[0].rstrip(b"\n"), 0)
-        second = make_entry(1, genesis.content, previous=genesis.hash, now=NOW, key=KEY)
         read_entries(genesis.line + b"\n" + second.line + b"\n")
 
 

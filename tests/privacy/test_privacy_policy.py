@@ -116,7 +116,7 @@ def test_a_plan_that_states_less_epsilon_than_it_costs_is_refused(make_plan: Cal
 
 
 def test_what_other_runs_spent_counts_against_a_plan(make_plan: Callable[..., Plan], ledger: Ledger) -> None:
-    ledger.spend(details(1), (Spend(GaussianEvent(0.3), "train"),), NOW)
+    ledger.spend(details(1), (Spend(GaussianEvent(0.25), "train"),), NOW)
     found = check_plan(parse_policy(DOCUMENT), make_plan(), spent=ledger, split_id=SPLIT)
     assert codes(found) == {"plan-above-budget"}
 
