@@ -10,9 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from consortium.canonical import pack
-from secagg import derive, field, numbers
+from consortium.canonical import pack, unpack
+from secagg import derive, field, numbers, shamir
 from secagg.coordinator import Epoch, UploadPhase, VotePhase, start_epoch
+from secagg.dealing import Standing, cast_ballot
 from secagg.encoding import decode_body, decode_header, encode_body, encode_header
 from secagg.errors import SecaggError
 from secagg.messages import Ballot, Kem, Keys, Upload, VoteRequest, sign
@@ -523,3 +524,52 @@ def test_a_round_without_a_header_cannot_be_told_from_garbage(four: Any) -> None
         taken = session.take(session.begin_update(request, MODEL, NOW))
         phase = phase.receive(site, *session.finish_update(taken, np.zeros(0, np.uint64), np.ones(1, np.uint32)))
     assert code_of(four.votes(phase.close()).close) == "SPOILED"
+
+
+# --- what is dealt -----------------------------------------------------------------------------------------------------
+
+
+def rows_of(rig: Any, phase: UploadPhase, dealer: str) -> dict[int, tuple[int, ...]]:
+    """Every row that `dealer` dealt to the others, by point; only the sites themselves could open these."""
+    roll, upload = phase.epoch.roll, Upload.decode(phase.uploads[dealer])
+    rows = {}
+    for voter, sealed in zip(roll.others(dealer), upload.sealed_shares, strict=True):
+        key = derive.share_key(rig.sessions[voter]._epoch.pairs[dealer], phase.delta, dealer, voter)
+        opened_row = derive.unseal(key, derive.share_aad(phase.delta, dealer, voter, upload.masked), sealed)
+        assert opened_row is not None
+        row = field.decode_row(opened_row, roll.n)
+        assert row is not None
+        rows[roll.point(voter)] = row
+    return rows
+
+
+def test_t_shares_open_every_committed_value_and_t_minus_one_open_none(rig: Any) -> None:
+    seven = rig(7, 2)
+    phase = seven.uploads(seven.epoch())
+    commitments = Upload.decode(phase.uploads["site-02"]).commitments
+    rows = rows_of(seven, phase, "site-02")
+    for index, committed in enumerate(commitments):
+        shares = {point: row[index] for point, row in rows.items()}
+        for size in (phase.epoch.threshold - 1, phase.epoch.threshold):
+            value = shamir.interpolate(shares, tuple(sorted(shares)[:size]))
+            assert (derive.commitment(phase.delta, "site-02", index, value) == committed) == (size == phase.epoch.threshold)
+
+
+def test_a_voter_gives_no_shares_for_an_upload_that_was_not_dealt_with_them(four: Any) -> None:
+    """The dealer signed another digest than the one its shares belong to: the field for it is empty."""
+    phase = four.uploads(four.epoch())
+    request = VoteRequest.decode(phase.close().requests()["site-01"])
+    signature = sign(four.keys["site-00"], "upload", phase.delta, b"site-00", b"z" * 32)
+    other = replace(request.survivors[0], digest=b"z" * 32, signature=signature)
+    altered = replace(request, survivors=(other, *request.survivors[1:]))
+    session = four.sessions["site-01"]
+    standing = Standing(phase.delta, b"h" * 32, session._round.own_shares)
+    answers = {}
+    for name, asked in (("dealt", request), ("other", altered)):
+        ballot = Ballot.decode(cast_ballot(session._me, session._epoch, asked, standing, bytes))  # kappa 0, in clear for the test
+        key = derive.answer_key(0, b"h" * 32, "site-01")
+        opened_answer = derive.unseal(key, derive.answer_aad(b"h" * 32, "site-01"), ballot.sealed_answer)
+        assert opened_answer is not None
+        answers[name] = unpack(opened_answer, 4)
+    assert [len(one) for one in answers["dealt"]] == [32] * 4
+    assert answers["other"] == (b"", *answers["dealt"][1:])
