@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch.func import functional_call, grad, vmap
 
 from client.errors import Refused
+from client.job import Job, Result
 from client.release import Bound, Entropy, FloatMatrix, FloatVector, clipped_grid_sum, noised
 from consortium.plan import Plan, body_length, header_fields
 from privacy.noise import poisson_mask
@@ -21,31 +22,14 @@ from tasks.base import Cohort, Task
 from tasks.errors import ContractError
 from tasks.features import Design
 from tasks.metrics import score_histogram
-from tasks.models import load_parameters, parameter_specs, predict, refuse_mixing, split_parameters
+from tasks.models import parameter_specs, refuse_mixing, split_parameters
 from tasks.splits import held_out_mask
 
-PATIENTS_AT_ONCE = 256  # per-patient gradients held in memory together: 256 x n_parameters float32
+PATIENTS_AT_ONCE = 256  # held in memory together: 256 x n_parameters float32, weights and gradients each
 
-PatientGradients = Callable[[dict[str, torch.Tensor], torch.Tensor, torch.Tensor], dict[str, torch.Tensor]]
-
-
-@dataclass(frozen=True)
-class Job:
-    """One round's work. `model`: float32 little-endian, buffers then parameters, in plan order."""
-
-    plan: Plan
-    site: str
-    round_number: int
-    purpose: str
-    model: bytes
-
-
-@dataclass(frozen=True)
-class Result:
-    """What may be encoded and masked: `header` as the plan lists it, `body` (n_parameters,) or (0,)."""
-
-    header: FloatVector
-    body: FloatVector
+Parameters = dict[str, torch.Tensor]
+PatientGradients = Callable[[Parameters, torch.Tensor, torch.Tensor], Parameters]
+PatientScores = Callable[[Parameters, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -66,7 +50,7 @@ class Trainer:
         self.training = Side(cohort.values[~out], cohort.labels[~out])
         self.held_out = Side(cohort.values[out], cohort.labels[out])
         self._inputs: dict[bytes, tuple[torch.Tensor, torch.Tensor]] = {}
-        self._models: dict[bytes, tuple[torch.nn.Module, PatientGradients]] = {}
+        self._models: dict[bytes, torch.nn.Module] = {}
 
     def run(self, job: Job) -> Result:
         """The release of one round. Raises `Refused` for a plan that this site's data or a private model cannot serve."""
@@ -75,10 +59,9 @@ class Trainer:
         if job.purpose == "describe":
             return Result(self._describe(job.plan), np.zeros(0))
         train_inputs, held_out_inputs = self._encoded(job.plan, buffers)
-        model, _ = self._model(job.plan)
         header = np.zeros(0)
         if header_fields(job.plan, job.round_number, job.purpose):
-            header = self._evaluate(job.plan, model, weights, held_out_inputs)
+            header = self._evaluate(job.plan, weights, held_out_inputs)
         body = np.zeros(0)
         if body_length(job.plan, job.purpose):
             body = self._train(job, weights, train_inputs)
@@ -99,13 +82,13 @@ class Trainer:
             raise Refused("MODEL", f"model of {vector.size} values, plan has {job.plan.model_size}, all must be finite")
         return vector[: job.plan.n_buffers], vector[job.plan.n_buffers :]
 
-    def _model(self, plan: Plan) -> tuple[torch.nn.Module, PatientGradients]:
+    def _model(self, plan: Plan) -> torch.nn.Module:
         if plan.digest not in self._models:
             model = self._task.build_model(plan.model.name, dict(plan.model.options), plan.task.columns)
             if parameter_specs(model) != tuple((spec.name, spec.shape) for spec in plan.model.parameters):
                 raise Refused("MODEL", "the plan's parameter schema is not that of the named model in this code version")
             refuse_mixing_layers(model)
-            self._models[plan.digest] = (model, patient_gradients(self._task, model))
+            self._models[plan.digest] = model
         return self._models[plan.digest]
 
     def _encoded(self, plan: Plan, buffers: NDArray[np.float32]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -129,9 +112,9 @@ class Trainer:
         total = clipped_grid_sum(rows, bound)
         return noised(total, noise_multiplier=plan.privacy.describe_noise, bound=bound, entropy=self._entropy)
 
-    def _evaluate(self, plan: Plan, model: torch.nn.Module, weights: NDArray[np.float32], inputs: torch.Tensor) -> FloatVector:
-        load_parameters(model, weights)
-        probabilities = predict(model, inputs.numpy())
+    def _evaluate(self, plan: Plan, weights: NDArray[np.float32], inputs: torch.Tensor) -> FloatVector:
+        model = self._model(plan)
+        probabilities = scores(patient_scores(model), split_parameters(model, weights), inputs)
         usable = np.isfinite(probabilities)
         counts = score_histogram(self.held_out.labels[usable], probabilities[usable], plan.histogram_bins)
         if not plan.private:
@@ -153,13 +136,14 @@ class Trainer:
 
     def _gradient_rows(self, plan: Plan, weights: NDArray[np.float32], inputs: torch.Tensor) -> Iterator[FloatMatrix]:
         """Gradients of the sampled patients, (n, n_parameters) at a time; no rows at all for an empty sample."""
-        model, gradients = self._model(plan)
+        model = self._model(plan)
+        gradients = patient_gradients(self._task, model)
         drawn = np.flatnonzero(poisson_mask(len(inputs), plan.privacy.sample_rate, self._entropy))
         labels = torch.from_numpy(self.training.labels.astype(np.float32))
         parameters = split_parameters(model, weights)
         for start in range(0, drawn.size, PATIENTS_AT_ONCE):
             chosen = torch.from_numpy(drawn[start : start + PATIENTS_AT_ONCE])
-            found = gradients(parameters, inputs[chosen], labels[chosen])
+            found = gradients(repeated(parameters, len(chosen)), inputs[chosen], labels[chosen])
             flat = [found[spec.name].reshape(len(chosen), -1) for spec in plan.model.parameters]
             yield torch.cat(flat, dim=1).numpy().astype(np.float64)
 
@@ -174,14 +158,44 @@ class Trainer:
 
 
 def patient_gradients(task: Task, model: torch.nn.Module) -> PatientGradients:
-    """Gradient of each patient's own loss over all parameters: maps (parameters, inputs (n, d), labels (n,)) to (n, *shape)."""
+    """Gradient of each patient's own loss over all parameters: (weights per patient, inputs (n, d), labels (n,)) to (n, *shape).
 
-    def loss(parameters: dict[str, torch.Tensor], record: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    Every patient brings weights of their own (`repeated`), so that the arithmetic of one is the same, bit for bit, whoever else
+    is there. With shared weights the linear algebra library orders its sums by the size of the batch: a coordinator that
+    chooses weights which nearly cancel turns that last bit into a different gradient for everybody when one patient is removed.
+    """
+
+    def loss(parameters: Parameters, record: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         logits = functional_call(model, parameters, (record.unsqueeze(0),))
         return task.loss(logits, label.unsqueeze(0))[0]
 
-    mapped: PatientGradients = vmap(grad(loss), in_dims=(None, 0, 0))
+    mapped: PatientGradients = vmap(grad(loss))
     return mapped
+
+
+def patient_scores(model: torch.nn.Module) -> PatientScores:
+    """Logit of each patient, (n,), as independent of the others as `patient_gradients`."""
+
+    def logit(parameters: Parameters, record: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = functional_call(model, parameters, (record.unsqueeze(0),))[0]
+        return found
+
+    mapped: PatientScores = vmap(logit)
+    return mapped
+
+
+def scores(logits: PatientScores, parameters: Parameters, inputs: torch.Tensor) -> FloatVector:
+    """Probability of label 1 per patient, (n,)."""
+    with torch.no_grad():
+        parts = [logits(repeated(parameters, len(chunk)), chunk) for chunk in inputs.split(PATIENTS_AT_ONCE) if len(chunk)]
+    found = torch.cat(parts).double().numpy() if parts else np.zeros(0)
+    with np.errstate(over="ignore"):  # exp(large) is infinity, and the probability rightly 0
+        return np.asarray(1.0 / (1.0 + np.exp(-found)), dtype=np.float64)
+
+
+def repeated(parameters: Parameters, n: int) -> Parameters:
+    """The same weights for each of `n` patients: (n, *shape) each."""
+    return {name: value.expand(n, *value.shape).contiguous() for name, value in parameters.items()}
 
 
 def refuse_mixing_layers(model: torch.nn.Module) -> None:
