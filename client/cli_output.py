@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Output:
             for name in rows[0]:
                 table.add_column(name, overflow="fold")
             for row in rows:
-                table.add_row(*(str(value) for value in row.values()))
+                table.add_row(*(Text(str(value)) for value in row.values()))  # Text: a plan's words are shown, never obeyed
             Console().print(table)
 
     def facts(self, title: str, facts: Mapping[str, object]) -> None:

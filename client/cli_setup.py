@@ -45,7 +45,8 @@ def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 
 def _init(home: Home, args: argparse.Namespace, out: Output) -> int:
-    get_task(args.task)
+    if args.task not in available():
+        raise ConfigError(f"task {args.task!r} is not installed here; installed: {', '.join(sorted(available()))}")
     data = args.data.expanduser().resolve()
     config = SiteConfig(site=args.id, task=args.task, data=data, population=args.population, hub="", threads=1)
     request = init_site(home, config)

@@ -1,5 +1,6 @@
 """site.yaml at the door: Hydra/OmegaConf reads and checks it, a plain dataclass goes on. Unknown keys are errors."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +54,7 @@ def load_config(home: Home) -> SiteConfig:
 def write_config(home: Home, config: SiteConfig) -> None:
     lines = ["# This hospital's settings. Unknown keys are refused. See the README of `client`."]
     lines += [
-        f"{name}: {str(value)!r}" if isinstance(value, str | Path) else f"{name}: {value}" for name, value in vars(config).items()
+        f"{name}: {json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)}"  # JSON is YAML
+        for name, value in vars(config).items()
     ]
     write_atomic(home.config, ("\n".join(lines) + "\n").encode("utf-8"), mode=0o640)

@@ -6,18 +6,25 @@ import os
 import resource
 import sys
 from datetime import UTC, datetime
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from client.errors import ConfigError
 from client.guard import Site
 from client.home import Home
+from client.job import Job, Result, Train
 from client.policy_file import PolicyFile
-from client.trainer import Job, Result, Trainer
-from client.trainer_process import DataSource, Train
+from client.trainer_process import DataSource
 from consortium.identity import SigningKey
 from consortium.roster import Roster
 from privacy.ledger import Ledger
 from privacy.terms import split_id
+
+if TYPE_CHECKING:
+    from client.trainer import Trainer
+
+LOG_BYTES, LOG_FILES = 10 * 2**20, 9  # one log file's size, and how many older ones are kept
 
 log = logging.getLogger("wardround.guard")
 
@@ -75,7 +82,7 @@ def open_site(home: Home, *, site: str, task: str, train: Train, now: float) -> 
 class InlineTrain:
     """Training in this very process: for simulations, where one process plays many sites."""
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, trainer: "Trainer") -> None:
         self._trainer = trainer
 
     def __call__(self, job: Job, deadline_s: float) -> Result:
@@ -85,6 +92,6 @@ class InlineTrain:
 def log_to(path: Path | None, *, level: int = logging.INFO, console: bool = True) -> None:
     """Events as `time level key=value ...` to the site's own log file and, if `console`, to standard error."""
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)] if console else []
-    if path is not None:
-        handlers.append(logging.FileHandler(path, encoding="utf-8"))
+    if path is not None:  # bounded: whoever can reach the gateway can cause lines
+        handlers.append(RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8"))
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", handlers=handlers, force=True)

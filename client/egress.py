@@ -6,8 +6,12 @@ Each line names the run, the round, the kind of answer and every part of it with
 import hashlib
 import json
 import os
+import threading
+from collections import deque
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+REMEMBERED = 256  # answers; a site repeats only what it said last
 
 
 @dataclass(frozen=True)
@@ -26,24 +30,43 @@ def part(what: str, data: bytes, *, shape: str = "", masked: bool = False) -> Pa
 
 
 class EgressManifest:
-    """Append-only file `egress/<run id>.jsonl`. Written before the answer leaves."""
+    """Append-only file `egress/<run id>.jsonl`. Written before the answer leaves; the very same answer again adds no line."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._latest: deque[bytes] = deque(maxlen=REMEMBERED)
+        self._lock = threading.Lock()
 
-    def record(self, run_id: str, *, round_number: int, kind: str, time: str, parts: tuple[Part, ...]) -> None:
-        line = {"run": run_id, "round": round_number, "kind": kind, "time": time, "parts": [asdict(item) for item in parts]}
-        handle = os.open(self._folder / f"{run_id}.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    def record(self, run_id: str, *, plan: bytes, round_number: int, kind: str, time: str, parts: tuple[Part, ...]) -> None:
+        line = {"run": run_id, "plan": plan.hex(), "round": round_number, "kind": kind, "parts": [asdict(item) for item in parts]}
+        content = json.dumps(line, sort_keys=True).encode("ascii")
+        with self._lock:
+            if content not in self._latest:
+                self._append(self._folder / f"{run_id}.jsonl", json.dumps(line | {"time": time}, sort_keys=True).encode("ascii"))
+                self._latest.append(content)
+
+    def _append(self, path: Path, line: bytes) -> None:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         with os.fdopen(handle, "ab") as file:
-            file.write(json.dumps(line, sort_keys=True).encode("ascii") + b"\n")
+            size = os.fstat(handle).st_size
+            torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"  # a kill or a full disk cut the last line short
+            file.write((b"\n" if torn else b"") + line + b"\n")
 
     def read(self, run_id: str) -> list[dict[str, object]]:
-        """All lines of one run; a line cut short by a kill is left out."""
+        """All lines of one run; a line cut short is left out."""
         try:
             lines = (self._folder / f"{run_id}.jsonl").read_bytes().split(b"\n")
         except FileNotFoundError:
             return []
-        return [json.loads(line) for line in lines if line.endswith(b"}")]
+        return [found for line in lines if (found := _whole(line))]
 
     def runs(self) -> tuple[str, ...]:
         return tuple(sorted(path.stem for path in self._folder.glob("*.jsonl")))
+
+
+def _whole(line: bytes) -> dict[str, object]:
+    try:
+        found: dict[str, object] = json.loads(line)
+    except ValueError:
+        return {}
+    return found

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from client.home import Home
 from consortium.canonical import SITE_ID
 from consortium.documents import Signed
 from consortium.identity import SigningKey, fingerprint
-from consortium.roster import Roster
+from consortium.roster import Roster, verify_roster
+
+HUB = re.compile(r"[A-Za-z0-9.:\[\]-]{1,255}:[0-9]{1,5}")
 
 
 @dataclass(frozen=True)
@@ -70,22 +73,34 @@ class Invite:
 
 def read_invite(path: Path) -> Invite:
     try:
-        return Invite(**json.loads(path.read_text(encoding="ascii")))
-    except (OSError, ValueError, TypeError) as error:
+        invite = Invite(**json.loads(path.read_text(encoding="ascii")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ConfigError(f"{path} is not an invite of this consortium's hub: ask the lead for a new one") from error
+    if not all(isinstance(value, str) and value.isascii() for value in vars(invite).values()):
+        raise ConfigError(f"{path}: everything in an invite is text: ask the lead for a new one")
+    if not HUB.fullmatch(invite.hub):
+        raise ConfigError(f"{path}: hub {invite.hub[:80]!r} is not host:port: ask the lead for a new invite")
+    return invite
 
 
 def join_site(home: Home, *, signed: Signed, trusted_founders: str, now: float) -> Roster:
-    """Check and follow the roster, and open this population's ledger, once and for ever. Keys never leave."""
+    """Check and follow the roster, and open this population's ledger, once and for ever. Keys never leave.
+
+    Nothing is written before all checks passed; the ledger comes before the roster, so a joined site without one has lost it.
+    """
     config = load_config(home)
     key = home.load_identity()
-    roster = home.follow_roster(signed, trusted_founders)
+    roster = verify_roster(signed, trusted_founders)
     member = roster.member(config.site)
-    if member.identity_key != key.public:
+    if member.role != "site" or member.identity_key != key.public:
         raise ConfigError(f"the roster lists another key for {config.site}: compare fingerprints with the lead")
     if not home.ledger.exists():
+        if home.roster.exists():
+            raise ConfigError(
+                f"this site joined before, but {home.ledger} is gone: restore it from your backup, nothing is refunded"
+            )
         create_ledger(home, site=config.site, key=key, roster=roster, population=config.population, now=now)
-    return roster
+    return home.follow_roster(signed, trusted_founders)
 
 
 def join_by_invite(home: Home, invite: Invite, *, told_founders: str, now: float) -> Roster:

@@ -20,10 +20,10 @@ from client.clock import utc
 from client.egress import EgressManifest, part
 from client.errors import Refused, SiteError, TrainerError
 from client.home import Home
+from client.job import Job, Result, Train
 from client.plans import KnownPlan, PlanStore
 from client.policy_file import PolicyFile
-from client.trainer import Job, Result
-from client.trainer_process import Train, place_of
+from client.trainer_process import place_of
 from consortium.approval import Approval
 from consortium.documents import Signed
 from consortium.errors import ConsortiumError, DocumentError, EncodingError, SignatureError

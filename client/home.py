@@ -11,7 +11,7 @@ from client.files import private_folder, write_atomic
 from consortium.documents import Signed
 from consortium.errors import ConsortiumError
 from consortium.identity import SigningKey
-from consortium.roster import Roster, founders_fingerprint, verify_roster
+from consortium.roster import Roster, verify_roster
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,16 @@ class Home:
             raise ConfigError(f"the roster in {self.root} does not verify: {error}") from error
 
     def follow_roster(self, signed: Signed, trusted_founders: str) -> Roster:
-        """Take a roster: pins the founders the first time; later ones need the same founders and no lower version."""
+        """Take a roster: pins the founders the first time; later ones need the same founders and a higher version."""
         roster = verify_roster(signed, trusted_founders)
+        if self.founders_pin.exists() and self.founders_pin.read_text("ascii").strip() != trusted_founders:
+            raise ConfigError("the roster names other founders than this site pinned: refused; telephone the consortium")
         if self.roster.exists():
             current = self.load_roster()
             if roster.version < current.version:
                 raise ConfigError(f"roster version {roster.version} is older than the one in force, {current.version}: refused")
-            if founders_fingerprint(current.founders, current.founders_required) != trusted_founders:
-                raise ConfigError("the roster names other founders than this site pinned: refused; telephone the consortium")
+            if roster.version == current.version and roster.digest != current.digest:
+                raise ConfigError(f"two different rosters have version {roster.version}: refused; telephone the consortium")
         write_atomic(self.founders_pin, f"{trusted_founders}\n".encode("ascii"))
         write_atomic(self.roster, signed.encode())
         return roster

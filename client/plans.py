@@ -3,21 +3,24 @@
 The guard and the steward's commands share these files; a decision takes effect at the next request, also a withdrawal.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.errors import ConfigError
-from client.files import write_atomic
+from client.errors import ConfigError, Refused
+from client.files import write_atomic, write_first
 from consortium.approval import Approval, sign_approval, verify_approval
 from consortium.documents import Signed
 from consortium.errors import ConsortiumError
 from consortium.identity import SigningKey
 from consortium.plan import Plan
 
+DIGEST = re.compile(r"[0-9a-f]{64}")
+
 
 @dataclass(frozen=True)
 class KnownPlan:
-    """A plan that reached this site, verified at that time; `received` is when (UTC)."""
+    """A plan that reached this site, verified at that time."""
 
     signed: Signed
     plan: Plan
@@ -34,7 +37,7 @@ class PlanStore:
         self._folder = folder
         self._site = site
         self._public = public
-        self._cache: dict[bytes, tuple[tuple[int, int], Approval]] = {}
+        self._cache: dict[bytes, tuple[bytes, Approval]] = {}
 
     def add(self, signed: Signed) -> None:
         """Keep a verified plan; adding it again changes nothing."""
@@ -57,27 +60,37 @@ class PlanStore:
         return found[0]
 
     def all(self) -> tuple[KnownPlan, ...]:
-        digests = sorted(path.stem for path in self._folder.glob("*.plan"))
+        digests = sorted(path.stem for path in self._folder.glob("*.plan") if DIGEST.fullmatch(path.stem))
         known = (self.get(bytes.fromhex(digest)) for digest in digests)
         return tuple(sorted((plan for plan in known if plan), key=lambda item: item.plan.created))
 
     def decide(self, approval: Approval, key: SigningKey) -> None:
+        """Put a decision in force; it replaces an earlier one."""
         write_atomic(self._path(approval.plan_digest, "approval"), sign_approval(approval, key).encode())
 
+    def decide_first(self, approval: Approval, key: SigningKey) -> Approval | None:
+        """Put a decision in force unless there is one: policy never overrules a steward. Returns the one in force."""
+        write_first(self._path(approval.plan_digest, "approval"), sign_approval(approval, key).encode())
+        return self.decision(approval.plan_digest)
+
     def decision(self, digest: bytes) -> Approval | None:
-        """The decision in force; a file that does not verify counts as none (fail closed)."""
+        """The decision in force, None if there is none yet.
+
+        Raises `Refused` for a file that does not verify: it may have been a refusal, so it must not count as undecided.
+        """
         path = self._path(digest, "approval")
         try:
-            status = path.stat()
-            stamp = (status.st_mtime_ns, status.st_ino)
-            if (cached := self._cache.get(digest)) and cached[0] == stamp:
+            data = path.read_bytes()
+            if (cached := self._cache.get(digest)) and cached[0] == data:
                 return cached[1]
-            approval = verify_approval(Signed.decode(path.read_bytes(), "approval"), self._site, self._public)
-        except (FileNotFoundError, ConsortiumError):
+            approval = verify_approval(Signed.decode(data, "approval"), self._site, self._public)
+        except FileNotFoundError:
             return None
+        except (OSError, ConsortiumError) as error:
+            raise Refused("NOT_APPROVED", f"the decision in {path} cannot be used ({error}): approve or refuse again") from error
         if approval.plan_digest != digest:
-            return None
-        self._cache[digest] = (stamp, approval)
+            raise Refused("NOT_APPROVED", f"the decision in {path} is about another plan: approve or refuse again")
+        self._cache[digest] = (data, approval)
         return approval
 
     def _path(self, digest: bytes, suffix: str) -> Path:

@@ -14,12 +14,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from client.errors import Refused, TrainerError
-from client.trainer import Job, Result, Trainer
+from client.job import Job, Result
 from tasks.data import load_cohort
 from tasks.registry import get_task
+
+if TYPE_CHECKING:
+    from client.trainer import Trainer
 
 START_DEADLINE_S = 120.0
 
@@ -35,14 +38,10 @@ class DataSource:
     threads: int = 1
 
 
-class Train(Protocol):
-    """One round's computation: a process in the guard, a plain call in the simulation."""
-
-    def __call__(self, job: Job, deadline_s: float) -> Result: ...
-
-
-def open_trainer(source: DataSource) -> Trainer:
+def open_trainer(source: DataSource) -> "Trainer":
     """The cohort of `source`, loaded and split. Raises `TaskError` with the report's findings, never values."""
+    from client.trainer import Trainer  # imports torch: in the child, and in a simulation's worker
+
     task = get_task(source.task)
     cohort = load_cohort(source.folder, task.contract)
     return Trainer(task, cohort, salt=source.salt, held_out_fraction=source.held_out_fraction, entropy=os.urandom)

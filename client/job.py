@@ -1,0 +1,34 @@
+"""What guard and trainer say to each other. Imports no torch: the guard does not need it, the trainer's process does."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from consortium.plan import Plan
+
+
+@dataclass(frozen=True)
+class Job:
+    """One round's work. `model`: float32 little-endian, buffers then parameters, in plan order."""
+
+    plan: Plan
+    site: str
+    round_number: int
+    purpose: str
+    model: bytes
+
+
+@dataclass(frozen=True)
+class Result:
+    """What may be encoded and masked: `header` as the plan lists it, `body` (n_parameters,) or (0,)."""
+
+    header: NDArray[np.float64]
+    body: NDArray[np.float64]
+
+
+class Train(Protocol):
+    """One round's computation: a process in the guard, a plain call in the simulation."""
+
+    def __call__(self, job: Job, deadline_s: float) -> Result: ...
