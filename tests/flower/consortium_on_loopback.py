@@ -85,11 +85,13 @@ class Site:
         self.guard = start(self.folder, "fake_guard.py", self.socket, self.folder / "requests")
         wait_until(self.socket.exists, f"guard of {self.name}")
 
-    def start_gateway(self, **settings: str) -> None:
+    def start_gateway(self, superlink: str = "", **settings: str) -> None:
         access = self.hub.access
         key = self.folder / "supernode.key"
         state = self.folder / "gateway"
-        self.gateway = start(self.folder, "run_gateway.py", access.address, access.ca, key, self.socket, state, **settings)
+        self.gateway = start(
+            self.folder, "run_gateway.py", superlink or access.address, access.ca, key, self.socket, state, **settings
+        )
 
     def stop(self) -> None:
         for process in (self.gateway, self.guard):

@@ -1,0 +1,144 @@
+"""Without the hub's token only SuperNodes and task holders are heard; a look for messages is held until something came."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from server import flower
+from server.flower import TOKEN_HEADER, _Doorbell, _Gate, _seldom
+
+App = Callable[..., Awaitable[None]]
+
+
+def call(app: App, path: str, headers: dict[str, str] | None = None) -> Awaitable[tuple[int, bytes]]:
+    async def run() -> tuple[int, bytes]:
+        sent: list[dict[str, Any]] = []
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+
+        pairs = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+        await app({"type": "http", "path": path, "headers": pairs}, None, send)
+        return sent[0]["status"], sent[1]["body"]
+
+    return run()
+
+
+class Inner:
+    def __init__(self, body: bytes = b"") -> None:
+        self.body, self.calls = body, 0
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        self.calls += 1
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": self.body})
+
+
+CLOSED = ["/v1/control/register-node", "/v1/control/start-run", "/v1/control/list-runs", "/docs", "/openapi.json", "/", ""]
+
+
+@pytest.mark.parametrize("path", [*CLOSED, "/v1/fleetx", "//v1/fleet/x", "/V1/FLEET/x"])
+@pytest.mark.parametrize("headers", [{}, {TOKEN_HEADER: "wrong"}, {TOKEN_HEADER: ""}])
+def test_without_the_token_control_is_closed(path: str, headers: dict[str, str]) -> None:
+    inner = Inner()
+    assert asyncio.run(call(_Gate(inner, "secret"), path, headers))[0] == 403  # type: ignore[arg-type]
+    assert inner.calls == 0
+
+
+@pytest.mark.parametrize("path", ["/v1/fleet/pull-messages", "/v1/runtime/acquire-task", "/health"])
+def test_paths_with_an_authentication_of_their_own_are_open(path: str) -> None:
+    assert asyncio.run(call(_Gate(Inner(), "secret"), path))[0] == 200  # type: ignore[arg-type]
+
+
+def test_the_token_opens_control() -> None:
+    answer = asyncio.run(call(_Gate(Inner(), "secret"), CLOSED[0], {TOKEN_HEADER: "secret"}))  # type: ignore[arg-type]
+    assert answer[0] == 200
+
+
+LOOK, PUSH = "/v1/fleet/pull-messages", "/v1/runtime/push-messages"
+NODE = {"flwr-public-key": "a-node"}
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(flower.HOLDS_S, LOOK, 30.0)
+
+
+@pytest.mark.usefixtures("held")
+def test_a_second_empty_look_waits_for_a_push() -> None:
+    inner = Inner()
+
+    async def scene() -> tuple[bool, int]:
+        door = _Doorbell(inner)
+        await call(door, LOOK, NODE)
+        look = asyncio.ensure_future(call(door, LOOK, NODE))
+        await asyncio.sleep(0.1)
+        waited = not look.done() and inner.calls == 1
+        await call(door, PUSH)
+        await asyncio.wait_for(look, 10)
+        return waited, inner.calls
+
+    assert asyncio.run(scene()) == (True, 3)
+
+
+@pytest.mark.usefixtures("held")
+def test_a_look_that_missed_a_push_does_not_wait() -> None:
+    async def scene() -> None:
+        door = _Doorbell(Inner())
+        await call(door, LOOK, NODE)
+        await call(door, PUSH)
+        await asyncio.sleep(2 * flower.SETTLE_S)
+        await asyncio.wait_for(call(door, LOOK, NODE), 10)
+
+    asyncio.run(scene())
+
+
+@pytest.mark.usefixtures("held")
+def test_after_a_message_the_next_look_does_not_wait() -> None:
+    async def scene() -> None:
+        door = _Doorbell(Inner(bytes(flower.EMPTY_LOOK)))
+        for _ in range(3):
+            await asyncio.wait_for(call(door, LOOK, NODE), 10)
+
+    asyncio.run(scene())
+
+
+@pytest.mark.usefixtures("held")
+def test_a_node_is_not_held_for_anothers_empty_look() -> None:
+    async def scene() -> None:
+        door = _Doorbell(Inner())
+        await call(door, LOOK, NODE)
+        await asyncio.wait_for(call(door, LOOK, {"flwr-public-key": "another"}), 10)
+
+    asyncio.run(scene())
+
+
+def test_a_look_is_never_held_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(flower.HOLDS_S, LOOK, 0.05)
+    inner = Inner()
+
+    async def scene() -> None:
+        door = _Doorbell(inner)
+        for _ in range(3):
+            await asyncio.wait_for(call(door, LOOK, NODE), 10)
+
+    asyncio.run(scene())
+    assert inner.calls == 3
+
+
+def test_a_hold_is_shorter_than_the_askers_time_out() -> None:
+    assert max(flower.HOLDS_S.values()) < 30.0 - 5.0
+
+
+def test_the_clean_up_runs_at_most_once_in_its_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    calls: list[object] = []
+    clean_up = _seldom(calls.append)
+    for step in (0.0, 0.5, 0.4, 0.2, 5.0):
+        now[0] += step
+        clean_up(None)
+    assert len(calls) == 3

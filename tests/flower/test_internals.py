@@ -1,0 +1,127 @@
+"""Everything of Flower's inside that client/relay.py and server/flower.py lean on, as it is in the pinned release.
+
+When this fails, Flower moved: read the named place in the new release, adapt the two files, then this list.
+"""
+
+import importlib
+import importlib.metadata
+import inspect
+import sys
+
+import pytest
+
+from client import relay
+from server import flower
+
+SIGNATURES = {
+    # SuperNode, run in the gateway
+    "flwr.supernode.cli:flower_supernode": "()",
+    "flwr.supernode.start_client_internal:_pull_and_store_message": "(state, object_store, node_config, receive, get_run, "
+    "get_fab, pull_object, confirm_message_received, trusted_entities)",
+    "flwr.supernode.start_client_internal:_push_messages": "(state, object_store, send, push_object)",
+    "flwr.supernode.start_client_internal:get_fused_config_from_fab": "(fab_file, run)",
+    "flwr.supernode.start_client_internal:pull_objects": "(object_ids, pull_object_fn, max_concurrent_pulls, max_time, "
+    "max_tries_per_object, initial_backoff, backoff_cap)",
+    "flwr.supernode.fleet_http_client:FleetHttpClient.ActivateNode": "(self, request)",
+    "flwr.supernode.fleet_http_client:FleetHttpClient.DeactivateNode": "(self, request)",
+    "flwr.supernode.fleet_http_client:FleetHttpClient.PullMessages": "(self, request)",
+    "flwr.supernode.fleet_http_client:FleetHttpClient.GetRun": "(self, request)",
+    "flwr.supernode.fleet_http_client:FleetHttpClient.GetFab": "(self, request)",
+    "flwr.supercore.protobuf.client:ProtobufClient._unary_unary": "(self, path, rpc_method, request, response_type, timeout)",
+    "flwr.supercore.protobuf.client:ProtobufClient.from_server_address": "(server_address, insecure, root_certificates, "
+    "interceptors, retry_invoker)",
+    # Runtime API, spoken by relay and ServerApp
+    "flwr.supercore.runtime:RuntimeHttpClient.AcquireTask": "(self, request)",
+    "flwr.supercore.runtime:RuntimeHttpClient.PullTaskInput": "(self, request)",
+    "flwr.supercore.runtime:RuntimeHttpClient.PullMessages": "(self, request)",
+    "flwr.supercore.runtime:RuntimeHttpClient.PullObject": "(self, request)",
+    "flwr.supercore.runtime:RuntimeHttpClient.ConfirmMessageReceived": "(self, request)",
+    "flwr.supercore.runtime:RuntimeHttpClient.PushMessages": "(self, request)",
+    "flwr.supercore.runtime:RuntimeHttpClient.PushObject": "(self, request)",
+    "flwr.supercore.runtime:RuntimeHttpClient.PushTaskOutput": "(self, request)",
+    "flwr.supercore.runtime:RuntimeHttpClient.SendTaskHeartbeat": "(self, request)",
+    "flwr.supercore.interceptors:RuntimeTokenHttpInterceptor": "(token)",
+    "flwr.supercore.interceptors:RuntimeVersionHttpInterceptor": "(component_name)",
+    "flwr.supercore.interceptors:SuperExecAuthHttpInterceptor": "(master_secret, protected_methods)",
+    "flwr.supercore.inflatable.inflatable_utils:inflate_object_from_contents": "(object_id, object_contents, "
+    "keep_object_contents, objects)",
+    "flwr.supercore.inflatable.inflatable_utils:push_objects": "(objects, push_object_fn, object_ids_to_push, keep_objects, "
+    "max_concurrent_pushes)",
+    "flwr.supercore.inflatable.inflatable_object:get_object_tree": "(obj)",
+    "flwr.supercore.inflatable.inflatable_object:iterate_object_tree": "(tree)",
+    "flwr.supercore.inflatable.inflatable_object:get_all_nested_objects": "(obj)",
+    "flwr.supercore.inflatable.inflatable_object:no_object_id_recompute": "()",
+    "flwr.supercore.inflatable.inflatable_protobuf_utils:make_pull_object_fn_protobuf": "(pull_object_protobuf, node, run_id)",
+    "flwr.supercore.inflatable.inflatable_protobuf_utils:make_push_object_fn_protobuf": "(push_object_protobuf, node, run_id, "
+    "session_id)",
+    "flwr.common.serde:message_from_proto": "(message_proto)",
+    "flwr.common.serde:message_to_proto": "(message)",
+    "flwr.app.message:remove_content_from_message": "(message)",
+    # the hub
+    "flwr.superlink.main:create_app": "(config, superlink_lifespan_class)",
+    "flwr.superlink.cli:flower_superlink": "()",
+    "flwr.supercore.cli:flower_superexec": "()",
+    "flwr.supercore.corestate.sql_corestate:SqlCoreState._cleanup_expired_task_tokens": "(self)",
+    "flwr.superlink.grid:HttpGrid.push_messages": "(self, messages)",
+    "flwr.supercore.control:ControlHttpClient.RegisterNode": "(self, request)",
+    "flwr.supercore.control:ControlHttpClient.UnregisterNode": "(self, request)",
+    "flwr.supercore.control:ControlHttpClient.ListNodes": "(self, request)",
+    "flwr.supercore.control:ControlHttpClient.StartRun": "(self, request)",
+    "flwr.supercore.control:ControlHttpClient.ListRuns": "(self, request)",
+    "flwr.supercore.control:ControlHttpClient.StopRun": "(self, request)",
+    "flwr.cli.build:build_fab_from_files": "(files)",
+    "flwr.common.serde:fab_to_proto": "(fab)",
+    "flwr.common.serde:user_config_to_proto": "(user_config)",
+    "flwr.supercore.primitives.asymmetric:public_key_to_bytes": "(public_key)",
+    "flwr.supercore.primitives.asymmetric:uses_nist_ec_curve": "(public_key)",
+}
+
+PASSAGES = {
+    # what our replacements rely on, literally
+    "flwr.supernode.start_client_internal:start_client_internal": ["time.sleep(3)"],
+    "flwr.supernode.start_client_internal:_push_messages": ["time.sleep(0.5)"],
+    "flwr.supernode.start_client_internal:_pull_and_store_message": [
+        "get_fused_config_from_fab(fab.content, run_info)",
+        "fab = get_fab(run_info.fab_hash, run_id)",
+        "TaskType.CLIENT_APP",
+    ],
+    "flwr.supernode.fleet_http_connection:http_request_response": ["FleetHttpClient.from_server_address("],
+    "flwr.supercore.retry.http_retry:make_simple_http_retry_invoker": ["max_delay=MAX_RETRY_DELAY"],
+    "flwr.superlink.cli.flower_superlink:_run_superlink_http_api": ["from flwr.superlink.main import"],
+    "flwr.superlink.grid:HttpGrid": ["_retry_invoker", "_runtime_client", "self.node = Node("],
+    "flwr.superlink.routers.fleet.node_auth:authenticate_node": ["FLEET_HTTP_PUBLIC_KEY_HEADER"],
+}
+
+
+def find(place: str) -> object:
+    module_name, _, names = place.partition(":")
+    found: object = importlib.import_module(module_name)
+    for name in names.split("."):
+        found = getattr(found, name)
+    return found
+
+
+def test_the_installed_flower_is_the_pinned_one() -> None:
+    assert importlib.metadata.version("flwr") == relay.FLOWER_VERSION == flower.FLOWER_VERSION
+
+
+@pytest.mark.parametrize("place", sorted(SIGNATURES))
+def test_a_symbol_that_we_use_takes_what_we_give_it(place: str) -> None:
+    found = find(place)
+    assert callable(found)
+    assert "(" + ", ".join(inspect.signature(found).parameters) + ")" == SIGNATURES[place]
+
+
+@pytest.mark.parametrize("place", sorted(PASSAGES))
+def test_a_place_that_we_change_reads_as_it_did(place: str) -> None:
+    module_name, _, name = place.partition(":")
+    importlib.import_module(module_name)  # some packages export a function of the module's name: ask sys.modules
+    source = inspect.getsource(getattr(sys.modules[module_name], name))
+    for passage in PASSAGES[place]:
+        assert passage in source
+
+
+def test_both_sides_name_the_same_message_types_and_records() -> None:
+    assert {kind: name for name, kind in relay.KINDS.items()} == flower.MESSAGE_TYPES
+    assert (relay.CONTROL_RECORD, relay.BODY_RECORD, relay.RAW) == (flower.CONTROL_RECORD, flower.BODY_RECORD, flower.RAW)
+    assert relay.INLINE_LIMIT == flower.INLINE_LIMIT
