@@ -43,7 +43,7 @@ def test_both_accountants_give_the_published_value(noise: float, rate: float, st
     assert abs(independent.middle - certified) < 0.02
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.floats(0.6, 8.0), st.floats(0.005, 0.9), st.integers(1, 200), st.floats(0.8, 30.0), st.sampled_from([1e-6, 1e-5, 1e-4]))
 def test_the_accountants_agree_on_random_mixtures(noise: float, rate: float, steps: int, second: float, delta: float) -> None:
     spends = [Spend(PoissonGaussianEvent(noise, rate), "train", steps), Spend(GaussianEvent(second), "train", 3)]
