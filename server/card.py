@@ -113,12 +113,32 @@ def _quality_lines(plan: Plan, state: RunState) -> Sequence[str]:
         return ("Not measured.",)
     last = measured[-1]
     when = "the final model" if last.purpose == "evaluate" else f"the model going into round {last.round}"
-    values = ", ".join(f"{name} {value:.4g}" for name, value in last.metrics)
     return (
-        f"On held-out patients of {len(last.survivors)} sites together, {when}: {values}.",
+        f"On held-out patients of {len(last.survivors)} sites together, {when}: {metrics_text(last.metrics)}.",
         metric_noise(plan, len(last.survivors)),
         "Held-out patients are chosen by a keyed hash of the patient, the same in every run, and never trained on.",
     )
+
+
+METRIC_NAMES = {
+    "auc": "AUC",
+    "auc_noise_se": "standard error of the AUC from noise",
+    "auc_sampling_se": "from the number of patients",
+    "brier": "Brier score",
+    "ece": "expected calibration error",
+}
+
+
+def metrics_text(metrics: Iterable[tuple[str, float]]) -> str:
+    """Pooled metrics in words; says so where noise is of their size."""
+    known = dict(metrics)
+    drowned = known.pop("noise_dominates", 0.0) > 0
+    words = [
+        f"{METRIC_NAMES.get(name, name)} {known[name]:.3f}"
+        for name in (*METRIC_NAMES, *sorted(set(known) - set(METRIC_NAMES)))
+        if name in known
+    ]
+    return ", ".join(words) + ("; NOISE IS OF THE SIZE OF THESE FIGURES, do not read them" if drowned else "")
 
 
 def _site_lines(plan: Plan, state: RunState) -> Sequence[str]:

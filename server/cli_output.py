@@ -26,6 +26,19 @@ class Output:
                 table.add_row(*(_text(value) for value in row.values()))
             Console().print(table)
 
+    def side_by_side(self, title: str, rows: Sequence[Mapping[str, object]]) -> None:
+        """One column for each row and one line for each of its keys: reads well however long the names are."""
+        if self.as_json or not rows:
+            self.rows(title, rows)
+            return
+        first, *others = rows[0]
+        table = Table(title=title, title_justify="left")
+        for name in (first, *(str(row[first]) for row in rows)):
+            table.add_column(name, overflow="fold")
+        for name in others:
+            table.add_row(name, *(_text(row[name]) for row in rows))
+        Console().print(table)
+
     def facts(self, title: str, facts: Mapping[str, object]) -> None:
         """Names and values, one a line."""
         if self.as_json:

@@ -154,19 +154,20 @@ def _plain(value: object) -> Json:
 
 
 def cost_lines(found: Cost) -> tuple[str, ...]:
-    """The same for a terminal, one fact a line."""
+    """The same for a terminal, one fact a line of at most 80 characters."""
+    survive = f"{found.minimum_survivors} must stay, {found.dropouts_tolerated} may drop"
     return (
-        f"run                {found.run_id}",
+        f"run               {found.run_id}",
         *_privacy_lines(found),
-        f"rounds             {found.describe_rounds} describe + {found.train_rounds} train + 1 evaluate; "
-        f"{found.evaluations} evaluations; at most {found.attempts_allowed} attempts",
-        f"sites              {len(found.sites)}; at least {found.minimum_survivors} must stay in a round "
-        f"({found.dropouts_tolerated} may drop), {found.honest_in_every_sum} honest in every sum",
-        f"bytes per site     {found.bytes_up / 1e6:.2f} MB up, {found.bytes_down / 1e6:.2f} MB down (estimate)",
-        f"time               about {found.seconds_estimated / 60:.1f} min without local computing (estimate)",
-        f"coordinate clip    {found.coordinate_clip:g}; step of the opened update {found.ring_step:.1e}",
+        f"rounds            {found.describe_rounds} describe + {found.train_rounds} train + 1 evaluate; "
+        f"{found.evaluations} evaluations",
+        f"attempts          at most {found.attempts_allowed} round numbers; epsilon covers them all",
+        f"sites             {len(found.sites)}; {survive}; at least {found.honest_in_every_sum} honest in every sum",
+        f"bytes per site    {found.bytes_up / 1e6:.2f} MB up, {found.bytes_down / 1e6:.2f} MB down (estimate)",
+        f"time              about {found.seconds_estimated / 60:.1f} min over the network, local computing not in it",
+        f"coordinate clip   {found.coordinate_clip:g}; step of the opened update {found.ring_step:.1e}",
         *(
-            f"  {site.site:<17}{site.declared_patients:>7} declared, weight {site.weight:.3f}, noise/clip {site.noise_to_clip:.3f}"
+            f"  {site.site:<16}declared {site.declared_patients}, weight {site.weight:.3f}, noise/clip {site.noise_to_clip:.3f}"
             for site in found.sites
         ),
     )
@@ -174,9 +175,9 @@ def cost_lines(found: Cost) -> tuple[str, ...]:
 
 def _privacy_lines(found: Cost) -> tuple[str, ...]:
     if not found.private:
-        return (f"{NOT_PRIVATE_BANNER}: no clipping, no noise; every site's policy must allow it explicitly",)
+        return (f"{NOT_PRIVATE_BANNER}: no clipping, no noise; every site's policy must allow it",)
     return (
-        f"epsilon exposed    {found.epsilon_exposed:.3f}  charged to every site (as if its updates were read in the clear)",
-        f"epsilon model      {found.epsilon_model:.3f}  against the hub and readers of the model",
-        f"delta              {found.delta:.2e}, unit: {found.unit}",
+        f"epsilon exposed   {found.epsilon_exposed:.3f}  charged to every site's budget",
+        f"epsilon model     {found.epsilon_model:.3f}  against the hub and readers of the model",
+        f"delta             {found.delta:.2e}; unit: {found.unit}",
     )

@@ -12,6 +12,7 @@ import os
 import select
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from consortium.errors import ConsortiumError
 from consortium.plan import NOT_PRIVATE, Plan
 from server.card import NOT_PRIVATE_BANNER, privacy_line
 from server.errors import MirrorError, ServerError
+from server.export import export_model
 from server.folder import RunFolder, open_folder, write_durably
 from server.journal import (
     Entry,
@@ -36,6 +38,7 @@ from server.journal import (
     decode_entry,
     split_lines,
 )
+from server.report import write_report
 
 QUIET = {  # mlflow reads these when it is imported
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -52,6 +55,7 @@ GRACE_S = 60.0  # how long a store may stay away after the run's end
 BATCH = 500  # points per request; mlflow takes 1000
 MAX_PARAM = 500  # characters; older stores cut here
 NICENESS = 10
+MODEL = "model"  # artifact folder of weights, description and card
 RUN_TAG = "wardround.run"  # plan digest: finds the same MLflow run again, whoever lost what
 
 
@@ -187,23 +191,22 @@ class MlflowStore:
             self._client.set_terminated(run, status=status, end_time=ended_ms)
 
     def log_results(self, run: str, folder: RunFolder) -> None:
-        """Model with its card, receipts and report, whichever there are."""
-        for directory in (folder.model, folder.receipts):
-            if directory.is_dir() and any(directory.iterdir()):
-                self._client.log_artifacts(run, str(directory), artifact_path=directory.name)
-        if folder.report.is_file():
-            self._client.log_artifact(run, str(folder.report))
+        """Model with its card, report and receipts. Made afresh: who else makes them, and when, does not matter."""
+        with tempfile.TemporaryDirectory() as scratch:
+            export_model(folder, Path(scratch) / MODEL)
+            write_report(folder.path, Path(scratch) / folder.report.name)
+            self._client.log_artifacts(run, scratch)
+        if folder.receipts.is_dir() and any(folder.receipts.iterdir()):
+            self._client.log_artifacts(run, str(folder.receipts), artifact_path=folder.receipts.name)
 
-    def register(self, run: str, plan: Plan, folder: RunFolder) -> None:
+    def register(self, run: str, plan: Plan) -> None:
         """One version of the task's registered model for this run, however often this is called."""
-        if not folder.model.is_dir():
-            return
         name = f"{plan.task.name}-{plan.model.name}"
         if name not in {found.name for found in self._client.search_registered_models(f"name = '{name}'")}:
             self._client.create_registered_model(name)
         if self._client.search_model_versions(f"run_id = '{run}'"):
             return
-        source = f"{self._client.get_run(run).info.artifact_uri}/{folder.model.name}"
+        source = f"{self._client.get_run(run).info.artifact_uri}/{MODEL}"
         tags = {"wardround.privacy": privacy_line(plan), RUN_TAG: plan.digest.hex()}
         self._client.create_model_version(name, source, run_id=run, tags=tags, description=privacy_line(plan))
 
@@ -219,16 +222,22 @@ def _artifacts(uri: str, experiment: str) -> str | None:
 class Mirror:
     """Follows one run folder until the run ends, or until whoever started it is gone and nothing is left to read."""
 
-    def __init__(self, folder: RunFolder, store_uri: str, *, writer: IO[bytes] | None, grace_s: float = GRACE_S) -> None:
+    def __init__(
+        self, folder: RunFolder, store_uri: str, *, writer: IO[bytes] | None, alone: bool = False, grace_s: float = GRACE_S
+    ) -> None:
         self._folder = folder
         self._plan = folder.plan()
         self._uri = store_uri
         self._writer = writer  # end of file on it = the coordinator is gone
+        self._alone = alone  # nobody holds the other end: follow until the run ends, or is silent for too long
+        self._heard = time.monotonic()
         self._grace_s = grace_s
         self._position = replace(load_position(folder, store_uri), state="following", detail="")
         self._pause_s = POLL_S
         self._store: MlflowStore | None = None
         self._attached = False
+        self._stopped = False
+        self._silence_s = 2.0 * sum(vars(self._plan.deadlines).values())
 
     def follow(self) -> Position:
         """Returns when done; never raises on the store's account."""
@@ -277,18 +286,19 @@ class Mirror:
         run = self._position.mlflow_run
         entries, offset = self._new(self._position.offset, self._position.line)
         if entries:
+            self._heard = time.monotonic()
             store.log_points(run, [point for entry in entries for point in points(entry)])
             ended = self._mirror_status(store, run, entries)
             line = self._position.line + len(entries)
             self._note("following", "", offset=offset, line=line, ended=ended)
         if self._position.ended and self._position.state != "finished":
             store.log_results(run, self._folder)
-            store.register(run, self._plan, self._folder)
+            store.register(run, self._plan)
             self._note("finished", "")
 
     def _leave(self, store: MlflowStore) -> None:
         """Nothing more will come, though the run has not ended."""
-        if self._writer is None:
+        if self._writer is None and not self._alone:
             self._note("caught up", "run again, or with --follow, for later events")
         elif self._position.mlflow_run:
             store.set_status(self._position.mlflow_run, "KILLED", round(time.time() * 1000))
@@ -304,9 +314,10 @@ class Mirror:
                     ended = True
                 case RunStopped():
                     store.set_status(run, "KILLED", time_ms)
+                    self._stopped = True
                 case RunResumed():
                     store.set_status(run, "RUNNING")
-                    ended = False
+                    ended = self._stopped = False
         return ended
 
     def _new(self, offset: int, line: int) -> tuple[list[Entry], int]:
@@ -321,6 +332,8 @@ class Mirror:
         return [decode_entry(text, number) for number, text in enumerate(lines, line + 1)], offset + whole
 
     def _gone(self) -> bool:
+        if self._alone:
+            return self._stopped or time.monotonic() - self._heard > self._silence_s
         if self._writer is None:
             return True
         ready, _, _ = select.select([self._writer], [], [], 0)
@@ -383,17 +396,21 @@ class MirrorHandle:
             self.process.wait()
 
 
-def start_mirror(run_dir: Path, store: str, *, grace_s: float = GRACE_S) -> MirrorHandle:
-    """Start the mirror as a detached, low-priority process. Raises `MirrorError` only if no process can be started."""
+def start_mirror(run_dir: Path, store: str, *, alone: bool = False, grace_s: float = GRACE_S) -> MirrorHandle:
+    """Start the mirror as a low-priority process of its own session. Raises `MirrorError` only if none can be started.
+
+    It lives as long as its starter and at most `grace_s` longer; `alone`: until the run ends, whoever started it.
+    """
     folder = open_folder(run_dir)
     program = Path(__file__).resolve().parent.parent  # found even where the distribution is not installed
     paths = [str(program), *filter(None, [os.environ.get("PYTHONPATH")])]
-    command = [sys.executable, "-m", "server.tracking", str(run_dir), "--store", store, "--follow", "--grace-s", str(grace_s)]
+    command = [sys.executable, "-m", "server.tracking", str(run_dir), "--store", store]
+    command += ["--alone" if alone else "--follow", "--grace-s", str(grace_s)]
     try:
         with folder.mirror_log.open("ab") as log:
             process = subprocess.Popen(
                 command,
-                stdin=subprocess.PIPE,
+                stdin=subprocess.DEVNULL if alone else subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -410,18 +427,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--store", required=True, help="MLflow tracking URI, e.g. sqlite:////hub/mlflow.db")
     parser.add_argument("--follow", action="store_true", help="go on until standard input ends")
+    parser.add_argument("--alone", action="store_true", help="go on until the run ends")
     parser.add_argument("--grace-s", type=float, default=GRACE_S, help="seconds a store may stay away after that")
     options = parser.parse_args(arguments)
     os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
     writer = sys.stdin.buffer if options.follow else None
     try:
         os.nice(NICENESS)
-        position = Mirror(open_folder(options.run_dir), options.store, writer=writer, grace_s=options.grace_s).follow()
+        folder = open_folder(options.run_dir)
+        mirror = Mirror(folder, options.store, writer=writer, alone=options.alone, grace_s=options.grace_s)
+        position = mirror.follow()
     except (ServerError, ConsortiumError, ImportError, OSError) as error:
         print(f"mirror: {error}", file=sys.stderr)
         return 1
     print(f"mirror: {position.state} {position.detail}".rstrip(), file=sys.stderr)
-    return 0 if position.state in ("finished", "caught up") else 1
+    return 0 if position.state in ("finished", "caught up", "interrupted") else 1
 
 
 if __name__ == "__main__":

@@ -108,6 +108,11 @@ def test_the_cost_names_what_will_be_spent(planned: Callable[..., Plan]) -> None
     assert (found.train_rounds, found.evaluations) == (80, 5)  # rounds 20, 40, 60, 80 and the final one
 
 
+def test_the_cost_fits_a_terminal(planned: Callable[..., Plan]) -> None:
+    for choice in ("privacy=epsilon1", "privacy=none"):
+        assert max(map(len, cost_lines(cost(planned(choice), colluders=1)))) <= 80
+
+
 def test_bytes_grow_by_four_for_each_parameter_and_round(planned: Callable[..., Plan]) -> None:
     plan = planned("privacy=none")
     weight, bias = plan.model.parameters

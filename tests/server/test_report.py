@@ -11,7 +11,7 @@ import pytest
 from consortium.canonical import decode_json
 from consortium.plan import Plan
 from server import strategy as strategies
-from server.card import model_card
+from server.card import metrics_text, model_card
 from server.charts import Mark, axis, line_chart
 from server.checkpoint import latest_checkpoint, model_digest
 from server.errors import FolderError, ServerError
@@ -100,6 +100,11 @@ def test_the_card_states_the_guarantee_in_words(run_folder: Make) -> None:
         assert words in card
     assert "NOT PRIVATE" not in card
     assert "| oslo | 200 | 0.400 | 4 | at most 3.00 | at most 1.20 |" in card
+
+
+def test_figures_that_noise_drowns_are_not_offered_as_results() -> None:
+    assert metrics_text([("auc", 0.8), ("noise_dominates", 0.0)]) == "AUC 0.800"
+    assert "do not read them" in metrics_text([("auc", 0.8), ("noise_dominates", 1.0)])
 
 
 def test_the_card_of_a_run_without_privacy_opens_with_the_banner(run_folder: Make) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from server.export import export_model
 from server.folder import RunFolder
 from server.journal import Journal, RunFinished, read_entries
 from server.tracking import QUIET, load_position, main, plan_parameters, points, redacted, start_mirror
@@ -74,7 +73,6 @@ def test_a_run_its_model_and_its_card_arrive_once_however_often_it_is_mirrored(
     run_folder: Make, tmp_path: Path, store: str, private: bool
 ) -> None:
     folder = run_folder(private=private)
-    export_model(folder)
     assert main([str(folder.path), "--store", store]) == 0
     first = rows(tmp_path, "select key, value, step from metrics order by key, step")
     folder.mirror_state.unlink()  # the position is lost: everything is sent again
@@ -112,10 +110,21 @@ def test_a_mirror_whose_coordinator_dies_ends_by_itself(run_folder: Make, tmp_pa
     folder = run_folder(last=2, finished=False)
     mirror = start_mirror(folder.path, store)
     until(lambda: load_position(folder, store).line > 0)
-    assert not mirror.wait(LIMIT_S)  # closes the pipe, as the coordinator's death does
-    assert mirror.process.returncode == 1
+    assert mirror.wait(LIMIT_S)  # closes the pipe, as the coordinator's death does
     assert mirror.position.state == "interrupted"
     assert rows(tmp_path, "select status from runs") == [("KILLED",)]
+
+
+def test_a_mirror_left_alone_follows_until_the_run_ends(run_folder: Make, tmp_path: Path, store: str) -> None:
+    folder = run_folder(finished=False)
+    mirror = start_mirror(folder.path, store, alone=True)
+    until(lambda: load_position(folder, store).line > 0)
+    assert mirror.process.poll() is None
+    with Journal(folder.events) as journal:
+        journal.append(RunFinished(b"\x05" * 32, 1.0))
+    assert mirror.wait(LIMIT_S)
+    assert rows(tmp_path, "select status from runs") == [("FINISHED",)]
+    assert rows(tmp_path, "select count(*) from model_versions") == [(1,)]
 
 
 def test_a_store_that_cannot_be_reached_costs_the_run_nothing(run_folder: Make) -> None:
