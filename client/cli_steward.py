@@ -2,7 +2,6 @@
 
 import argparse
 import math
-import shutil
 import time
 from pathlib import Path
 
@@ -15,8 +14,10 @@ from client.home import Home
 from client.plans import KnownPlan, PlanStore
 from client.policy_file import PolicyFile
 from consortium.approval import Approval
+from consortium.errors import DocumentError
 from consortium.identity import fingerprint
-from consortium.plan import Plan, body_length, header_fields
+from consortium.plan import PURPOSES, Plan, body_length, header_fields
+from privacy.errors import LedgerError
 from privacy.policy import check_plan
 from privacy.verify import Report, verify_ledger
 
@@ -96,7 +97,7 @@ def _show(home: Home, args: argparse.Namespace, out: Output) -> int:
         "with": ", ".join(plan.sites),
         "rounds": f"{plan.schedule.rounds} meant, at most {plan.schedule.max_train} answered",
         **_privacy(plan),
-        "leaves in a training round": _leaves(plan),
+        **{f"leaves to {purpose}": _leaves(plan, purpose) for purpose in PURPOSES},
         "decision": _row(store, known)["decision"],
     }
     if (policy := PolicyFile(home.policy).load()) is not None:
@@ -119,9 +120,13 @@ def _privacy(plan: Plan) -> dict[str, object]:
     }
 
 
-def _leaves(plan: Plan) -> str:
-    fields = [f"{item.name}[{item.length}]" for item in header_fields(plan, plan.schedule.evaluate_every, "train")]
-    return f"update[{body_length(plan, 'train')}], {', '.join(fields)}: all masked; and protocol messages (keys, shares, ballots)"
+def _leaves(plan: Plan, purpose: str) -> str:
+    """What a round for `purpose` sends at most, and how often."""
+    schedule = plan.schedule
+    most = {"describe": schedule.max_describe, "train": schedule.max_train, "evaluate": schedule.max_evaluate}[purpose]
+    parts = [f"update[{length}]"] if (length := body_length(plan, purpose)) else []
+    parts += [f"{item.name}[{item.length}]" for item in header_fields(plan, schedule.evaluate_every, purpose)]
+    return f"{', '.join(parts)}: masked, at most {most} times; and protocol messages (keys, shares, ballots)"
 
 
 def _approve(home: Home, args: argparse.Namespace, out: Output) -> int:
@@ -137,9 +142,13 @@ def _decide(home: Home, args: argparse.Namespace, out: Output, decision: str, re
     store = _store(home)
     known = store.find(args.run)
     until = getattr(args, "until", "")
-    made = Approval(known.digest, load_config(home).site, decision, until, reason, utc())  # type: ignore[arg-type]  # one of three
+    try:
+        made = Approval(known.digest, load_config(home).site, decision, until, reason, utc())  # type: ignore[arg-type]  # one of three
+    except DocumentError as error:
+        raise ConfigError(str(error)) from error
     store.decide(made, home.load_identity())
-    out.facts(f"plan {known.plan.run_id}", {"decision": decision, "reason": reason, "digest": known.digest.hex()})
+    facts = {"decision": decision, "reason": reason, "digest": known.digest.hex(), "epsilon": _epsilon(known.plan)}
+    out.facts(f"plan {known.plan.run_id}", facts)
     return 0
 
 
@@ -152,15 +161,21 @@ def _pause(home: Home, args: argparse.Namespace, out: Output) -> int:
     return 0
 
 
-def _verified(home: Home) -> Report:
-    report = verify_ledger(home.ledger.read_bytes(), home.load_identity().public)
+def _verified(home: Home) -> tuple[bytes, Report]:
+    """The ledger's whole lines as they stand now (the guard may be writing the next one), and what they say."""
+    try:
+        lines = home.ledger.read_bytes().rpartition(b"\n")
+    except FileNotFoundError as error:
+        raise ConfigError(f"no ledger at {home.ledger}: join first; if there was one, restore it from your backup") from error
+    whole = lines[0] + lines[1]
+    report = verify_ledger(whole, home.load_identity().public)
     if report.problems:
-        raise ConfigError(f"the ledger does not verify: {report.problems[0]}")
-    return report
+        raise LedgerError(f"the ledger does not verify: {report.problems[0]}")
+    return whole, report
 
 
 def _budget(home: Home, args: argparse.Namespace, out: Output) -> int:
-    policy, report = PolicyFile(home.policy).load(), _verified(home)
+    policy, (_, report) = PolicyFile(home.policy).load(), _verified(home)
     rows = []
     for figure in report.figures:
         private = math.isfinite(figure.reference)
@@ -194,10 +209,12 @@ def _egress(home: Home, args: argparse.Namespace, out: Output) -> int:
 
 
 def _export(home: Home, args: argparse.Namespace, out: Output) -> int:
-    _verified(home)
-    if args.file.exists():
-        raise ConfigError(f"{args.file} exists: name a new file")
-    shutil.copyfile(home.ledger, args.file)
+    whole, _ = _verified(home)
+    try:
+        with args.file.open("xb") as file:
+            file.write(whole)
+    except FileExistsError as error:
+        raise ConfigError(f"{args.file} exists: name a new file") from error
     key = home.load_identity().public
     out.facts("ledger exported", {"file": args.file, "check with": f"wardround-audit verify {args.file} --key {fingerprint(key)}"})
     out.say(f"exported at {utc(time.time())}")

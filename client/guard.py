@@ -30,16 +30,17 @@ from consortium.errors import ConsortiumError, DocumentError, EncodingError, Sig
 from consortium.identity import SigningKey, fingerprint
 from consortium.plan import NOT_PRIVATE, Plan, body_length, header_fields, verify_plan
 from consortium.roster import Roster
-from consortium.wire import Refusal, decode_keys_request, decode_request, encode_answer, encode_refusal
+from consortium.wire import KINDS, Refusal, decode_keys_request, decode_request, encode_answer, encode_refusal
 from privacy.accountant import ENFORCE_INTERVAL
-from privacy.entries import PlanApproved, PlanRefused, SpendDetails
-from privacy.errors import LedgerError, PrivacyError
+from privacy.entries import PlanApproved, PlanRefused, SpendDetails, Withdrawn
+from privacy.errors import AccountingError, EventError, LedgerError, PrivacyError
 from privacy.ledger import Ledger
 from privacy.policy import Policy, check_plan, check_round
 from privacy.terms import epsilon_exposed, round_spends, split_id
 from secagg.context import Context
 from secagg.encoding import encode_body, encode_header
 from secagg.errors import SecaggError
+from secagg.messages import UpdateRequest, VoteRequest
 from secagg.model import model_digest
 from secagg.site import Asked, Repeated, SiteSession, Taken
 from tasks.errors import TaskError
@@ -48,6 +49,8 @@ log = logging.getLogger("wardround.guard")
 
 Entropy = Callable[[int], bytes]
 BY_POLICY = "by policy: signer, task and epsilon are within its limits"
+DETAIL_MOST = 500  # characters of a reason in the log: what is quoted there may come from outside
+TRAINING_MOST_S = 24 * 3600  # a plan's deadline beyond this is cut: keys live no longer
 
 
 @dataclass
@@ -57,6 +60,7 @@ class Run:
     known: KnownPlan
     session: SiteSession
     update_lock: threading.Lock = field(default_factory=threading.Lock)  # votes must not wait for a training
+    unfit: Refused | None = None  # the trainer cannot serve this plan at all: learnt at the price of one round, not of all
 
     @property
     def plan(self) -> Plan:
@@ -96,11 +100,8 @@ class Guard:
     def answer(self, kind: str, control: bytes, body: bytes) -> tuple[bytes, bytes]:
         """(control, body) of the reply; a refusal where anything at all is not in order. Never raises."""
         correlation = self._site.entropy(8).hex()
-        handlers = {"sa1_keys": self._keys, "sa1_kem": self._kem, "sa1_update": self._update, "sa1_vote": self._vote}
         try:
-            if kind not in handlers:
-                raise Refused("UNKNOWN_KIND", "message of another kind")  # noqa: TRY301 - one place turns all refusals into bytes
-            return handlers[kind](control, body)
+            return self._answer(kind, control, body)
         except Refused as refusal:
             return self._refuse(refusal.code, refusal.sites, correlation, kind, refusal.detail)
         except SecaggError as error:
@@ -116,48 +117,55 @@ class Guard:
         except Exception as error:
             return self._refuse("INTERNAL", (), correlation, kind, place_of(error))
 
+    def _answer(self, kind: str, control: bytes, body: bytes) -> tuple[bytes, bytes]:
+        if kind == "sa1_update":
+            return self._update(control, body)
+        handlers = {"sa1_keys": self._keys, "sa1_kem": self._kem, "sa1_vote": self._vote}
+        if kind not in handlers:
+            raise Refused("UNKNOWN_KIND", "message of another kind")
+        if body:
+            raise EncodingError(f"{len(body)} bytes beside a message that has none: only an update carries a model")
+        return handlers[kind](control)
+
     def status(self) -> dict[str, str]:
         """What the health check and `wardround-site status` show; no data, no counts."""
         return {"site": self._site.id, "state": self._state, "runs": str(len(self._runs)), "task": self._site.task}
 
     # -- the four kinds ------------------------------------------------------------------------------------------------
 
-    def _keys(self, control: bytes, body: bytes) -> tuple[bytes, bytes]:
+    def _keys(self, control: bytes) -> tuple[bytes, bytes]:
         signed_bytes, sa1 = decode_keys_request(control)
         known = self._verified(signed_bytes)
         self._authorise(known, first=True)
         answer = self._run(known).session.keys(sa1, self._site.now())
-        return self._leave(known.plan, 0, "keys", answer)
+        return self._leave(known, 0, "keys", answer)
 
-    def _kem(self, control: bytes, body: bytes) -> tuple[bytes, bytes]:
+    def _kem(self, control: bytes) -> tuple[bytes, bytes]:
         run, sa1 = self._known_run(control)
         self._authorise(run.known)
-        return self._leave(run.plan, 0, "kem", run.session.kem(sa1, self._site.now()))
+        return self._leave(run.known, 0, "kem", run.session.kem(sa1, self._site.now()))
 
     def _update(self, control: bytes, body: bytes) -> tuple[bytes, bytes]:
         run, sa1 = self._known_run(control)
-        plan = run.plan
         with run.update_lock:
             self._authorise(run.known)
-            self._check_model(plan, body)
+            self._check_model(run.plan, body)
             begun = run.session.begin_update(sa1, model_digest(body), self._site.now())
             if isinstance(begun, Repeated):
-                return encode_answer(begun.control), begun.y
-            taken = self._spend(run, begun)
-            self._state = f"training {plan.run_id} round {begun.round_number}"
-            try:
-                job = Job(plan, self._site.id, begun.round_number, begun.purpose, body)
-                result = self._site.train(job, float(plan.deadlines.update_s))
-            finally:
-                self._state = "idle"
-            answer, y = run.session.finish_update(taken, *self._encode(plan, begun, result))
-        return self._leave(plan, begun.round_number, f"update ({begun.purpose})", answer, y)
+                answer, y = begun.control, begun.y
+            else:
+                taken = self._spend(run, begun)
+                encoded = self._encode(run.plan, begun, self._train(run, begun, body))
+                self._authorise(run.known)  # a steward who paused or withdrew while it trained has the last word
+                answer, y = run.session.finish_update(taken, *encoded)
+        asked = UpdateRequest.decode(sa1)
+        return self._leave(run.known, asked.round_number, f"update ({asked.purpose})", answer, y)
 
-    def _vote(self, control: bytes, body: bytes) -> tuple[bytes, bytes]:
+    def _vote(self, control: bytes) -> tuple[bytes, bytes]:
         run, sa1 = self._known_run(control)
         self._authorise(run.known)
         answer = run.session.vote(sa1, self._site.now())
-        return self._leave(run.plan, run.session.last_round, "vote", answer)
+        return self._leave(run.known, VoteRequest.decode(sa1).round_number, "vote", answer)
 
     # -- checks ----------------------------------------------------------------------------------------------------------
 
@@ -191,8 +199,7 @@ class Guard:
         if site.home.paused.exists():
             raise Refused("PAUSED", "the site is paused: `wardround-site pause --off` ends it")
         policy = self._policy()
-        if objections := check_plan(policy, plan, lead_fingerprint=self._lead(plan)):
-            raise Refused("POLICY", "; ".join(f"{item.code}: {item.detail}" for item in objections))
+        self._check_policy(policy, plan)
         if first:
             self._plans.add(known.signed)
         decision = self._plans.decision(known.digest)
@@ -202,12 +209,19 @@ class Guard:
             raise Refused(
                 "NOT_APPROVED", f"plan {plan.run_id} waits: `wardround-site plans show {plan.run_id}`, then approve or refuse"
             )
-        if first:
-            self._note(known, decision)
+        self._note(known, decision)
         if decision.decision == "refuse":
             raise Refused("DECLINED", f"plan {plan.run_id} was refused by the steward")
         if not decision.allows(utc(site.now())):
             raise Refused("NOT_APPROVED", f"the approval of plan {plan.run_id} ended at {decision.until}")
+
+    def _check_policy(self, policy: Policy, plan: Plan) -> None:
+        try:
+            objections = check_plan(policy, plan, lead_fingerprint=self._lead(plan))
+        except (EventError, AccountingError) as error:
+            raise Refused("POLICY", f"the cost of plan {plan.run_id} cannot be computed: {error}") from error
+        if objections:
+            raise Refused("POLICY", "; ".join(f"{item.code}: {item.detail}" for item in objections))
 
     def _policy(self) -> Policy:
         policy = self._site.policy.load()
@@ -218,31 +232,33 @@ class Guard:
     def _lead(self, plan: Plan) -> str:
         return fingerprint(self._site.roster.member(plan.lead).identity_key)
 
-    def _approve_by_policy(self, known: KnownPlan, policy: Policy) -> Approval:
+    def _approve_by_policy(self, known: KnownPlan, policy: Policy) -> Approval | None:
         """Only what fits the budget whole is approved without a person."""
         site, plan = self._site, known.plan
         objections = check_plan(policy, plan, spent=site.ledger, split_id=split_id(site.roster), lead_fingerprint=self._lead(plan))
         if objections:
             raise Refused("BUDGET", "; ".join(f"{item.code}: {item.detail}" for item in objections))
         approval = Approval(known.digest, site.id, "approve", "", BY_POLICY, utc(site.now()))
-        self._plans.decide(approval, site.key)
-        return approval
+        return self._plans.decide_first(approval, site.key)
 
     def _note(self, known: KnownPlan, decision: Approval) -> None:
         """The decision that is in force goes to the ledger, once for each guard process and decision."""
-        if self._noted.get(known.digest) == decision:
-            return
         plan, by = known.plan, "policy" if decision.reason == BY_POLICY else "steward"
         with self._ledger_lock:
-            if decision.decision == "refuse":
+            before = self._noted.get(known.digest)
+            if before == decision:
+                return
+            if decision.decision != "refuse":
+                cost = epsilon_exposed(plan, interval=ENFORCE_INTERVAL) if plan.private else NOT_PRIVATE
+                approved = PlanApproved(known.digest, plan.run_id, plan.lead, by, decision.until, plan.privacy.delta, cost)
+                self._site.ledger.append("plan-approved", approved, self._time())
+            elif before is None:
                 refused = PlanRefused(known.digest, plan.run_id, plan.lead, by, "DECLINED", decision.reason)
                 self._site.ledger.append("plan-refused", refused, self._time())
             else:
-                terms = plan.privacy
-                cost = epsilon_exposed(plan, interval=ENFORCE_INTERVAL) if plan.private else NOT_PRIVATE
-                approved = PlanApproved(known.digest, plan.run_id, plan.lead, by, decision.until, terms.delta, cost)
-                self._site.ledger.append("plan-approved", approved, self._time())
-        self._noted[known.digest] = decision
+                withdrawn = Withdrawn(known.digest, plan.run_id, decision.reason)
+                self._site.ledger.append("withdrawn", withdrawn, self._time())
+            self._noted[known.digest] = decision
 
     def _time(self) -> datetime:
         return datetime.fromtimestamp(self._site.now(), tz=UTC)
@@ -294,6 +310,8 @@ class Guard:
         site, plan, schedule = self._site, run.plan, run.plan.schedule
         maxima = {"describe": schedule.max_describe, "train": schedule.max_train, "evaluate": schedule.max_evaluate}
         spends = round_spends(plan, asked.round_number, asked.purpose)
+        if run.unfit is not None:
+            raise Refused(run.unfit.code, f"as in an earlier round: {run.unfit.detail}")
         with self._ledger_lock:
             if site.ledger.count(run.known.digest, asked.purpose) >= maxima[asked.purpose]:
                 raise Refused("LIMIT", f"plan {plan.run_id} allows {maxima[asked.purpose]} rounds to {asked.purpose}")
@@ -302,8 +320,21 @@ class Guard:
                 raise Refused("BUDGET", f"{objection.code}: {objection.detail}")
             taken = run.session.take(asked)
             site.ledger.spend(spend_details(run.known, asked, site), spends, self._time())
-        log.info("run=%s round=%d purpose=%s state=spent", plan.run_id, asked.round_number, asked.purpose)
+        privacy = plan.privacy.mode if plan.private else "NOT-PRIVATE"
+        log.info("run=%s round=%d purpose=%s state=spent privacy=%s", plan.run_id, asked.round_number, asked.purpose, privacy)
         return taken
+
+    def _train(self, run: Run, asked: Asked, model: bytes) -> Result:
+        plan, number = run.plan, asked.round_number
+        self._state = f"training {plan.run_id} round {number}"
+        try:
+            job = Job(plan, self._site.id, number, asked.purpose, model)
+            return self._site.train(job, float(min(plan.deadlines.update_s, TRAINING_MOST_S)))
+        except Refused as refusal:
+            run.unfit = refusal
+            raise
+        finally:
+            self._state = "idle"
 
     def _encode(self, plan: Plan, asked: Asked, result: Result) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
         n = len(asked.sites)
@@ -317,17 +348,19 @@ class Guard:
 
     # -- what leaves -----------------------------------------------------------------------------------------------------
 
-    def _leave(self, plan: Plan, round_number: int, kind: str, answer: bytes, y: bytes = b"") -> tuple[bytes, bytes]:
-        control = encode_answer(answer)
+    def _leave(self, known: KnownPlan, round_number: int, kind: str, answer: bytes, y: bytes = b"") -> tuple[bytes, bytes]:
+        """Every answer passes here, a repeated one too: what is not in the manifest does not leave."""
+        plan, control, now = known.plan, encode_answer(answer), utc(self._site.now())
         parts = [part("protocol message", control)]
         if y:
             parts.append(part("masked header and body", y, shape=_shape(plan, round_number, kind), masked=True))
-        self._egress.record(plan.run_id, round_number=round_number, kind=kind, time=utc(self._site.now()), parts=tuple(parts))
+        self._egress.record(plan.run_id, plan=known.digest, round_number=round_number, kind=kind, time=now, parts=tuple(parts))
         log.info("run=%s round=%d answer=%s bytes=%d", plan.run_id, round_number, kind.split()[0], len(control) + len(y))
         return control, y
 
     def _refuse(self, code: str, sites: tuple[str, ...], correlation: str, kind: str, detail: str) -> tuple[bytes, bytes]:
-        log.warning("refused=%s correlation=%s kind=%s detail=%s", code, correlation, kind if kind.isascii() else "?", detail)
+        shown = "".join(letter if letter.isprintable() else "?" for letter in detail[:DETAIL_MOST])
+        log.warning("refused=%s correlation=%s kind=%s detail=%s", code, correlation, kind if kind in KINDS else "?", shown)
         return encode_refusal(Refusal(code, sites, correlation)), b""
 
 

@@ -1,7 +1,7 @@
 """The trainer in a process of its own: it may crash, hang or run out of memory, and the guard goes on.
 
 Spawned, never forked: the child starts from nothing and is told only where the data is, so no key or protocol secret of the
-guard is ever in its memory. One request at a time over a pipe; every wait has a deadline; a dead or late child is replaced.
+guard is ever in its memory. One request at a time over a pipe; a child that is late, whatever it hangs in, is killed and replaced.
 """
 
 import multiprocessing
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from client.errors import Refused, TrainerError
 from client.job import Job, Result
 from tasks.data import load_cohort
+from tasks.errors import TaskError
 from tasks.registry import get_task
 
 if TYPE_CHECKING:
@@ -63,19 +64,14 @@ class TrainerProcess:
 
     def __call__(self, job: Job, deadline_s: float) -> Result:
         with self._lock:
-            _, pipe = self._ready(deadline_s)
-            try:
-                pipe.send(job)
-                return self._answer(pipe, deadline_s)
-            except (EOFError, OSError) as error:
-                self._stop()
-                raise TrainerError("the trainer died (out of memory, or killed); it is started again at the next round") from error
+            self._ready(START_DEADLINE_S)
+            return self._ask(job, deadline_s)
 
     def stop(self) -> None:
         with self._lock:
             self._stop()
 
-    def _ready(self, deadline_s: float) -> tuple[Any, Connection]:
+    def _ready(self, deadline_s: float) -> None:
         if self._child is None or not self._child[0].is_alive():
             self._stop()
             context = multiprocessing.get_context("spawn")
@@ -84,18 +80,27 @@ class TrainerProcess:
             process.start()
             there.close()
             self._child = (process, here)
-            try:
-                self._answer(here, deadline_s)
-            except (EOFError, OSError) as error:
-                self._stop()
-                raise TrainerError("the trainer died while it loaded the data") from error
-        return self._child
+            self._ask(None, deadline_s)
 
-    def _answer(self, pipe: Connection, deadline_s: float) -> Result:
-        if not pipe.poll(deadline_s):
+    def _ask(self, job: Job | None, deadline_s: float) -> Result:
+        """The child's answer to `job`; without one, its word that the data is loaded."""
+        assert self._child is not None, "asked only after it was started"  # noqa: S101 - cannot happen
+        process, pipe = self._child
+        late = threading.Event()
+        watchdog = threading.Timer(deadline_s, _end_late, (process, late))
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            if job is not None:
+                pipe.send(job)
+            answer = pipe.recv()
+        except (EOFError, OSError) as error:
             self._stop()
-            raise TrainerError(f"the trainer gave no answer within {deadline_s:.0f} s and was ended")
-        answer = pipe.recv()
+            if late.is_set():
+                raise TrainerError(f"the trainer gave no answer within {deadline_s:.0f} s and was ended") from error
+            raise TrainerError("the trainer died (out of memory, or killed); it is started again at the next round") from error
+        finally:
+            watchdog.cancel()
         if isinstance(answer, Refused):
             raise answer
         if isinstance(answer, str):
@@ -113,6 +118,11 @@ class TrainerProcess:
             process.join(5)
 
 
+def _end_late(process: Any, late: threading.Event) -> None:
+    late.set()
+    process.kill()
+
+
 def _child_main(pipe: Connection, source: DataSource) -> None:
     """The child: load, then answer jobs until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the guard decides when the trainer ends
@@ -122,6 +132,9 @@ def _child_main(pipe: Connection, source: DataSource) -> None:
     torch.set_num_threads(source.threads)
     try:
         trainer = open_trainer(source)
+    except TaskError as error:
+        pipe.send(str(error))  # what is wrong with mapping or table, by rule and row: never a cell's content
+        return
     except Exception as error:
         pipe.send(place_of(error))
         return
@@ -133,12 +146,17 @@ def _child_main(pipe: Connection, source: DataSource) -> None:
             job = pipe.recv()
         except EOFError:
             return
+        answer: Result | Refused | str
         try:
-            pipe.send(trainer.run(job))
+            answer = trainer.run(job)
         except Refused as refusal:
-            pipe.send(refusal)
+            answer = refusal
         except Exception as error:
-            pipe.send(place_of(error))
+            answer = place_of(error)
+        try:
+            pipe.send(answer)
+        except OSError:
+            return  # the guard is gone
 
 
 def place_of(error: BaseException) -> str:
