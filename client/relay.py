@@ -70,6 +70,7 @@ TASK_WAIT_S = 2.0  # ... for so long; and the interval of a look without being t
 HEARTBEAT_S = 10.0  # of a task at work; the SuperNode gives it up after 60 s
 GUARD_LIMIT_S = 6 * 3600.0  # never wait longer for the guard, whatever the message says
 RESTART_LIMIT_S = 30.0  # longest pause before a dead SuperNode is started again
+RELAY_STOP_S = 1.0
 STOP_S = 6.0  # for the SuperNode to say goodbye to the hub
 
 log = logging.getLogger("wardround.gateway")
@@ -426,7 +427,8 @@ class Gateway:
                 if self._child is None or self._child.poll() is not None or self._broken.is_set():
                     self._restart_supernode()
         finally:
-            self._stop.set()
+            self.stop()
+            relay.join(RELAY_STOP_S)  # an open connection of the relay's would hold the SuperNode up
             self._end_supernode()
             guard.close()
             self._board.show(supernode="stopped")
@@ -488,7 +490,11 @@ class Gateway:
         while not self._stop.is_set():
             told = self._message_came.wait(TASK_WAIT_S)
             self._message_came.clear()
+            if self._stop.is_set():
+                break
             if relay is None or served != self._address:
+                if relay is not None:
+                    relay.close()
                 served = self._address
                 relay = Relay(guard, served, self._secret, self._board)
             try:
@@ -498,6 +504,8 @@ class Gateway:
                 self._broken.set()
             except (httpx.HTTPError, ValueError) as error:
                 log.debug("state=supernode-silent reason=%s", type(error).__name__)
+        if relay is not None:
+            relay.close()
 
     def _serve_all(self, relay: Relay, *, patience_s: float) -> None:
         """Serve until there is nothing; the SuperNode says that a message came a moment before its task exists."""

@@ -72,7 +72,7 @@ FIRST_PAUSE_S = 0.02  # before asking again for a part of a reply that is still 
 MESSAGE_GRACE_S = 2.0  # a message lives this much longer than its exchange, then Flower drops it
 TASK_POLL_S = "0.2"  # SuperExec looking for a ServerApp to start (Flower: 1 s)
 START_LIMIT_S = 60.0
-STOP_LIMIT_S = 8.0
+STOP_LIMIT_S = 3.0  # the SuperLink would wait for looks that it holds; its database stands a kill at any instant
 RESTART_LIMIT_S = 30.0
 CLEAN_UP_S = 1.0
 SETTLE_S = 0.03
@@ -687,6 +687,7 @@ class _Doorbell:
         self._waiting: dict[str, asyncio.Event] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._seen: dict[tuple[str, bytes], int] = {}  # a looker's last empty look: the rings before it
+        self._turns: dict[tuple[str, bytes], object] = {}  # a looker's newest held look
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         path = scope.get("path", "")
@@ -700,21 +701,39 @@ class _Doorbell:
 
     async def _look(self, path: str, scope: dict[str, Any], receive: Any, send: Any) -> None:
         headers = dict(scope["headers"])
-        looker = (path, headers.get(FLEET_HTTP_PUBLIC_KEY_HEADER.encode()) or headers.get(TASK_TOKEN_HEADER.encode(), b""))
-        if self._seen.pop(looker, -1) == self._rang[path]:
-            bell = self._waiting.setdefault(path, asyncio.Event())
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(bell.wait(), HOLDS_S[path])
-        rang, size = self._rang[path], 0
+        name = headers.get(FLEET_HTTP_PUBLIC_KEY_HEADER.encode()) or headers.get(TASK_TOKEN_HEADER.encode(), b"")
+        looker, first, size = (path, name), await receive(), 0
+        if self._seen.pop(looker, -1) == self._rang[path] and not await self._wait(path, looker, receive):
+            await send({"type": "http.response.start", "status": 503, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+            return
+        rang, parts = self._rang[path], [first]
+
+        async def again() -> dict[str, Any]:
+            return parts.pop() if parts else await receive()
 
         async def counted(message: dict[str, Any]) -> None:
             nonlocal size
             size += len(message.get("body", b""))
             await send(message)
 
-        await self._application(scope, receive, counted)
+        await self._application(scope, again, counted)
         if size < EMPTY_LOOK and len(self._seen) < LOOKERS_LIMIT:
             self._seen[looker] = rang
+
+    async def _wait(self, path: str, looker: tuple[str, bytes], receive: Any) -> bool:
+        """Until the bell rings or the hold is over. False when nobody is there any more to hear the answer: a look that
+        went on for a dead SuperNode would take its successor's message."""
+        turn = self._turns[looker] = object()
+        bell = self._waiting.setdefault(path, asyncio.Event())
+        rings, leaves = asyncio.ensure_future(bell.wait()), asyncio.ensure_future(receive())
+        await asyncio.wait({rings, leaves}, timeout=HOLDS_S[path], return_when=asyncio.FIRST_COMPLETED)
+        gone = leaves.done() or self._turns.get(looker) is not turn
+        for task in (rings, leaves):
+            task.cancel()
+        if self._turns.get(looker) is turn:
+            del self._turns[looker]
+        return not gone
 
     def _ring_soon(self, path: str) -> None:
         """A message is announced before its parts arrive; ring once they have stopped coming."""

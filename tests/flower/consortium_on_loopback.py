@@ -89,6 +89,7 @@ class Site:
         access = self.hub.access
         key = self.folder / "supernode.key"
         state = self.folder / "gateway"
+        (state / "gateway.json").unlink(missing_ok=True)  # so that a wait for "connected" is for the new one
         self.gateway = start(
             self.folder, "run_gateway.py", superlink or access.address, access.ca, key, self.socket, state, **settings
         )

@@ -13,15 +13,25 @@ from server.flower import TOKEN_HEADER, _Doorbell, _Gate, _seldom
 App = Callable[..., Awaitable[None]]
 
 
-def call(app: App, path: str, headers: dict[str, str] | None = None) -> Awaitable[tuple[int, bytes]]:
+def call(
+    app: App, path: str, headers: dict[str, str] | None = None, leave: asyncio.Event | None = None
+) -> Awaitable[tuple[int, bytes]]:
     async def run() -> tuple[int, bytes]:
         sent: list[dict[str, Any]] = []
 
         async def send(message: dict[str, Any]) -> None:
             sent.append(message)
 
+        body = [{"type": "http.request", "body": b"", "more_body": False}]
+
+        async def receive() -> dict[str, Any]:
+            if body:
+                return body.pop()
+            await (leave or asyncio.Event()).wait()
+            return {"type": "http.disconnect"}
+
         pairs = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
-        await app({"type": "http", "path": path, "headers": pairs}, None, send)
+        await app({"type": "http", "path": path, "headers": pairs}, receive, send)
         return sent[0]["status"], sent[1]["body"]
 
     return run()
@@ -114,6 +124,41 @@ def test_a_node_is_not_held_for_anothers_empty_look() -> None:
         await asyncio.wait_for(call(door, LOOK, {"flwr-public-key": "another"}), 10)
 
     asyncio.run(scene())
+
+
+@pytest.mark.usefixtures("held")
+def test_a_look_of_a_node_that_left_never_takes_a_message() -> None:
+    inner = Inner()
+
+    async def scene() -> None:
+        door, leave = _Doorbell(inner), asyncio.Event()
+        await call(door, LOOK, NODE)
+        look = asyncio.ensure_future(call(door, LOOK, NODE, leave))
+        await asyncio.sleep(0.05)
+        leave.set()
+        assert (await asyncio.wait_for(look, 10))[0] == 503
+        await call(door, PUSH)
+
+    asyncio.run(scene())
+    assert inner.calls == 2
+
+
+@pytest.mark.usefixtures("held")
+def test_a_successors_look_replaces_the_one_still_held() -> None:
+    inner = Inner()
+
+    async def scene() -> tuple[int, int]:
+        door = _Doorbell(inner)
+        await call(door, LOOK, NODE)
+        old = asyncio.ensure_future(call(door, LOOK, NODE))
+        await asyncio.sleep(0.05)
+        await call(door, LOOK, NODE)  # not held: the successor's first look
+        new = asyncio.ensure_future(call(door, LOOK, NODE))
+        await asyncio.sleep(0.05)
+        await call(door, PUSH)
+        return (await asyncio.wait_for(old, 10))[0], (await asyncio.wait_for(new, 10))[0]
+
+    assert asyncio.run(scene()) == (503, 200)
 
 
 def test_a_look_is_never_held_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
