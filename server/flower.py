@@ -709,7 +709,7 @@ class _Doorbell:
             return
         rang, parts = self._rang[path], [first]
 
-        async def again() -> dict[str, Any]:
+        async def again() -> Any:
             return parts.pop() if parts else await receive()
 
         async def counted(message: dict[str, Any]) -> None:
