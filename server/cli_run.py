@@ -221,7 +221,7 @@ class Driven:
         if not self._ended and now - self._asked >= ASK_EVERY_S:
             self._asked = now
             with contextlib.suppress(ServerError):
-                self._ended = self._hub.run_status(self._run).status.startswith("finished")
+                self._ended = self._hub.run_status(self._run).state.startswith("finished")
                 self._answered = now
         return not self._ended and now - self._answered < HUB_SILENT_S
 

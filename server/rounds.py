@@ -58,6 +58,7 @@ GRACE_S = 5.0  # once enough sites answered, the others get this long, or as lon
 PROBE_S = 2.0  # how long an absent site is asked for its keys before a round goes on without it
 PROBE_EVERY = 5  # rounds between such questions
 POLL_APPROVAL_S = 2.0
+PASSING = frozenset({"NOT_APPROVED", "PAUSED", "NO_POLICY", "LATE", "UNREACHABLE", "GUARD_DOWN", "BUSY", "EPOCH"})
 FAILURES_IN_A_ROW = 5
 EPOCH_AGE_S = 23 * 3600.0  # sites refuse an epoch older than 24 h
 
@@ -227,9 +228,16 @@ class Driver:
             if self._epoch is not None:
                 self._epoch_since = self._clock.monotonic()
                 return ""
+            if self._hopeless():
+                return "REFUSED"
             if self._clock.monotonic() >= give_up:
                 return "NOT_APPROVED" if "NOT_APPROVED" in self._waiting.values() else "TOO_FEW"
             self._clock.sleep(POLL_APPROVAL_S)
+
+    def _hopeless(self) -> bool:
+        """Too many sites refused for a reason that no waiting changes (an altered plan, another version, the steward's no)."""
+        refused = sum(code not in PASSING for code in self._waiting.values())
+        return len(self._plan.sites) - refused < self._least
 
     def _absent_is_back(self) -> bool:
         """Ask absent sites, now and then, whether they can join; an answer is reason enough for a new epoch."""

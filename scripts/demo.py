@@ -1,0 +1,335 @@
+#!/usr/bin/env python3
+"""A whole consortium on this machine: hub, guards and gateways as processes of their own, over TLS on loopback.
+
+Only the three programs are used, as their users would use them. Leaves no process behind, also on Ctrl-C and on failure;
+everything written lies in one folder.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from tasks.cis_conversion.synthetic import write_hospitals
+from tasks.data import load_cohort
+from tasks.errors import TaskError
+from tasks.registry import get_task
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+PATIENTS = (320, 240, 180, 140)
+HELD_OUT = 0.25
+START_S = 90.0
+STOP_S = 15.0
+QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONUNBUFFERED": "1"}
+
+POLICY = """# What this hospital allows. The steward edits this file; it holds from the next message on.
+version: 1
+budget_epsilon: {budget}
+max_epsilon_per_plan: {budget}
+allow_non_private: {non_private}
+tasks: {{"{task}": "*"}}
+leads: ["lead-demo"]
+auto_approve: false
+"""
+
+console = Console()
+
+
+class DemoError(Exception):
+    """The demo cannot go on; the sentence says what to look at."""
+
+
+@dataclass
+class Processes:
+    """Everything that was started, in order; all of it ends with this program."""
+
+    folder: Path
+    started: list[tuple[str, subprocess.Popen[bytes]]] = field(default_factory=list)
+    peak_mib: float = 0.0
+    _stopping: threading.Event = field(default_factory=threading.Event)
+
+    def start(self, name: str, *command: str) -> subprocess.Popen[bytes]:
+        log = (self.folder / "logs" / f"{name}.log").open("ab")
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **QUIET}, start_new_session=True
+        )
+        self.started.append((name, process))
+        return process
+
+    def watch_memory(self) -> None:
+        """Peak of the proportional memory of this program and all that it started; pages that are shared count once."""
+
+        def look() -> None:
+            while not self._stopping.wait(2.0):
+                family = [psutil.Process(), *psutil.Process().children(recursive=True)]
+                for _, process in self.started:
+                    if process.poll() is None:
+                        family += [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+                self.peak_mib = max(self.peak_mib, sum(map(_mib, set(family))))
+
+        threading.Thread(target=look, daemon=True).start()
+
+    def check(self) -> None:
+        for name, process in self.started:
+            if process.poll() is not None:
+                raise DemoError(f"{name} ended with status {process.returncode}: see {self.folder}/logs/{name}.log")
+
+    def stop(self) -> None:
+        """SIGTERM to the programs, latest first, SIGKILL to whatever is left of their sessions."""
+        self._stopping.set()
+        groups = []
+        for _, process in reversed(self.started):
+            groups.append(process.pid)
+            if process.poll() is None:
+                process.terminate()
+        deadline = time.monotonic() + STOP_S
+        for _, process in self.started:
+            try:
+                process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+        for group in groups:
+            try:
+                os.killpg(group, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+
+def _mib(process: psutil.Process) -> float:
+    try:
+        return float(process.memory_full_info().pss) / 2**20
+    except psutil.Error:
+        return 0.0
+
+
+def run(*command: str, ok: tuple[int, ...] = (0,)) -> str:
+    """Output of one of our programs; `DemoError` with its last line if its exit status is not in `ok`."""
+    found = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **QUIET}, check=False)
+    if found.returncode not in ok:
+        last = (found.stderr.strip() or found.stdout.strip() or "no output").splitlines()[-1]
+        raise DemoError(f"{Path(command[0]).name} {' '.join(command[1:4])} ...: {last}")
+    return found.stdout
+
+
+def at_once(sites: "list[Site]", act: "Callable[[Site], str]") -> None:
+    """The same at every hospital, side by side; the first failure is raised."""
+    with ThreadPoolExecutor(max_workers=len(sites)) as pool:
+        list(pool.map(act, sites))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass(frozen=True)
+class Site:
+    name: str
+    home: Path
+    data: Path
+    declared: int
+
+    def command(self, *words: str) -> tuple[str, ...]:
+        return (str(BIN / "wardround-site"), "--home", str(self.home), *words)
+
+
+class Demo:
+    """The steps, in the order in which a consortium takes them."""
+
+    def __init__(self, folder: Path, args: argparse.Namespace) -> None:
+        self.folder = folder
+        self.args = args
+        self.port = free_port()
+        self.processes = Processes(folder)
+        self.lead_home = folder / "lead"
+
+    def lead(self, *words: str) -> tuple[str, ...]:
+        return (str(BIN / "wardround-lead"), *words, "--home", str(self.lead_home))
+
+    def sites(self) -> list[Site]:
+        """One site per folder with a mapping.yaml; invented hospitals if no folder was given."""
+        data = self.args.sites
+        if data is None:
+            data = self.folder / "patients"
+            write_hospitals(data, len(PATIENTS), PATIENTS, seed=1)
+        folders = sorted(path for path in data.iterdir() if (path / "mapping.yaml").is_file())
+        if len(folders) < 3:
+            raise DemoError(f"{len(folders)} folders with a mapping.yaml below {data}, at least 3 sites are needed")
+        contract = get_task(self.args.task).contract
+        sizes = [load_cohort(path, contract).size * (1 - HELD_OUT) for path in folders]
+        return [
+            Site(path.name, self.folder / "sites" / path.name, path, max(10, 10 * round(size / 10)))
+            for path, size in zip(folders, sizes, strict=True)
+        ]
+
+    def enrol(self, sites: list[Site]) -> None:
+        address, of_task = f"127.0.0.1:{self.port}", ("--task", self.args.task)
+        founded = json.loads(
+            run(*self.lead("hub", "init", "--consortium", "demo", "--lead", "lead-demo", "--host", "127.0.0.1", "--json"))
+        )
+        at_once(sites, lambda site: run(*site.command("init", "--id", site.name, *of_task, "--data", str(site.data))))
+        requests = [site.home / "join-request.json" for site in sites]
+        told = [f"--told={json.loads(path.read_text())['fingerprint']}" for path in requests]  # in life: by telephone
+        run(*self.lead("roster", "add-site", *map(str, requests), *told))
+        invite = self.folder / "invite.json"
+        run(*self.lead("roster", "invite", "--hub", address, "--out", str(invite)))
+        non_private = "true" if self.args.privacy == "none" else "false"
+        at_once(sites, lambda site: run(*site.command("join", str(invite), "--founders", founded["founders"])))
+        for site in sites:
+            policy = POLICY.format(budget=8.0, non_private=non_private, task=self.args.task)
+            (site.home / "policy.yaml").write_text(policy, encoding="utf-8")
+
+    def start(self, sites: list[Site]) -> None:
+        self.processes.start("hub", *self.lead("hub", "start", "--port", str(self.port)))
+        for site in sites:
+            self.processes.start(f"{site.name}-guard", *site.command("guard"))
+        self.until("the hub answers", lambda: _listens(self.port))
+        run(*self.lead("hub", "register"))
+        for site in sites:
+            self.processes.start(f"{site.name}-gateway", *site.command("gateway"))
+        for site in sites:
+            self.until(f"the guard of {site.name} is ready", lambda site=site: (site.home / "socket" / "guard.sock").exists())
+
+    def until(self, what: str, true: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + START_S
+        while not true():
+            self.processes.check()
+            if time.monotonic() > deadline:
+                raise DemoError(f"waited {START_S:.0f} s until {what}: see {self.folder}/logs")
+            time.sleep(0.2)
+
+    def plan(self, sites: list[Site]) -> Path:
+        sizes = [f"federation.sites.{site.name}={site.declared}" for site in sites]
+        words = (f"task.name={self.args.task}", f"privacy={self.args.privacy}", "federation=roster", *sizes, *self.args.overrides)
+        made = json.loads(run(*self.lead("plan", *words, "--json")))
+        console.print(f"plan {made['digest'][:16]}, its cost before anything is spent:")
+        cost = made["cost"]
+        console.print(
+            f"  epsilon exposed {cost['epsilon_exposed']}, model {cost['epsilon_model']}, delta {cost['delta']}; "
+            f"{cost['train_rounds']} rounds; at least {cost['minimum_survivors']} of {len(sites)} sites must stay",
+            highlight=False,
+        )
+        run(*self.lead("sign", made["file"]))
+        return Path(made["file"])
+
+    def train(self, plan: Path, sites: list[Site]) -> int:
+        """The lead starts the run; each steward reads the plan when it arrives, and approves."""
+        run_id = plan.name.removesuffix(".plan")
+        lead = subprocess.Popen(self.lead("run", str(plan)), env={**os.environ, **QUIET}, start_new_session=True)
+        self.processes.started.append(("lead", lead))
+        while lead.poll() is None and not all(any((site.home / "plans").glob("*.plan")) for site in sites):
+            self.processes.check()
+            time.sleep(0.2)
+        if lead.poll() is None:
+            at_once(sites, lambda site: run(*site.command("plans", "approve", run_id, "--reason", "demo steward")))
+        while lead.poll() is None:
+            time.sleep(0.2)
+        self.processes.started.remove(("lead", lead))
+        return lead.returncode
+
+    def audit(self, sites: list[Site]) -> None:
+        table = Table(title="wardround-audit verify: every site's ledger, offline", title_justify="left")
+        for name in ("site", "entries", "epsilon spent", "verdict"):
+            table.add_column(name)
+        for site in sites:
+            ledger = site.home / "ledger.jsonl"
+            found = json.loads(run(str(BIN / "wardround-audit"), "verify", str(ledger), "--json", ok=(0, 1)))
+            table.add_row(site.name, *_verdict(found))
+        console.print(table)
+
+    def run(self) -> int:
+        started = time.monotonic()
+        self.processes.watch_memory()
+        sites = self.sites()
+        console.print(f"{len(sites)} hospitals: " + ", ".join(site.name for site in sites))
+        self.enrol(sites)
+        console.print("enrolled: every site made its own keys and checked the founders' fingerprint")
+        self.start(sites)
+        console.print(f"hub on 127.0.0.1:{self.port} (TLS), one guard and one gateway per hospital, all running")
+        status = self.train(self.plan(sites), sites)
+        self.audit(sites)
+        store = f"sqlite:///{self.lead_home}/hub/mlflow.db"
+        console.print(
+            f"everything is in {self.folder}; took {time.monotonic() - started:.0f} s, peak {self.processes.peak_mib:.0f} MiB"
+        )
+        console.print(f"MLflow: MLFLOW_DISABLE_TELEMETRY=true .venv/bin/mlflow server --backend-store-uri {store}", soft_wrap=True)
+        for site in sites[:1]:
+            console.print(f"what left {site.name}: .venv/bin/wardround-site --home {site.home} egress RUN", soft_wrap=True)
+        return status
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _verdict(found: object) -> tuple[str, str, str]:
+    report = found[0] if isinstance(found, list) else found
+    ledgers = report.get("ledgers", [report]) if isinstance(report, dict) else []
+    first = ledgers[0] if ledgers else {}
+    spent = ", ".join(str(figure) for figure in first.get("epsilon", [])) or "-"
+    return str(first.get("entries", "?")), spent, "whole" if first.get("ok") else "PROBLEM"
+
+
+@contextmanager
+def ending(demo: Demo) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the demo like a failure does: everything that was started is stopped."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave processes behind
+        demo.processes.stop()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sites", type=Path, help="folder with one folder per hospital (mapping.yaml and tables)")
+    parser.add_argument("--task", default="cis_conversion", help="clinical task of the given folders (default %(default)s)")
+    parser.add_argument("--privacy", default="epsilon8", help="epsilon8, epsilon3, epsilon1 or none (default %(default)s)")
+    parser.add_argument("--out", type=Path, help="folder to make (default: demo-run below the current folder)")
+    parser.add_argument("overrides", nargs="*", metavar="NAME=VALUE", help="of the plan, like schedule.rounds=20")
+    args = parser.parse_args()
+    folder = (args.out or Path("demo-run")).resolve()
+    if folder.exists() and args.out is None:
+        shutil.rmtree(folder)
+    if folder.exists() and any(folder.iterdir()):
+        print(f"error: {folder} is not empty: name a new folder", file=sys.stderr)
+        return 2
+    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    demo = Demo(folder, args)
+    try:
+        with ending(demo):
+            return demo.run()
+    except (DemoError, TaskError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: all processes are stopped", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
