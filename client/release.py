@@ -40,7 +40,8 @@ def clipped_grid_sum(rows: FloatMatrix, bound: Bound) -> GridVector:
     safe = np.where(finite[:, None], rows, 0.0).astype(np.float64)
     largest = np.abs(safe).max(axis=1, initial=0.0)
     unit = safe / np.where(largest > 0, largest, 1.0)[:, None]  # scaled first: squares of huge values must not overflow
-    norms = largest * np.sqrt(np.square(unit).sum(axis=1))
+    with np.errstate(over="ignore"):  # an infinite norm makes the row zero
+        norms = largest * np.sqrt(np.square(unit).sum(axis=1))
     factors = np.divide(bound.norm, norms, out=np.ones_like(norms), where=norms > bound.norm)
     grid: GridVector = np.rint(safe * (factors / bound.step)[:, None]).astype(np.int64)
     return np.asarray(grid.sum(axis=0, dtype=np.int64))

@@ -1,0 +1,358 @@
+"""One patient moves what is summed by at most the clip, whoever else is there and whatever weights a coordinator sends."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from guards_in_process import SALT, SITES, Consortium, tape, terms, truthful
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from numpy.typing import NDArray
+
+from client import trainer as module
+from client.errors import Refused
+from client.job import Job, Result
+from client.release import Bound, clipped_grid_sum, noised
+from client.trainer import Trainer, patient_gradients, patient_scores, refuse_mixing_layers, repeated, scores
+from consortium.plan import Plan
+from privacy.noise import sensitivity_factor
+from tasks.base import Cohort
+from tasks.cis_conversion.task import TASK
+from tasks.features import Design
+from tasks.models import parameter_specs
+from tasks.report import DataReport
+
+QUICK = settings(deadline=None, max_examples=150)
+N_COLUMNS = len(TASK.contract.columns)
+BOUND = Bound(0.5, 20)
+FLOATS = st.floats(-1e308, 1e308) | st.sampled_from([0.0, -0.0, 5e-324, 1e-300, 1e308, -1e308, np.inf, -np.inf, np.nan])
+
+
+def cohort(n: int, seed: int = 0) -> Cohort:
+    stream = np.random.default_rng(seed)
+    values = (stream.random((n, N_COLUMNS)) < 0.5).astype(float)
+    age = TASK.contract.column_names.index("age_years")
+    values[:, age] = stream.uniform(10, 80, n)
+    values[stream.random(values.shape) < 0.1] = np.nan
+    values[:, [0, age]] = np.nan_to_num(values[:, [0, age]], nan=30.0)
+    values[:, 0] = values[:, 0] % 2
+    report: DataReport = None  # type: ignore[assignment]  # never looked at by a trainer
+    return Cohort(tuple(f"p{at}" for at in range(n)), values, (stream.random(n) < 0.4).astype(np.int8), report)
+
+
+def without(people: Cohort, at: int) -> Cohort:
+    keep = np.arange(people.size) != at
+    ids = tuple(name for name, kept in zip(people.patient_ids, keep, strict=True) if kept)
+    return Cohort(ids, people.values[keep], people.labels[keep], people.report)
+
+
+def trainer(people: Cohort, entropy: Callable[[int], bytes] | None = None, held_out: float = 0.0) -> Trainer:
+    return Trainer(TASK, people, salt=SALT, held_out_fraction=held_out, entropy=entropy or tape("noise"))
+
+
+def with_model(plan: Plan, name: str, options: tuple[tuple[str, str | int], ...]) -> Plan:
+    specs = parameter_specs(TASK.build_model(name, dict(options)))
+    spec = type(plan.model.parameters[0])
+    return replace(plan, model=replace(plan.model, name=name, options=options, parameters=tuple(spec(*each) for each in specs)))
+
+
+def job(plan: Plan, weights: NDArray[np.float32] | None = None, purpose: str = "train", number: int = 1) -> Job:
+    mean, scale = Design(TASK.contract).neutral_buffers()
+    chosen = np.zeros(plan.n_parameters, "<f4") if weights is None else weights.astype("<f4")
+    return Job(plan, SITES[0], number, purpose, np.concatenate([mean, scale]).astype("<f4").tobytes() + chosen.tobytes())
+
+
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> list[NDArray[np.int64]]:
+    """No noise; every grid sum on its way to the noise is kept here."""
+    seen: list[NDArray[np.int64]] = []
+
+    def none(grid_sum: NDArray[np.int64], *, noise_multiplier: float, bound: Bound, entropy: object) -> NDArray[np.float64]:
+        seen.append(grid_sum)
+        return np.asarray(grid_sum * bound.step)
+
+    monkeypatch.setattr(module, "noised", none)
+    return seen
+
+
+# -- the sum ---------------------------------------------------------------------------------------------------------------
+
+
+@QUICK
+@given(rows=arrays.arrays(np.float64, st.tuples(st.integers(1, 6), st.integers(1, 9)), elements=FLOATS), at=st.integers(0, 5))
+def test_any_row_moves_the_grid_sum_by_at_most_the_bound_that_the_noise_is_scaled_to(rows: NDArray[np.float64], at: int) -> None:
+    whole, rest = clipped_grid_sum(rows, BOUND), clipped_grid_sum(np.delete(rows, at % len(rows), axis=0), BOUND)
+    moved = np.sqrt(float(np.square((whole - rest).astype(object)).sum()))
+    assert moved <= 2**BOUND.grid_bits * sensitivity_factor(rows.shape[1], BOUND.grid_bits)
+    assert moved <= 2**BOUND.grid_bits * (1 + 1e-5) + np.sqrt(rows.shape[1])
+
+
+@QUICK
+@given(rows=arrays.arrays(np.float64, (7, 4), elements=FLOATS), order=st.permutations(range(7)), cut=st.integers(1, 6))
+def test_neither_order_nor_chunks_change_the_sum(rows: NDArray[np.float64], order: list[int], cut: int) -> None:
+    whole = clipped_grid_sum(rows, BOUND)
+    shuffled = rows[order]
+    assert (whole == clipped_grid_sum(shuffled[:cut], BOUND) + clipped_grid_sum(shuffled[cut:], BOUND)).all()
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+def test_a_patient_with_a_value_that_is_no_number_counts_as_absent(broken: float) -> None:
+    rows = np.array([[0.1, 0.2], [broken, 0.1], [0.3, -0.4]])
+    assert (clipped_grid_sum(rows, BOUND) == clipped_grid_sum(rows[[0, 2]], BOUND)).all()
+
+
+def test_a_row_within_the_bound_is_left_as_it_is_and_a_longer_one_keeps_its_direction() -> None:
+    assert clipped_grid_sum(np.array([[0.3, 0.4]]), BOUND).tolist() == [629146, 838861]  # 0.6 and 0.8 of 2^20
+    assert clipped_grid_sum(np.array([[3e200, 4e200]]), BOUND).tolist() == [629146, 838861]
+
+
+# -- leave one patient out -----------------------------------------------------------------------------------------------------
+
+
+def adversarial(plan: Plan, name: str, seed: int) -> NDArray[np.float32]:
+    """Weights as a hostile coordinator may send them: huge, tiny, and nearly cancelling."""
+    stream = np.random.default_rng(seed)
+    weights = stream.normal(size=plan.n_parameters)
+    if name == "cancel":
+        weights *= 1e6
+        weights[1::2] = -weights[: len(weights[1::2]) * 2 : 2] * (1 + 1e-7)
+    scale = {"plain": 1.0, "huge": 1e4, "largest": 1e38, "cancel": 1.0}[name]
+    return np.clip(weights * scale, -3e38, 3e38).astype(np.float32)
+
+
+@pytest.mark.parametrize("attack", ["plain", "huge", "largest", "cancel"])
+@pytest.mark.parametrize("model", [("logistic", ()), ("mlp", (("hidden", "24,8"),))], ids=["logistic", "mlp"])
+def test_removing_a_patient_moves_the_sum_by_at_most_the_clip(
+    consortium: Consortium, quiet: list[NDArray[np.int64]], model: tuple[str, tuple[tuple[str, str], ...]], attack: str
+) -> None:
+    """Also where the others' arithmetic could depend on how many patients are computed together."""
+    plan = with_model(consortium.plan(), *model)
+    weights = adversarial(plan, attack, 3)
+    for n in (5, 33, 260):
+        people = cohort(n, seed=n)
+        trainer(people).run(job(plan, weights))
+        for at in (0, n // 2, n - 1):
+            trainer(without(people, at)).run(job(plan, weights))
+            moved = float(np.linalg.norm((quiet[0] - quiet.pop()).astype(float)))
+            assert moved <= 2**plan.privacy.grid_bits * (1 + 1e-5) + np.sqrt(plan.n_parameters)
+        quiet.clear()
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e2, 1e4])
+def test_a_patients_gradient_and_score_do_not_depend_on_who_else_is_there(scale: float) -> None:
+    """Bit for bit: with shared weights the matrix kernels order their sums by the size of the batch."""
+    model = TASK.build_model("mlp", {"hidden": "64,32"})
+    gradients, logits = patient_gradients(TASK, model), patient_scores(model)
+    torch.manual_seed(1)
+    parameters = {name: scale * torch.randn_like(value) for name, value in model.named_parameters()}
+    width = Design(TASK.contract).n_inputs
+    inputs, labels = torch.randn(97, width), (torch.rand(97) < 0.5).float()
+
+    def rows(start: int, end: int) -> torch.Tensor:
+        found = gradients(repeated(parameters, end - start), inputs[start:end], labels[start:end])
+        return torch.cat([part.reshape(end - start, -1) for part in found.values()], dim=1).nan_to_num(7.0)
+
+    alone = torch.cat([rows(at, at + 1) for at in range(97)])
+    score_alone = np.concatenate([scores(logits, parameters, inputs[at : at + 1]) for at in range(97)])
+    for start, end in ((0, 2), (0, 7), (1, 17), (3, 67), (0, 97), (5, 97)):
+        assert torch.equal(rows(start, end), alone[start:end])
+        assert (scores(logits, parameters, inputs[start:end]) == score_alone[start:end]).all()
+
+
+def test_a_patient_with_impossible_features_is_bounded_like_any_other(
+    consortium: Consortium, quiet: list[NDArray[np.int64]]
+) -> None:
+    """Whatever a mapping lets through: huge, infinite, not a number, and the same patient many times."""
+    plan, people = consortium.plan(), cohort(20)
+    odd = {0: 1e300, 1: np.inf, 2: np.nan, 3: -1e300}
+    values = people.values.copy()
+    for at, value in odd.items():
+        values[at, :] = value
+    values[4:10] = values[4]
+    strange = replace(people, values=values)
+    trainer(strange).run(job(plan))
+    for at in range(10):
+        trainer(without(strange, at)).run(job(plan))
+        moved = float(np.linalg.norm((quiet[0] - quiet.pop()).astype(float)))
+        assert moved <= 2**plan.privacy.grid_bits * (1 + 1e-5) + np.sqrt(plan.n_parameters)
+
+
+@pytest.mark.parametrize("purpose", ["describe", "evaluate"])
+def test_removing_a_patient_moves_statistics_and_histograms_within_their_bounds(
+    consortium: Consortium, quiet: list[NDArray[np.int64]], purpose: str
+) -> None:
+    plan, people = consortium.plan(), cohort(30)
+    fraction = 0.9 if purpose == "evaluate" else 0.0
+    trainer(people, held_out=fraction).run(job(plan, purpose=purpose))
+    changes = []
+    for at in range(30):
+        trainer(without(people, at), held_out=fraction).run(job(plan, purpose=purpose))
+        changes.append(float(np.linalg.norm((quiet[0] - quiet.pop()).astype(float))))
+    length = plan.statistics if purpose == "describe" else 2 * plan.histogram_bins
+    assert max(changes) <= 2**plan.privacy.grid_bits + np.sqrt(length)
+    assert max(changes) > 0
+
+
+def test_a_statistics_vector_longer_than_the_plans_bound_is_clipped(consortium: Consortium, quiet: list[NDArray[np.int64]]) -> None:
+    plan = consortium.plan(privacy=terms(describe_clip=0.25))
+    trainer(cohort(1)).run(job(plan, purpose="describe"))
+    assert np.linalg.norm(quiet[0].astype(float)) <= 2**20 + np.sqrt(plan.statistics)
+    assert trainer(cohort(1)).run(job(plan, purpose="describe")).header.max() <= 0.25 * (1 + 1e-5)
+
+
+def test_chunks_of_patients_do_not_matter(
+    consortium: Consortium, quiet: list[NDArray[np.int64]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, people = with_model(consortium.plan(), "mlp", (("hidden", 8),)), cohort(50)
+    weights = adversarial(plan, "plain", 1)
+    for size in (1, 7, 49, 256):
+        monkeypatch.setattr(module, "PATIENTS_AT_ONCE", size)
+        trainer(people).run(job(plan, weights))
+    assert all((each == quiet[0]).all() for each in quiet)
+
+
+# -- public constants ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_normaliser_and_the_rate_are_the_plans_and_not_the_datas(
+    consortium: Consortium, quiet: list[NDArray[np.int64]]
+) -> None:
+    """The same sum over twice the declared patients is half the update, whoever is really there."""
+    plan, people = consortium.plan(), cohort(20)
+    single = trainer(people).run(job(plan)).body
+    declared = tuple(replace(each, declared_patients=150) for each in plan.participants)
+    assert np.allclose(trainer(people).run(job(replace(plan, participants=declared))).body * 2, single)
+    expected = -plan.schedule.local_rate * quiet[0] * Bound(plan.privacy.clip, plan.privacy.grid_bits).step / 75
+    assert np.allclose(single, expected, atol=1e-12)
+
+
+def test_the_rate_divides_and_is_not_replaced_by_who_was_drawn(consortium: Consortium, quiet: list[NDArray[np.int64]]) -> None:
+    plan = consortium.plan(privacy=terms(sample_rate=0.25))
+    body = trainer(cohort(40), tape("draw")).run(job(plan)).body
+    step = Bound(plan.privacy.clip, plan.privacy.grid_bits).step
+    assert np.allclose(body, -0.5 * quiet[0] * step / (0.25 * 75), atol=1e-12)
+
+
+def test_an_empty_sample_releases_noise_alone(consortium: Consortium) -> None:
+    plan = consortium.plan(privacy=terms(sample_rate=1e-6))
+    released = trainer(cohort(3)).run(job(plan)).body
+    assert released.shape == (plan.n_parameters,)
+    assert np.abs(released).max() > 0
+
+
+def test_a_site_without_anybody_to_train_on_releases_noise_too(consortium: Consortium) -> None:
+    plan = consortium.plan()
+    result = trainer(cohort(3), held_out=0.999999).run(job(plan, number=2))
+    assert result.body.shape == (plan.n_parameters,)
+    assert result.header.shape == (2 * plan.histogram_bins,)
+
+
+# -- noise -----------------------------------------------------------------------------------------------------------------------
+
+
+def released_in_bounds(plan: Plan, seed: str, purpose: str) -> NDArray[np.float64]:
+    """One release over nobody, in units of its L2 bound: noise alone."""
+    empty = replace(cohort(1), patient_ids=(), values=np.zeros((0, N_COLUMNS)), labels=np.zeros(0, np.int8))
+    result = trainer(empty, tape(seed)).run(job(plan, purpose=purpose))
+    if purpose == "train":
+        return result.body * 75 / plan.schedule.local_rate / plan.privacy.clip
+    return result.header / (plan.privacy.describe_clip if purpose == "describe" else 1.0)
+
+
+@pytest.mark.parametrize(
+    ("purpose", "field"), [("train", "train_noise"), ("describe", "describe_noise"), ("evaluate", "evaluate_noise")]
+)
+def test_the_noise_of_a_release_has_the_plans_standard_deviation(consortium: Consortium, purpose: str, field: str) -> None:
+    plan = consortium.plan(histogram_bins=1024, privacy=terms(describe_clip=1.5))
+    if purpose == "train":
+        plan = with_model(plan, "mlp", (("hidden", 64),))
+    repeats = 600 if purpose == "describe" else 3
+    released = np.concatenate([released_in_bounds(plan, f"{purpose}{at}", purpose) for at in range(repeats)])
+    assert len(released) > 1500
+    assert abs(released.std() / getattr(plan.privacy, field) - 1) < 0.03
+    assert abs(released.mean()) < 4 * getattr(plan.privacy, field) / np.sqrt(len(released))
+
+
+def test_several_steps_each_have_their_own_noise(consortium: Consortium) -> None:
+    """Two steps over nobody: the released sum has sqrt(2) times the noise of one."""
+    plan = with_model(consortium.plan(), "mlp", (("hidden", 128),))
+    two = replace(plan, schedule=replace(plan.schedule, local_steps=2))
+    ratio = released_in_bounds(two, "b", "train").std() / released_in_bounds(plan, "a", "train").std()
+    assert abs(ratio / np.sqrt(2) - 1) < 0.05
+
+
+def test_the_same_round_run_twice_draws_fresh_noise(consortium: Consortium) -> None:
+    people, plan = trainer(cohort(10), os.urandom), consortium.plan()
+    first, second = people.run(job(plan, number=2)), people.run(job(plan, number=2))
+    assert not np.isclose(first.body, second.body, atol=1e-6).any()
+    assert not np.isclose(first.header, second.header, atol=1e-6).any()
+
+
+def test_released_values_lie_on_the_public_grid_whatever_the_data(consortium: Consortium) -> None:
+    bound = Bound(0.5, 20)
+    values = noised(
+        clipped_grid_sum(np.random.default_rng(0).normal(size=(9, 50)), bound), noise_multiplier=1.0, bound=bound, entropy=tape("g")
+    )
+    assert (np.rint(values / bound.step) * bound.step == values).all()
+
+
+def test_mode_none_has_neither_bound_nor_noise_and_only_the_plan_chooses_it(consortium: Consortium) -> None:
+    open_plan = consortium.plan(privacy=terms("none"))
+    people = trainer(cohort(20), held_out=0.5)
+    first, second = people.run(job(open_plan, number=2)), people.run(job(open_plan, number=2))
+    assert (first.body == second.body).all()
+    assert first.header.sum() == len(people.held_out.labels)
+    private = truthful(replace(open_plan, privacy=terms()))
+    assert not (people.run(job(private)).body == people.run(job(private)).body).any()
+
+
+# -- what a trainer refuses ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layer", [torch.nn.BatchNorm1d(3), torch.nn.BatchNorm3d(3), torch.nn.SyncBatchNorm(3)])
+def test_a_model_that_mixes_patients_is_refused(layer: torch.nn.Module) -> None:
+    with pytest.raises(Refused) as refusal:
+        refuse_mixing_layers(torch.nn.Sequential(torch.nn.Linear(3, 3), layer))
+    assert refusal.value.code == "MODEL"
+
+
+def test_a_parameter_schema_that_is_not_the_models_is_refused(consortium: Consortium) -> None:
+    plan = consortium.plan()
+    spec = type(plan.model.parameters[0])
+    widened = replace(plan, model=replace(plan.model, parameters=(spec("output.weight", (1, 400)), spec("output.bias", (1,)))))
+    with pytest.raises(Refused, match="MODEL"):
+        trainer(cohort(5)).run(job(widened))
+
+
+def test_statistics_that_the_task_does_not_have_are_refused(consortium: Consortium) -> None:
+    plan = consortium.plan(statistics=100)
+    with pytest.raises(Refused, match="TASK"):
+        trainer(cohort(5)).run(job(plan, purpose="describe"))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_model_that_is_not_finite_is_refused_by_the_trainer_too(consortium: Consortium, bad: float) -> None:
+    plan = consortium.plan()
+    with pytest.raises(Refused, match="MODEL"):
+        trainer(cohort(5)).run(job(plan, np.full(plan.n_parameters, bad, np.float32)))
+
+
+def test_only_the_plans_columns_are_read(consortium: Consortium) -> None:
+    """Everything else in the table may be anything: the release stays the same to the last bit."""
+    columns = ("sex", "age_years")
+    plan = consortium.plan()
+    specs = parameter_specs(TASK.build_model("logistic", {}, columns))
+    spec = type(plan.model.parameters[0])
+    narrow = replace(
+        plan, task=replace(plan.task, columns=columns), model=replace(plan.model, parameters=tuple(spec(*each) for each in specs))
+    )
+    people = cohort(12)
+    scrambled = people.values.copy()
+    scrambled[:, 2:] = 1.0 - scrambled[:, 2:]
+    changed = replace(people, values=scrambled)
+    results: list[Result] = [trainer(each, tape("same")).run(job(narrow)) for each in (people, changed)]
+    assert (results[0].body == results[1].body).all()
