@@ -35,6 +35,7 @@ from privacy.accountant import ENFORCE_INTERVAL
 from privacy.entries import PlanApproved, PlanRefused, SpendDetails, Withdrawn
 from privacy.errors import AccountingError, EventError, LedgerError, PrivacyError
 from privacy.ledger import Ledger
+from privacy.noise import GRID_NAME, SAMPLER_NAME
 from privacy.policy import Policy, check_plan, check_round
 from privacy.terms import epsilon_exposed, round_spends, split_id
 from secagg.context import Context
@@ -380,11 +381,11 @@ def spend_details(known: KnownPlan, asked: Asked, site: Site) -> SpendDetails:
         purpose=asked.purpose,
         delta=plan.privacy.delta,
         split_id=split_id(site.roster),
-        clip=plan.privacy.clip,
+        clip={"describe": plan.privacy.describe_clip, "train": plan.privacy.clip, "evaluate": 1.0}[asked.purpose],
         grid_bits=plan.privacy.grid_bits,
-        normaliser=plan.privacy.sample_rate * plan.participant(site.id).declared_patients,
-        sampler="all patients" if plan.privacy.sample_rate == 1.0 else "poisson, aes-256-ctr",
-        rng="aes-256-ctr, box-muller, integer grid",
+        normaliser=plan.privacy.sample_rate * plan.participant(site.id).declared_patients if asked.purpose == "train" else 1.0,
+        sampler="all patients" if plan.privacy.sample_rate == 1.0 or asked.purpose != "train" else SAMPLER_NAME,
+        rng=GRID_NAME if plan.private else "none",
         code_version=plan.code_version,
         model_hash=asked.model_hash,
     )
