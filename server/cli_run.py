@@ -198,7 +198,7 @@ def _drive(home: LeadHome, run_dir: Path, args: argparse.Namespace, out: Output)
         before = read_state(run_dir).events
         flower_run = hub.submit_run(run_dir.resolve(), {item.site: item.node_id for item in plan.participants})
         write_durably(run_dir / FLOWER_RUN, json.dumps({"run": flower_run}).encode("ascii"))
-        mirror = None if args.no_tracking else start_mirror(run_dir, args.store or home.tracking_store)
+        mirror = None if args.no_tracking else start_mirror(run_dir, args.store or home.tracking_store, alone=args.detach)
         if args.detach:
             out.facts("handed to the hub", {"run": plan.run_id, "folder": str(run_dir)})
             return 0
