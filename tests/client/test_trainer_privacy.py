@@ -1,5 +1,6 @@
 """One patient moves what is summed by at most the clip, whoever else is there and whatever weights a coordinator sends."""
 
+import itertools
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -140,6 +141,26 @@ def test_removing_a_patient_moves_the_sum_by_at_most_the_clip(
             moved = float(np.linalg.norm((quiet[0] - quiet.pop()).astype(float)))
             assert moved <= 2**plan.privacy.grid_bits * (1 + 1e-5) + np.sqrt(plan.n_parameters)
         quiet.clear()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_weights_that_cancel_do_not_turn_one_patient_into_many(
+    consortium: Consortium, quiet: list[NDArray[np.int64]], seed: int
+) -> None:
+    """Equal patients whose logit is rounding error alone: with shared weights, removing one flipped all (4 clips measured)."""
+    plan, one = consortium.plan(), cohort(1, seed)
+    design = Design(TASK.contract)
+    x = design.encode(one.values, *design.neutral_buffers())[0]
+    w = (np.random.default_rng(seed).normal(size=len(x)) * 1e20).astype(np.float32)
+    total = np.float32(0)
+    for product in w * x:
+        total = np.float32(total + product)
+    weights = np.concatenate([w, [-total]])
+    for n in range(1, 6):
+        people = Cohort(tuple(map(str, range(n))), np.repeat(one.values, n, axis=0), np.zeros(n, np.int8), one.report)
+        trainer(people).run(job(plan, weights))
+    moves = [float(np.linalg.norm((after - before).astype(float))) for before, after in itertools.pairwise(quiet)]
+    assert max(moves) <= 2**plan.privacy.grid_bits * (1 + 1e-5) + np.sqrt(plan.n_parameters)
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e2, 1e4])
