@@ -33,6 +33,7 @@ from tasks.registry import get_task
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 PATIENTS = (320, 240, 180, 140)
+SHORT = ("schedule.rounds=40", "schedule.evaluate_every=20")
 HELD_OUT = 0.25
 START_S = 90.0
 STOP_S = 15.0
@@ -48,7 +49,7 @@ leads: ["lead-demo"]
 auto_approve: false
 """
 
-console = Console()
+console = Console(soft_wrap=True)
 
 
 class DemoError(Exception):
@@ -217,13 +218,17 @@ class Demo:
 
     def plan(self, sites: list[Site]) -> Path:
         sizes = [f"federation.sites.{site.name}={site.declared}" for site in sites]
-        words = (f"task.name={self.args.task}", f"privacy={self.args.privacy}", "federation=roster", *sizes, *self.args.overrides)
+        words = (f"task.name={self.args.task}", f"privacy={self.args.privacy}", "federation=roster", *sizes, *SHORT, *self.args.overrides)
         made = json.loads(run(*self.lead("plan", *words, "--json")))
         console.print(f"plan {made['digest'][:16]}, its cost before anything is spent:")
         cost = made["cost"]
+        promise = (
+            f"epsilon {cost['epsilon_exposed']:.2f} if an update were exposed, {cost['epsilon_model']:.2f} for the model, "
+            f"at most, delta {cost['delta']:g}"
+        )
         console.print(
-            f"  epsilon exposed {cost['epsilon_exposed']}, model {cost['epsilon_model']}, delta {cost['delta']}; "
-            f"{cost['train_rounds']} rounds; at least {cost['minimum_survivors']} of {len(sites)} sites must stay",
+            f"  {promise if cost['private'] else 'NOT PRIVATE'}; {cost['train_rounds']} rounds; "
+            f"at least {cost['minimum_survivors']} of {len(sites)} sites must stay",
             highlight=False,
         )
         run(*self.lead("sign", made["file"]))
@@ -269,9 +274,9 @@ class Demo:
         console.print(
             f"everything is in {self.folder}; took {time.monotonic() - started:.0f} s, peak {self.processes.peak_mib:.0f} MiB"
         )
-        console.print(f"MLflow: MLFLOW_DISABLE_TELEMETRY=true .venv/bin/mlflow server --backend-store-uri {store}", soft_wrap=True)
+        console.print(f"MLflow: MLFLOW_DISABLE_TELEMETRY=true .venv/bin/mlflow server --backend-store-uri {store}")
         for site in sites[:1]:
-            console.print(f"what left {site.name}: .venv/bin/wardround-site --home {site.home} egress RUN", soft_wrap=True)
+            console.print(f"what left {site.name}: .venv/bin/wardround-site --home {site.home} egress RUN")
         return status
 
 
@@ -281,12 +286,18 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _verdict(found: object) -> tuple[str, str, str]:
-    report = found[0] if isinstance(found, list) else found
-    ledgers = report.get("ledgers", [report]) if isinstance(report, dict) else []
-    first = ledgers[0] if ledgers else {}
-    spent = ", ".join(str(figure) for figure in first.get("epsilon", [])) or "-"
-    return str(first.get("entries", "?")), spent, "whole" if first.get("ok") else "PROBLEM"
+def _verdict(found: dict[str, list[dict[str, object]]]) -> tuple[str, str, str]:
+    """Entries, epsilon by both accountants, and the auditor's word, of one verified ledger."""
+    report = found["ledgers"][0]
+    figures = report["epsilon"]
+    spent = "nothing" if not figures else _figure(figures[0])  # type: ignore[index]  # a list, as `verify --json` prints it
+    return str(report["entries"]), spent, "whole" if report["ok"] else f"PROBLEM: {report['problems']}"
+
+
+def _figure(figure: dict[str, object]) -> str:
+    if not figure["private"]:
+        return "NOT PRIVATE"
+    return f"{figure['reference']:.3f} at delta {figure['delta']:g}; independent check {figure['independent_upper']:.3f}"
 
 
 @contextmanager
