@@ -311,7 +311,7 @@ def make_consortium(folder: Path, hospitals: Path) -> Consortium:
         made = init_site(Home(folder / site), config)
         members.append(Member(site, "site", bytes.fromhex(made.identity_key), made.transport_key))
     members.sort(key=lambda member: member.id)
-    roster = Roster("test", 1, 1, 3, (Founder("founder", founder.public),), 1, SALT, HELD_OUT, tuple(members))
+    roster = Roster("test", 1, 0, 3, (Founder("founder", founder.public),), 1, SALT, HELD_OUT, tuple(members))
     signed = sign_roster(roster, "founder", founder)
     found = Consortium(folder, hospitals, founder, lead, roster, signed, {site: RecordedTrain() for site in SITES})
     for site in SITES:

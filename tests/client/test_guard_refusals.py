@@ -427,6 +427,6 @@ def test_what_a_stranger_writes_cannot_flood_or_forge_the_log(consortium: Consor
 
 def test_two_different_rosters_of_one_version_are_told_apart(consortium: Consortium) -> None:
     """A plan binds the roster's digest, not its number."""
-    other = replace(consortium.roster, colluders=0)
+    other = replace(consortium.roster, colluders=1)
     assert sign_roster(other, "founder", consortium.founder).digest != consortium.signed_roster.digest
     assert ask(consortium, consortium.sign(consortium.plan(roster_digest=other.digest))) == "ROSTER"
