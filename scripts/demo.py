@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,11 +78,7 @@ class Processes:
 
         def look() -> None:
             while not self._stopping.wait(2.0):
-                family = [psutil.Process(), *psutil.Process().children(recursive=True)]
-                for _, process in self.started:
-                    if process.poll() is None:
-                        family += [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-                self.peak_mib = max(self.peak_mib, sum(map(_mib, set(family))))
+                self.peak_mib = max(self.peak_mib, sum(map(_mib, self.family() | _with_children(os.getpid()))))
 
         threading.Thread(target=look, daemon=True).start()
 
@@ -91,25 +87,37 @@ class Processes:
             if process.poll() is not None:
                 raise DemoError(f"{name} ended with status {process.returncode}: see {self.folder}/logs/{name}.log")
 
+    def family(self) -> set[psutil.Process]:
+        """All that was started and lives, with all that they started, in whatever session."""
+        members: set[psutil.Process] = set()
+        for _, process in self.started:
+            if process.poll() is None:
+                members |= _with_children(process.pid)
+        return members
+
     def stop(self) -> None:
-        """SIGTERM to the programs, latest first, SIGKILL to whatever is left of their sessions."""
+        """SIGTERM to the programs, latest first; SIGKILL to whoever is left of their families after `STOP_S`."""
         self._stopping.set()
-        groups = []
+        members = self.family()
         for _, process in reversed(self.started):
-            groups.append(process.pid)
             if process.poll() is None:
                 process.terminate()
-        deadline = time.monotonic() + STOP_S
+        _, left = psutil.wait_procs(members, STOP_S)
+        for member in left:
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
         for _, process in self.started:
-            try:
-                process.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-        for group in groups:
-            try:
-                os.killpg(group, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # what was started while the others ended
+            process.wait()
+
+
+def _with_children(pid: int) -> set[psutil.Process]:
+    try:
+        found = psutil.Process(pid)
+        return {found, *found.children(recursive=True)}
+    except psutil.NoSuchProcess:
+        return set()
 
 
 def _mib(process: psutil.Process) -> float:
@@ -157,7 +165,7 @@ class Demo:
     def __init__(self, folder: Path, args: argparse.Namespace) -> None:
         self.folder = folder
         self.args = args
-        self.port = free_port()
+        self.port = args.port or free_port()
         self.processes = Processes(folder)
         self.lead_home = folder / "lead"
 
@@ -191,11 +199,14 @@ class Demo:
         run(*self.lead("roster", "add-site", *map(str, requests), *told))
         invite = self.folder / "invite.json"
         run(*self.lead("roster", "invite", "--hub", address, "--out", str(invite)))
-        non_private = "true" if self.args.privacy == "none" else "false"
         at_once(sites, lambda site: run(*site.command("join", str(invite), "--founders", founded["founders"])))
         for site in sites:
-            policy = POLICY.format(budget=8.0, non_private=non_private, task=self.args.task)
-            (site.home / "policy.yaml").write_text(policy, encoding="utf-8")
+            (site.home / "policy.yaml").write_text(self.policy(), encoding="utf-8")
+
+    def policy(self) -> str:
+        """What every steward of the demo writes into policy.yaml."""
+        non_private = "true" if self.args.privacy == "none" else "false"
+        return POLICY.format(budget=8.0, non_private=non_private, task=self.args.task)
 
     def start(self, sites: list[Site]) -> None:
         self.processes.start("hub", *self.lead("hub", "start", "--port", str(self.port)))
@@ -218,7 +229,8 @@ class Demo:
 
     def plan(self, sites: list[Site]) -> Path:
         sizes = [f"federation.sites.{site.name}={site.declared}" for site in sites]
-        words = (f"task.name={self.args.task}", f"privacy={self.args.privacy}", "federation=roster", *sizes, *SHORT, *self.args.overrides)
+        chosen = (f"task.name={self.args.task}", f"privacy={self.args.privacy}", "federation=roster")
+        words = (*chosen, *sizes, *SHORT, *self.args.overrides)
         made = json.loads(run(*self.lead("plan", *words, "--json")))
         console.print(f"plan {made['digest'][:16]}, its cost before anything is spent:")
         cost = made["cost"]
@@ -311,7 +323,8 @@ def ending(demo: Demo) -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave processes behind
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not leave processes behind
         demo.processes.stop()
 
 
@@ -320,6 +333,7 @@ def main() -> int:
     parser.add_argument("--sites", type=Path, help="folder with one folder per hospital (mapping.yaml and tables)")
     parser.add_argument("--task", default="cis_conversion", help="clinical task of the given folders (default %(default)s)")
     parser.add_argument("--privacy", default="epsilon8", help="epsilon8, epsilon3, epsilon1 or none (default %(default)s)")
+    parser.add_argument("--port", type=int, default=0, help="port of the hub (default: a free one)")
     parser.add_argument("--out", type=Path, help="folder to make (default: demo-run below the current folder)")
     parser.add_argument("overrides", nargs="*", metavar="NAME=VALUE", help="of the plan, like schedule.rounds=20")
     args = parser.parse_args()
