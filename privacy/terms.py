@@ -6,6 +6,7 @@ one bin (bound 1). A release that no function here knows cannot be charged, so i
 """
 
 import math
+from collections.abc import Iterable
 from typing import Final
 
 from consortium.canonical import digest, text
@@ -63,15 +64,20 @@ def epsilon_exposed(plan: Plan, *, interval: float = CERTIFY_INTERVAL) -> float:
 def epsilon_model(plan: Plan, n_sites: int, colluders: int, *, interval: float = CERTIFY_INTERVAL) -> float:
     """Of the whole plan against the aggregator and whoever holds the models, given that only sums are opened.
 
+    `n_sites` are in every epoch; a smaller epoch opens sums with less noise.
+    """
+    return epsilon(in_opened_sum(plan, plan_limit(plan), n_sites, colluders), plan.privacy.delta, interval=interval)
+
+
+def in_opened_sum(plan: Plan, spends: Iterable[Spend], n_sites: int, colluders: int) -> tuple[Spend, ...]:
+    """The same releases for somebody who sees only opened sums of an epoch of `n_sites`, of which `colluders` may collude.
+
     Every opened sum holds the noise of at least t - c honest sites, t = (n + c) // 2 + 1 (secure aggregation, 4.1), all with
     the same standard deviation, since weight times normaliser is the same for every site. With several local steps the
-    intermediate noise does not add up this way: then this equals `epsilon_exposed`.
+    intermediate noise does not add up this way: then they are as good as exposed.
     """
-    honest = honest_in_sum(n_sites, colluders)
-    if plan.schedule.local_steps != 1:
-        return epsilon_exposed(plan, interval=interval)
-    spends = [scaled(spend, math.sqrt(honest)) for spend in plan_limit(plan)]
-    return epsilon(spends, plan.privacy.delta, interval=interval)
+    factor = math.sqrt(honest_in_sum(n_sites, colluders)) if plan.schedule.local_steps == 1 else 1.0
+    return tuple(scaled(spend, factor) for spend in spends)
 
 
 def honest_in_sum(n_sites: int, colluders: int) -> int:

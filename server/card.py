@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from consortium.plan import NOT_PRIVATE, Plan
+from server.spent import COMPUTED, PUBLISHED, site_epsilon
 from server.state import RunState
 
 NOT_PRIVATE_BANNER = "NOT PRIVATE"
@@ -16,7 +17,8 @@ ACCOUNTANT = "privacy loss distributions (dp-accounting, pessimistic), over ever
 
 
 def epsilon_text(value: float) -> str:
-    return "no bound" if value == NOT_PRIVATE else f"{value:.2f}"
+    """Two decimals, rounded up: no page promises more than holds."""
+    return "no bound" if value == NOT_PRIVATE or math.isinf(value) else f"{math.ceil(round(value * 100.0, 6)) / 100.0:.2f}"
 
 
 def privacy_line(plan: Plan) -> str:
@@ -66,15 +68,15 @@ def metric_noise(plan: Plan, survivors: int) -> str:
     )
 
 
-def model_card(plan: Plan, state: RunState) -> str:
-    """The card as markdown. `state` is of this plan's run, finished or not."""
+def model_card(plan: Plan, state: RunState, *, colluders: int) -> str:
+    """The card as markdown. `state` is of this plan's run, finished or not; `colluders` as its roster has it."""
     return "\n".join(
         [
             *_head(plan, state),
             *_section("Task and data", _task_lines(plan)),
             *_section("Privacy", guarantee(plan)),
             *_section("Quality", _quality_lines(plan, state)),
-            *_section("Who took part", _site_lines(plan, state)),
+            *_section("Who took part", _site_lines(plan, state, colluders)),
             *_section("Training", _training_lines(plan, state)),
             *_section("Limits", _limits(plan)),
         ]
@@ -94,7 +96,7 @@ def _head(plan: Plan, state: RunState) -> list[str]:
 
 
 def _section(title: str, lines: Iterable[str]) -> list[str]:
-    return [f"## {title}", "", *(f"- {line}" if not line.startswith("|") else line for line in lines), ""]
+    return [f"## {title}", "", *(f"- {line}" if line and not line.startswith("|") else line for line in lines), ""]
 
 
 def _task_lines(plan: Plan) -> Sequence[str]:
@@ -141,25 +143,33 @@ def metrics_text(metrics: Iterable[tuple[str, float]]) -> str:
     return ", ".join(words) + ("; NOISE IS OF THE SIZE OF THESE FIGURES, do not read them" if drowned else "")
 
 
-def _site_lines(plan: Plan, state: RunState) -> Sequence[str]:
+def _site_lines(plan: Plan, state: RunState, colluders: int) -> Sequence[str]:
     rows = ["| site | declared size | weight | rounds in the sums | epsilon exposed | epsilon model |", "|---|---|---|---|---|---|"]
     taken = state.participation()
     for participant in plan.participants:
-        exposed, model = site_epsilon(plan, state, participant.site)
+        exposed, model = epsilon_words(plan, state, participant.site, colluders=colluders)
         rows.append(
             f"| {participant.site} | {participant.declared_patients} | {plan.weight(participant.site):.3f} "
             f"| {taken.get(participant.site, 0)} | {exposed} | {model} |"
         )
-    return rows
+    return [*rows, "", epsilon_note(plan, state)]
 
 
-def site_epsilon(plan: Plan, state: RunState, site: str) -> tuple[str, str]:
-    """Exposed and model epsilon of one site: as it published them, else the plan's ceiling."""
-    if published := state.published.get(site):
-        return epsilon_text(published.exposed), epsilon_text(published.model)
-    if not plan.private:
+def epsilon_words(plan: Plan, state: RunState, site: str, *, colluders: int) -> tuple[str, str]:
+    """Exposed and model epsilon of one site so far, for tables."""
+    found = site_epsilon(plan, state, site, colluders=colluders)
+    if not plan.private and found.basis == COMPUTED:
         return NOT_PRIVATE_BANNER, NOT_PRIVATE_BANNER
-    return f"at most {epsilon_text(plan.privacy.epsilon_exposed)}", f"at most {epsilon_text(plan.privacy.epsilon_model)}"
+    return epsilon_text(found.exposed), epsilon_text(found.model)
+
+
+def epsilon_note(plan: Plan, state: RunState) -> str:
+    """Where the numbers of such a table come from."""
+    if not plan.private:
+        return f"{NOT_PRIVATE_BANNER}: nothing bounds epsilon."
+    named = [site for site in plan.sites if site in state.published]
+    own = f"; of {', '.join(named)}: {PUBLISHED}" if named else ""
+    return f"Epsilon of this run so far, {COMPUTED}{own}. The ledgers of the sites are what counts."
 
 
 def _training_lines(plan: Plan, state: RunState) -> Sequence[str]:

@@ -16,7 +16,7 @@ from rich.table import Table
 from consortium.plan import KIND, sign_plan, verify_plan
 from consortium.roster import MAX_SITES
 from server import rounds
-from server.card import NOT_PRIVATE_BANNER, site_epsilon
+from server.card import NOT_PRIVATE_BANNER, epsilon_note, epsilon_words
 from server.cli_output import Output
 from server.cli_reports import run_path
 from server.config import load_config
@@ -99,15 +99,16 @@ def run_simulated(run: RunFolder, prepared: Prepared, *, workers: int | None, sh
 
 def closing_table(run_dir: Path) -> Table:
     """Rounds, pooled AUC, epsilon per site, bytes and seconds a round, from the journal."""
-    plan, state = RunFolder(run_dir).plan(), read_state(run_dir)
+    folder, state = RunFolder(run_dir), read_state(run_dir)
+    plan, colluders = folder.plan(), folder.roster().colluders
     title = f"run {plan.run_id}: {state.phase}{' ' + state.stopped if state.stopped else ''}"
     table = Table(title=title if plan.private else f"{title}  {NOT_PRIVATE_BANNER}", title_justify="left")
     for name in ("site", "rounds", "epsilon exposed", "epsilon model"):
         table.add_column(name)
     for site, count in state.participation().items():
-        exposed, model = site_epsilon(plan, state, site)
+        exposed, model = epsilon_words(plan, state, site, colluders=colluders)
         table.add_row(site, str(count), exposed, model)
-    table.caption = "\n".join(closing_facts(state))
+    table.caption = "\n".join([epsilon_note(plan, state), *closing_facts(state)])
     table.caption_justify = "left"
     return table
 

@@ -34,9 +34,10 @@ def export_model(folder: RunFolder, target: Path | None = None) -> Path:
     model = final_model(folder, plan)
     directory = target or folder.model
     directory.mkdir(parents=True, exist_ok=True)
+    card = model_card(plan, read_state(folder.path), colluders=folder.roster().colluders)
     write_durably(directory / "weights.npz", weights_file(plan, model))
     write_durably(directory / "model.json", encode_json(describe(plan, model)))
-    write_durably(directory / "card.md", model_card(plan, read_state(folder.path)).encode())
+    write_durably(directory / "card.md", card.encode())
     return directory
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from consortium.canonical import Json
 from consortium.plan import Plan
-from server.card import NOT_PRIVATE_BANNER, epsilon_text, guarantee, metric_noise, privacy_line, site_epsilon
+from server.card import NOT_PRIVATE_BANNER, epsilon_note, epsilon_text, epsilon_words, guarantee, metric_noise, privacy_line
 from server.charts import Mark, axis, line_chart, stacked_bars
 from server.folder import open_folder, write_durably
 from server.journal import RoundDone
@@ -43,7 +43,7 @@ code{font-size:13px;overflow-wrap:anywhere}
 def status(run_dir: Path) -> dict[str, Json]:
     """Where the run stands, as plain values for `--json`."""
     folder = open_folder(run_dir)
-    plan, state = folder.plan(), read_state(run_dir)
+    plan, state, colluders = folder.plan(), read_state(run_dir), folder.roster().colluders
     return {
         "run_id": plan.run_id,
         "folder": str(run_dir),
@@ -66,7 +66,8 @@ def status(run_dir: Path) -> dict[str, Json]:
         "seconds_a_round": _median([_seconds(done) for done in state.done]),
         "bytes_up": sum(done.bytes_up for done in state.done),
         "bytes_down": sum(done.bytes_down for done in state.done),
-        "epsilon": {site: list(site_epsilon(plan, state, site)) for site in plan.sites},
+        "epsilon": {site: list(epsilon_words(plan, state, site, colluders=colluders)) for site in plan.sites},
+        "epsilon_basis": epsilon_note(plan, state),
         "model_digest": state.model_digest.hex(),
         "tracking": state.mirror.state if state.mirror else "",
     }
@@ -112,12 +113,12 @@ def write_report(run_dir: Path, target: Path | None = None) -> Path:
     """Write the page into the run folder (or to `target`) and return its path."""
     folder = open_folder(run_dir)
     path = target or folder.report
-    write_durably(path, page(folder.plan(), read_state(run_dir)).encode())
+    write_durably(path, page(folder.plan(), read_state(run_dir), colluders=folder.roster().colluders).encode())
     return path
 
 
-def page(plan: Plan, state: RunState) -> str:
-    """The whole page. `state` may be of a run that has not ended."""
+def page(plan: Plan, state: RunState, *, colluders: int) -> str:
+    """The whole page. `state` may be of a run that has not ended; `colluders` as its roster has it."""
     title = escape(f"{plan.task.name}: run {plan.run_id}")
     banner = "" if plan.private else f'<div class="banner">{NOT_PRIVATE_BANNER}: no clipping, no noise, epsilon unbounded</div>'
     body = [
@@ -128,7 +129,7 @@ def page(plan: Plan, state: RunState) -> str:
         _facts(plan, state),
         _charts(plan, state),
         "<h2>Sites</h2>",
-        _sites(plan, state),
+        _sites(plan, state, colluders),
         "<h2>Rounds that opened nothing</h2>" + _failures(state) if state.failed else "",
         "<h2>What is promised to a patient</h2>",
         "".join(f"<p>{_emphasised(sentence)}</p>" for sentence in guarantee(plan)),
@@ -221,16 +222,16 @@ def _calibration(plan: Plan, state: RunState) -> str:
     return line_chart(marks, name="Calibration", x_name="predicted probability", y_name="observed", x=unit, y=unit, diagonal=True)
 
 
-def _sites(plan: Plan, state: RunState) -> str:
+def _sites(plan: Plan, state: RunState, colluders: int) -> str:
     taken, dropped = state.participation(), _drops(state)
     rows = []
     for participant in plan.participants:
         site = participant.site
-        exposed, model = site_epsilon(plan, state, site)
+        exposed, model = epsilon_words(plan, state, site, colluders=colluders)
         size, weight = str(participant.declared_patients), f"{plan.weight(site):.3f}"
         rows.append([site, size, weight, str(taken.get(site, 0)), dropped.get(site, ""), exposed, model])
     names = ["site", "declared patients", "weight", "rounds in sums", "missed (phase code)", "epsilon exposed", "epsilon model"]
-    return _table(names, rows)
+    return f'{_table(names, rows)}<p class="note">{escape(epsilon_note(plan, state))}</p>'
 
 
 def _drops(state: RunState) -> dict[str, str]:

@@ -30,6 +30,15 @@ Phase = Literal["new", "running", "finished", "stopped"]
 
 
 @dataclass(frozen=True)
+class Asked:
+    """A round that was begun and the sites of its epoch: each of them may have been charged for it."""
+
+    round: int
+    purpose: str
+    sites: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class RunState:
     """`attempts` counts rounds begun, by purpose: the plan's maxima are about these, not about rounds that ended well."""
 
@@ -46,6 +55,7 @@ class RunState:
     last_attempted: int = 0
     last_vote: VoteAsked | None = None
     attempts: Mapping[str, int] = field(default_factory=dict)
+    asked: tuple[Asked, ...] = ()
     done: tuple[RoundDone, ...] = ()
     done_at: tuple[str, ...] = ()
     failed: tuple[RoundFailed, ...] = ()
@@ -127,7 +137,8 @@ def _after_round(state: RunState, entry: Entry) -> RunState:
     match entry.event:
         case RoundAttempt(number, purpose):
             attempts = {**state.attempts, purpose: state.attempts.get(purpose, 0) + 1}
-            return replace(state, last_attempted=max(state.last_attempted, number), attempts=attempts)
+            asked = (*state.asked, Asked(number, purpose, state.epoch_sites))
+            return replace(state, last_attempted=max(state.last_attempted, number), attempts=attempts, asked=asked)
         case VoteAsked():
             return replace(state, last_vote=entry.event)
         case RoundDone():

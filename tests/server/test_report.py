@@ -54,7 +54,7 @@ def test_status_says_where_a_run_stands(run_folder: Make) -> None:
     assert found["sites"] == {"basel": 5, "kaunas": 5, "lyon": 5, "oslo": 4}
     assert found["metrics"] == {"auc": 0.8, "brier": 0.19}
     assert found["epsilon"]["basel"] == ["2.50", "1.00"]  # type: ignore[index, call-overload]
-    assert found["epsilon"]["oslo"] == ["at most 3.00", "at most 1.20"]  # type: ignore[index, call-overload]
+    assert found["epsilon"]["oslo"] == ["1.77", "1.20"]  # type: ignore[index, call-overload]
 
 
 def test_compare_puts_the_best_first_and_says_not_private(run_folder: Make) -> None:
@@ -82,12 +82,12 @@ def test_the_page_escapes_what_others_wrote(plan: Plan, new_folder: Make) -> Non
 
     hostile = RunState(phase="running", sites=plan.sites)
     object.__setattr__(hostile, "phase", "<img src=x>")
-    assert "<img" not in page(plan, hostile)
+    assert "<img" not in page(plan, hostile, colluders=1)
 
 
 def test_the_card_states_the_guarantee_in_words(run_folder: Make) -> None:
     folder = run_folder()
-    card = model_card(folder.plan(), read_state(folder.path))
+    card = model_card(folder.plan(), read_state(folder.path), colluders=1)
     for words in (
         "3.00",
         "1.20",
@@ -99,7 +99,8 @@ def test_the_card_states_the_guarantee_in_words(run_folder: Make) -> None:
     ):
         assert words in card
     assert "NOT PRIVATE" not in card
-    assert "| oslo | 200 | 0.400 | 4 | at most 3.00 | at most 1.20 |" in card
+    assert "| oslo | 200 | 0.400 | 4 | 1.77 | 1.20 |" in card
+    assert "computed from the plan and the rounds asked; of basel: published by the site" in card
 
 
 def test_figures_that_noise_drowns_are_not_offered_as_results() -> None:
@@ -109,7 +110,7 @@ def test_figures_that_noise_drowns_are_not_offered_as_results() -> None:
 
 def test_the_card_of_a_run_without_privacy_opens_with_the_banner(run_folder: Make) -> None:
     folder = run_folder(private=False)
-    assert "> **NOT PRIVATE**" in "\n".join(model_card(folder.plan(), read_state(folder.path)).splitlines()[:3])
+    assert "> **NOT PRIVATE**" in "\n".join(model_card(folder.plan(), read_state(folder.path), colluders=1).splitlines()[:3])
 
 
 def test_the_exported_model_is_the_released_one_and_opens_without_pickle(run_folder: Make) -> None:

@@ -1,0 +1,43 @@
+"""What the run has cost each site so far, from the plan and the rounds in the journal: never less than a site's ledger says.
+
+A site that was asked is counted as charged, whether its answer came or not: the coordinator cannot know better. Nothing
+about a site's patients goes into these numbers; a site that publishes its own ledger's number is believed instead.
+"""
+
+from dataclasses import dataclass
+
+from consortium.plan import NOT_PRIVATE, Plan
+from privacy.accountant import ENFORCE_INTERVAL, epsilon
+from privacy.events import Spend
+from privacy.terms import in_opened_sum, round_spends
+from server.state import RunState
+
+COMPUTED = "computed from the plan and the rounds asked"
+PUBLISHED = "published by the site, from its ledger"
+
+
+@dataclass(frozen=True)
+class SiteEpsilon:
+    """Both epsilons of one site at the plan's delta, -1 where nothing bounds them; `basis`: COMPUTED or PUBLISHED."""
+
+    exposed: float
+    model: float
+    basis: str
+
+
+def site_epsilon(plan: Plan, state: RunState, site: str, *, colluders: int) -> SiteEpsilon:
+    """As the site published it, else computed; `colluders` as the run's roster has it."""
+    if published := state.published.get(site):
+        return SiteEpsilon(published.exposed, published.model, PUBLISHED)
+    if not plan.private:
+        return SiteEpsilon(NOT_PRIVATE, NOT_PRIVATE, COMPUTED)
+    exposed: list[Spend] = []
+    model: list[Spend] = []
+    for asked in state.asked:
+        if site in asked.sites:
+            spends = round_spends(plan, asked.round, asked.purpose)
+            exposed += spends
+            model += in_opened_sum(plan, spends, len(asked.sites), colluders)
+    delta = plan.privacy.delta
+    bounds = [epsilon(spends, delta, interval=ENFORCE_INTERVAL) for spends in (exposed, model)]
+    return SiteEpsilon(bounds[0], bounds[1], COMPUTED)
