@@ -31,12 +31,6 @@ def held_out_mask(patient_ids: Sequence[str], salt: bytes, fraction: float) -> N
     return np.array([held_out(patient, salt, fraction) for patient in patient_ids], dtype=np.bool_)
 
 
-def split_id(salt: bytes, fraction: float) -> str:
-    """16 hexadecimal digits that name this split in ledgers; they tell nothing about any patient."""
-    _check(salt, fraction)
-    return hashlib.sha256(b"wardround/split-id/1\x00" + fraction.hex().encode() + b"\x00" + salt).hexdigest()[:16]
-
-
 def _check(salt: bytes, fraction: float) -> None:
     if len(salt) < MIN_SALT_BYTES:
         raise ContractError(f"the split's salt has {len(salt)} bytes, at least {MIN_SALT_BYTES} are needed")
