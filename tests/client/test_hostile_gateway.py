@@ -1,0 +1,116 @@
+"""A gateway that fell to an attacker sits at the guard's socket: it gets nothing that the real one would not."""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+from guards_in_process import SITES, Consortium, Run, answered, code_of
+
+from client.guard_rpc import GuardClient, serve_guard
+from client.guardpb import guard_pb2
+from consortium.wire import KINDS
+
+SITE = SITES[0]
+METHODS = ("Exchange", "Status", "GetParameters", "Evaluate", "Fit", "Export", "Ledger", "Data", "Shell")
+
+
+@pytest.fixture
+def socket(training: Consortium, tmp_path: Path) -> Iterator[Path]:
+    """The socket of the first site's guard, as a daemon serves it; the site really trains."""
+    folder = tmp_path / "s"
+    folder.mkdir(mode=0o700)
+    guard = training.guard(SITE)
+    server = serve_guard(guard.answer, folder / "guard.sock", guard.status)
+    yield folder / "guard.sock"
+    server.stop()
+
+
+@contextmanager
+def gateway(path: Path) -> Iterator[GuardClient]:
+    client = GuardClient(path)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def raw_call(path: Path, method: str) -> grpc.StatusCode:
+    """The status of a call by name, with bytes that mean nothing."""
+    with grpc.insecure_channel(f"unix:{path}") as channel:
+        call = channel.stream_stream(method, request_serializer=lambda data: data, response_deserializer=lambda data: data)
+        try:
+            list(call(iter([b"\x00\xff garbage"]), timeout=5))
+        except grpc.RpcError as error:
+            return error.code()  # type: ignore[attr-defined]  # a call's error carries its code
+    return grpc.StatusCode.OK
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("Exchange", "Status")])
+def test_there_is_no_other_door(socket: Path, method: str) -> None:
+    assert raw_call(socket, f"/wardround.guard.v1.Guard/{method}") is grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize(
+    "service", ["grpc.reflection.v1.ServerReflection/ServerReflectionInfo", "grpc.channelz.v1.Channelz/GetServers"]
+)
+def test_the_guard_does_not_describe_its_inside(socket: Path, service: str) -> None:
+    assert raw_call(socket, f"/{service}") is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_the_service_has_two_methods_and_four_kinds() -> None:
+    service = guard_pb2.DESCRIPTOR.services_by_name["Guard"]
+    assert [method.name for method in service.methods] == ["Exchange", "Status"]
+    assert sorted(kind.name.lower() for kind in guard_pb2.DESCRIPTOR.enum_types_by_name["Kind"].values if kind.number) == sorted(
+        KINDS
+    )
+
+
+def test_status_tells_no_count_path_or_patient(socket: Path, training: Consortium) -> None:
+    with gateway(socket) as hostile:
+        told = json.dumps(hostile.status())
+    assert str(training.home(SITE).root) not in told
+    assert not re.search(r"\d{2,}", told), "a number of two digits could be a count"
+
+
+def test_a_gateway_without_a_signed_plan_gets_refusals_only(socket: Path, training: Consortium) -> None:
+    before = training.ledger_bytes(SITE)
+    with gateway(socket) as hostile:
+        codes = {code_of(hostile.exchange(kind, b"\x00" * 40, b"", 10)) for kind in KINDS if kind != "sa1_update"}
+        codes.add(code_of(hostile.exchange("sa1_update", b"\x00" * 40, b"\x00" * 64, 10)))
+    assert codes == {"UNDECODABLE"}
+    assert training.ledger_bytes(SITE) == before
+
+
+def test_a_round_through_the_socket_gives_the_hostile_gateway_the_real_ones_bytes(socket: Path, training: Consortium) -> None:
+    """It carries an honest round, then asks for everything again: the same bytes, one charge, and no second view."""
+    run = training.run()
+    with gateway(socket) as hostile:
+        control, body, first = _one_update(run, hostile)
+        spends = training.spends(SITE)
+        assert hostile.exchange("sa1_update", control, body, 60) == first
+        other = bytearray(body)
+        other[-1] ^= 1
+        assert code_of(hostile.exchange("sa1_update", control, bytes(other), 60)) == "ROUND"
+        assert training.spends(SITE) == spends
+        assert answered(first)
+
+
+def test_what_another_site_was_asked_is_no_use_at_this_one(socket: Path, training: Consortium) -> None:
+    """Requests differ by site from the first update on: ciphertexts meant for a peer open nothing here."""
+    run = training.run()
+    with gateway(socket) as hostile:
+        phase = run.open_round(run.epoch(), 1)
+        foreign = run.request(phase.requests()[SITES[-1]])
+        assert code_of(hostile.exchange("sa1_update", foreign, run.model(), 60)) in ("PEERS", "SIGNATURE")
+    assert training.spends(SITE) == 0
+
+
+def _one_update(run: Run, hostile: GuardClient) -> tuple[bytes, bytes, tuple[bytes, bytes]]:
+    """(control, body, reply) of one honest update that the gateway carried."""
+    phase = run.open_round(run.epoch(), 1)
+    control, body = run.request(phase.requests()[SITE]), run.model()
+    return control, body, hostile.exchange("sa1_update", control, body, 60)
