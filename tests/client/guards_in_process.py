@@ -193,6 +193,12 @@ class Consortium:
         )
         return truthful(replace(plan, **changes))
 
+    def long_plan(self) -> Plan:
+        """A hundred thousand rounds, with noise to match."""
+        plan = self.plan()
+        schedule = replace(plan.schedule, max_round=100_000, max_train=100_000)
+        return self.plan(schedule=schedule, privacy=terms(train_noise=200.0, evaluate_noise=200.0))
+
     def sign(self, plan: Plan) -> Signed:
         return sign_plan(plan, self.lead)
 
@@ -318,3 +324,13 @@ def make_consortium(folder: Path, hospitals: Path) -> Consortium:
         join_site(found.home(site), signed=signed, trusted_founders=found.pin, now=NOW)
     found.policy(ENDLESS)
     return found
+
+
+def reopen(folder: Path, hospitals: Path) -> Consortium:
+    """What `make_consortium` made in another process."""
+    signed = Home(folder / SITES[0]).roster.read_bytes()
+    roster = Home(folder / SITES[0]).load_roster()
+    founder, lead = SigningKey.from_seed(b"f" * 32), SigningKey.from_seed(b"l" * 32)
+    return Consortium(
+        folder, hospitals, founder, lead, roster, Signed.decode(signed, "roster"), {site: RecordedTrain() for site in SITES}
+    )
