@@ -309,7 +309,8 @@ class Guard:
     def _spend(self, run: Run, asked: Asked) -> Taken:
         """Check the plan's and the policy's limits, take the round, book the spend: durable before anything is computed."""
         site, plan, schedule = self._site, run.plan, run.plan.schedule
-        maxima = {"describe": schedule.max_describe, "train": schedule.max_train, "evaluate": schedule.max_evaluate}
+        describe = schedule.max_describe if plan.statistics else 0  # nothing to release, so nothing to charge
+        maxima = {"describe": describe, "train": schedule.max_train, "evaluate": schedule.max_evaluate}
         spends = round_spends(plan, asked.round_number, asked.purpose)
         if run.unfit is not None:
             raise Refused(run.unfit.code, f"as in an earlier round: {run.unfit.detail}")

@@ -307,6 +307,13 @@ def test_every_purpose_has_its_limit(consortium: Consortium, purpose: str, most:
     assert consortium.ledger_bytes() == record
 
 
+def test_a_plan_without_statistics_is_never_charged_for_describing(consortium: Consortium) -> None:
+    """Its stated epsilon does not count such rounds, so a coordinator must not be able to burn budget with them."""
+    run = consortium.run(consortium.plan(statistics=0))
+    assert code_of(run.update(run.open_round(run.epoch(), 1, "describe"), SITE)) == "LIMIT"
+    assert consortium.spends() == 0
+
+
 def test_the_budget_is_over_all_runs_of_the_ledger(consortium: Consortium) -> None:
     """Each plan fits the budget alone; together they do not, and the round that would exceed it is refused."""
     plan = consortium.plan()
