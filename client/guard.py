@@ -23,6 +23,7 @@ from client.home import Home
 from client.job import Job, Result, Train
 from client.plans import KnownPlan, PlanStore
 from client.policy_file import PolicyFile
+from client.release import Bound
 from client.trainer_process import place_of
 from consortium.approval import Approval
 from consortium.documents import Signed
@@ -217,6 +218,8 @@ class Guard:
             raise Refused("NOT_APPROVED", f"the approval of plan {plan.run_id} ended at {decision.until}")
 
     def _check_policy(self, policy: Policy, plan: Plan) -> None:
+        for norm in (plan.privacy.clip, plan.privacy.describe_clip):
+            Bound(norm, plan.privacy.grid_bits)  # refuses what the releases would refuse, before anything is charged
         try:
             objections = check_plan(policy, plan, lead_fingerprint=self._lead(plan))
         except (EventError, AccountingError) as error:

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from client.errors import Refused
 from privacy.noise import gaussian_grid, sensitivity_factor
 
 Entropy = Callable[[int], bytes]
 FloatMatrix = NDArray[np.float64]
 FloatVector = NDArray[np.float64]
 GridVector = NDArray[np.int64]
+NORM_LEAST, NORM_MOST = 2.0**-100, 2.0**100  # far from where a double loses digits: a rounded step would be another bound
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,10 @@ class Bound:
 
     norm: float
     grid_bits: int
+
+    def __post_init__(self) -> None:
+        if not NORM_LEAST <= self.norm <= NORM_MOST:
+            raise Refused("POLICY", f"a bound of {self.norm:g} per patient is outside [2^-100, 2^100]: no exact grid exists for it")
 
     @property
     def step(self) -> float:

@@ -54,6 +54,12 @@ class Trainer:
 
     def run(self, job: Job) -> Result:
         """The release of one round. Raises `Refused` for a plan that this site's data or a private model cannot serve."""
+        try:
+            return self._release(job)
+        except ContractError as error:  # unknown column, model or option: the plan's fault, and the same in every round
+            raise Refused("TASK", str(error)) from error
+
+    def _release(self, job: Job) -> Result:
         self._check(job.plan)
         buffers, weights = self._split_model(job)
         if job.purpose == "describe":

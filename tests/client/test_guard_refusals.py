@@ -1,6 +1,10 @@
 """Whatever is not in order is refused by name, changes no ledger, and tells nobody why in words of its own."""
 
+import copy
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import reduce
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +15,13 @@ from hypothesis import strategies as st
 from client.clock import utc
 from client.plans import PlanStore
 from consortium.approval import Approval
-from consortium.documents import Signed
+from consortium.canonical import Json, encode_json
+from consortium.documents import Signed, to_document
 from consortium.identity import SigningKey
 from consortium.plan import Participant, TaskRef, sign_plan
 from consortium.roster import Member, sign_roster
-from consortium.wire import KINDS, encode_keys_request, encode_request
+from consortium.wire import KINDS, Refusal, decode_reply, encode_keys_request, encode_request
+from secagg.messages import KeysRequest
 
 SITE = SITES[0]
 WAITING = ENDLESS.replace("auto_approve: true", "auto_approve: false")
@@ -96,9 +102,42 @@ def test_a_plan_with_any_byte_altered_is_refused(consortium: Consortium, at: int
     signed[at % len(signed)] ^= flip
     control = encode_keys_request(bytes(signed), b"")
     before = consortium.ledger_bytes()
-    assert code_of(consortium.guard().answer("sa1_keys", control, b"")) in {"PLAN_SIGNATURE", "UNDECODABLE", "ROSTER", "INTERNAL"}
+    assert code_of(consortium.guard().answer("sa1_keys", control, b"")) in {"PLAN_SIGNATURE", "UNDECODABLE", "ROSTER"}
     assert consortium.ledger_bytes() == before
     assert list(consortium.home(SITE).plans.iterdir()) == []
+
+
+HOSTILE: tuple[Json, ...] = (0, 10**30, 1e308, 5e-324, "../../etc", [], None)
+NAMED = {"PLAN_SIGNATURE", "ROSTER", "CODE_VERSION", "TASK", "POLICY", "UNDECODABLE", "NOT_LISTED"}
+
+
+def leaves(value: Json, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    if not items:
+        yield path
+    for key, item in items:
+        yield from leaves(item, (*path, key))
+
+
+@pytest.mark.parametrize("hostile", HOSTILE, ids=lambda value: repr(value)[:12])
+def test_a_lead_who_signs_nonsense_gets_an_answer_or_a_named_refusal(consortium: Consortium, hostile: Json) -> None:
+    """Each field of the plan in turn; nothing is written outside the folder's own files, and nothing is an internal error."""
+    request, guard = KeysRequest(1).encode(), consortium.guard()
+    body = to_document(consortium.plan())
+    before = sorted(path.name for path in consortium.folder.rglob("*") if path.suffix not in {".plan", ".approval"})
+    for path in list(leaves(body)):
+        changed: Any = copy.deepcopy(body)
+        place = reduce(lambda at, key: at[key], path[:-1], changed)
+        place[path[-1]] = hostile
+        signed = Signed("plan", encode_json(changed), ()).sign("lead-a", consortium.lead)
+        reply = guard.answer("sa1_keys", encode_keys_request(signed.encode(), request), b"")
+        if isinstance(decode_reply(reply[0]), Refusal):
+            assert code_of(reply) in {"PLAN_SIGNATURE", "ROSTER", "CODE_VERSION", "TASK", "POLICY", "UNDECODABLE", "NOT_LISTED"}, (
+                path
+            )
+    after = {path.name for path in consortium.folder.rglob("*") if path.suffix not in {".plan", ".approval"}}
+    assert {name for name in after - set(before) if not name.endswith(".jsonl")} == set()
+    assert consortium.spends() == 0
 
 
 # -- policy ----------------------------------------------------------------------------------------------------------------

@@ -111,6 +111,13 @@ def test_a_row_within_the_bound_is_left_as_it_is_and_a_longer_one_keeps_its_dire
     assert clipped_grid_sum(np.array([[3e200, 4e200]]), BOUND).tolist() == [629146, 838861]
 
 
+@pytest.mark.parametrize("norm", [5e-324, 7.6e-318, 1e-310, 2.0**-101, 2.0**101, 1e308, 0.0, -1.0, np.inf, np.nan])
+def test_a_bound_where_doubles_lose_digits_is_refused(norm: float) -> None:
+    """At 7.6e-318 the grid step rounds to two thirds of itself, and every patient would count half as much again."""
+    with pytest.raises(Refused, match="POLICY"):
+        Bound(norm, 20)
+
+
 # -- leave one patient out -----------------------------------------------------------------------------------------------------
 
 
@@ -360,6 +367,18 @@ def test_a_model_that_is_not_finite_is_refused_by_the_trainer_too(consortium: Co
     plan = consortium.plan()
     with pytest.raises(Refused, match="MODEL"):
         trainer(cohort(5)).run(job(plan, np.full(plan.n_parameters, bad, np.float32)))
+
+
+def test_a_plan_about_columns_or_models_nobody_knows_is_refused_as_a_whole(consortium: Consortium) -> None:
+    plan = consortium.plan()
+    strange = (
+        replace(plan, task=replace(plan.task, columns=("blood_type",))),
+        replace(plan, model=replace(plan.model, name="oracle")),
+        replace(plan, model=replace(plan.model, buffers=())),
+    )
+    for each in strange:
+        with pytest.raises(Refused, match=r"TASK|MODEL"):
+            trainer(cohort(5)).run(Job(each, SITES[0], 1, "train", bytes(4 * each.model_size)))
 
 
 def test_only_the_plans_columns_are_read(consortium: Consortium) -> None:
