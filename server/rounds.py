@@ -28,6 +28,7 @@ from secagg.errors import SecaggError
 from secagg.model import model_digest
 from server import pooled
 from server.checkpoint import Checkpoint, latest_checkpoint, model_bytes, save_checkpoint
+from server.errors import ServerError
 from server.folder import RunFolder, open_folder
 from server.journal import (
     Checkpointed,
@@ -50,15 +51,18 @@ from server.journal import (
 from server.model import parameters_of, released_model, step_model, with_buffers
 from server.state import RunState, advance, read_state
 from server.strategy import Strategy, build
-from server.transport import Patience, Transport
+from server.transport import Patience, Transport, TransportError
 
 log = logging.getLogger("wardround.rounds")
 
 GRACE_S = 5.0  # once enough sites answered, the others get this long, or as long again as those took
 PROBE_S = 2.0  # how long an absent site is asked for its keys before a round goes on without it
 PROBE_EVERY = 5  # rounds between such questions
-POLL_APPROVAL_S = 2.0
+POLL_APPROVAL_S = 2.0  # between two looks for stewards' decisions, growing with the time waited ...
+POLL_LONGEST_S = 30.0  # ... to this: a wait may last days, and each look is two lines in the journal
 PASSING = frozenset({"NOT_APPROVED", "PAUSED", "NO_POLICY", "LATE", "UNREACHABLE", "GUARD_DOWN", "BUSY", "EPOCH"})
+FOR_GOOD = frozenset({"BUDGET", "LIMIT", "POLICY", "DECLINED", "LEDGER", "MODEL", "TASK"})  # the next round gets the same answer
+DIVERGED = "DIVERGED"  # the step left the range of float32: the same step would be taken again
 FAILURES_IN_A_ROW = 5
 EPOCH_AGE_S = 23 * 3600.0  # sites refuse an epoch older than 24 h
 
@@ -106,7 +110,10 @@ class RoundLostError(Exception):
 
 
 def run(run_dir: Path, transport: Transport, *, clock: Clock | None = None) -> RunState:
-    """Drive the run in `run_dir` to its end, from wherever it stands. Raises `ServerError` before anything is sent."""
+    """Drive the run in `run_dir` to its end, from wherever it stands.
+
+    Raises `ServerError` when the folder is not a verifiable run, when the disk refuses, or when the hub was told to stop.
+    """
     folder = open_folder(run_dir)
     signed_plan, signed_roster = folder.signed_plan(), folder.signed_roster()
     roster = _roster(signed_roster)
@@ -157,21 +164,27 @@ class Driver:
         self._epoch_since = 0.0
         self._probed = 0
         self._failures = 0
+        self._futile = ""  # why no further attempt can help: another one would only be charged
+        self._left_out: dict[str, Dropped] = {}  # sites that refused a round for good; asked again when the run is resumed
         self._waiting: dict[str, str] = {}
 
     def drive(self) -> None:
         if self._state.phase == "finished":
             return
+        try:
+            self._drive()
+        except TransportError:
+            self._append(RunStopped("STOPPED"))
+            raise
+
+    def _drive(self) -> None:
         started = self._clock.monotonic()
         current = self._begin()
         while (purpose := self._next_purpose(current)) is not None:
-            if (code := self._exhausted(purpose)) or (code := self._enter_epoch()):
+            if code := self._exhausted(purpose) or self._enter_epoch():
                 self._append(RunStopped(code))
                 return
             current = self._attempt(current, purpose)
-            if self._failures >= FAILURES_IN_A_ROW:
-                self._append(RunStopped("FAILED_IN_A_ROW"))
-                return
         final = self._wire_model(current, final=True)
         self._append(RunFinished(model_digest(final), self._clock.monotonic() - started))
 
@@ -188,8 +201,8 @@ class Driver:
         if found.checkpoint is None:
             model = pooled.initial_model(self._plan)
             return Current(0, 0, 0, 0, model, self._strategy.init(parameters_of(self._plan, model)))
-        saved = found.checkpoint
-        return Current(saved.round, saved.described, saved.trained, saved.evaluated, saved.model, saved.state)
+        saved, evaluated = found.checkpoint, self._state.completed("evaluate")  # figures are in the journal or nowhere
+        return Current(saved.round, saved.described, saved.trained, evaluated, saved.model, saved.state)
 
     def _next_purpose(self, current: Current) -> str | None:
         if self._plan.statistics and not current.described:
@@ -199,6 +212,9 @@ class Driver:
         return None if current.evaluated or not self._plan.schedule.max_evaluate else "evaluate"
 
     def _exhausted(self, purpose: str) -> str:
+        """The stop code where no further attempt is allowed or can help, else nothing."""
+        if self._futile or self._failures >= FAILURES_IN_A_ROW:
+            return self._futile or "FAILED_IN_A_ROW"
         schedule = self._plan.schedule
         allowed = {"describe": schedule.max_describe, "train": schedule.max_train, "evaluate": schedule.max_evaluate}
         if self._state.next_round > schedule.max_round or self._state.attempts.get(purpose, 0) >= allowed[purpose]:
@@ -222,7 +238,8 @@ class Driver:
             self._epoch = None
         if self._epoch is not None and not self._absent_is_back():
             return ""
-        give_up = self._clock.monotonic() + self._plan.deadlines.approval_s
+        began = self._clock.monotonic()
+        give_up = began + self._plan.deadlines.approval_s
         while True:
             self._epoch = self._open_epoch(give_up)
             if self._epoch is not None:
@@ -230,31 +247,37 @@ class Driver:
                 return ""
             if self._hopeless():
                 return "REFUSED"
-            if self._clock.monotonic() >= give_up:
+            if (now := self._clock.monotonic()) >= give_up:
                 return "NOT_APPROVED" if "NOT_APPROVED" in self._waiting.values() else "TOO_FEW"
-            self._clock.sleep(POLL_APPROVAL_S)
+            self._clock.sleep(min(POLL_APPROVAL_S + (now - began) / 10.0, POLL_LONGEST_S, give_up - now))
 
     def _hopeless(self) -> bool:
         """Too many sites refused for a reason that no waiting changes (an altered plan, another version, the steward's no)."""
-        refused = sum(code not in PASSING for code in self._waiting.values())
-        return len(self._plan.sites) - refused < self._least
+        refused = {site for site, code in self._waiting.items() if code not in PASSING} | set(self._left_out)
+        return len(self._plan.sites) - len(refused) < self._least
 
     def _absent_is_back(self) -> bool:
         """Ask absent sites, now and then, whether they can join; an answer is reason enough for a new epoch."""
         assert self._epoch is not None, "asked only while an epoch is in force"  # noqa: S101 - cannot happen
-        absent = tuple(site for site in self._plan.sites if site not in self._epoch.sites)
+        absent = tuple(site for site in self._candidates if site not in self._epoch.sites)
         if not absent or self._state.last_attempted - self._probed < PROBE_EVERY:
             return False
         self._probed = self._state.last_attempted
-        number = self._state.next_epoch  # the number the next epoch will really have: an absent site has nothing to lose
-        phase = coordinator.start_epoch(self._context, number, self._plan.sites)
-        requests = {site: self._keys_request(phase.requests()[site]) for site in absent}
-        replies = self._ask("sa1_keys", requests, Patience(PROBE_S), Tally(), "keys")
-        return bool(replies)
+        number, tally = self._state.next_epoch, Tally()
+        self._append(EpochAsked(number, absent))
+        phase = coordinator.start_epoch(self._context, number, absent)
+        requests = {site: self._keys_request(request) for site, request in phase.requests().items()}
+        for site, answer, _ in self._ask("sa1_keys", requests, Patience(PROBE_S), tally, "keys"):
+            phase = _received(phase, site, answer, tally, "keys")
+        return bool(phase.received)
+
+    @property
+    def _candidates(self) -> tuple[str, ...]:
+        return tuple(site for site in self._plan.sites if site not in self._left_out)
 
     def _open_epoch(self, give_up: float) -> coordinator.Epoch | None:
         """One attempt with all participants; a site that fails the second exchange is left out of the next number."""
-        sites, started, tally = self._plan.sites, self._clock.monotonic(), Tally()
+        sites, started, tally = self._candidates, self._clock.monotonic(), Tally(dropped=dict(self._left_out))
         while len(sites) >= self._least:
             number = self._state.next_epoch
             self._append(EpochAsked(number, sites))
@@ -312,11 +335,11 @@ class Driver:
             after, metrics, histogram = self._apply(current, number, purpose, aggregate, epoch.roll.n)
         except RoundLostError as lost:
             self._failures += 1
-            self._epoch = None
+            self._leave_out(tally, lost.code)
             self._append(RoundFailed(number, purpose, lost.code, tuple(tally.dropped.values()), named(tally.seconds)))
             return current
         self._failures = 0
-        self._save(after)
+        self._leave_out(tally)
         done = RoundDone(
             round=number,
             purpose=purpose,
@@ -328,10 +351,25 @@ class Driver:
             metrics=named(metrics),
             histogram=tuple(histogram),
         )
-        self._append(done)
-        if any(site in epoch.sites for site in tally.dropped):
-            self._epoch = None  # whoever was lost may join the next epoch; the others lose two small messages
+        # What a round was spent for is durable first: a new model in its checkpoint, figures in the journal.
+        if purpose == "evaluate":
+            self._append(done)
+            self._save(after)
+        else:
+            self._save(after)
+            self._append(done)
         return after
+
+    def _leave_out(self, tally: Tally, lost: str = "") -> None:
+        """After a round with losses (`lost`: its code if nothing opened) the next one needs an epoch without those who refused
+        for good: they would take a place in the threshold and never fill it. Whoever was only late may join again."""
+        if tally.dropped or lost:
+            self._epoch = None
+        self._left_out |= {site: drop for site, drop in tally.dropped.items() if drop.code in FOR_GOOD}
+        if lost == DIVERGED:
+            self._futile = DIVERGED
+        elif len(self._candidates) < self._least:
+            self._futile = "REFUSED"
 
     def _exchange(self, epoch: coordinator.Epoch, number: int, purpose: str, model: bytes, tally: Tally) -> Aggregate:
         """Both messages of a round. Raises `RoundLostError` when nothing opens."""
@@ -372,6 +410,8 @@ class Driver:
         """All answers of one exchange: (site, protocol message, body). Refusals and silence are noted in `tally`."""
         started, answers, answered = self._clock.monotonic(), [], set()
         for site, reply in self._transport.exchange(kind, requests, patience):
+            if site not in requests or site in answered:
+                continue  # a transport hands over one reply a site; whatever else comes is nobody's answer
             answered.add(site)
             tally.up += len(reply.control) + len(reply.body)
             message = _message(reply)
@@ -403,7 +443,11 @@ class Driver:
         if purpose == "train":
             weights = sum(self._plan.weight(site) for site in aggregate.survivors)
             mean = decode_body(aggregate.body, self._plan.coordinate_clip, n) / weights
-            state, model = step_model(self._plan, self._strategy, current.state, current.model, mean)
+            try:
+                state, model = step_model(self._plan, self._strategy, current.state, current.model, mean)
+            except ServerError as error:
+                log.warning("round=%d state=diverged detail=%s", number, error)
+                raise RoundLostError(DIVERGED) from error
             after = replace(after, state=state, model=model, trained=current.trained + 1)
         return after, metrics, histogram
 
