@@ -9,10 +9,41 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from consortium.plan import Plan
 from server.card import NOT_PRIVATE_BANNER
+from server.errors import JournalError
 from server.folder import RunFolder
-from server.state import RunState, read_state
+from server.journal import decode_entry, split_lines
+from server.state import RunState, advance, read_state
 
 POLL_S = 0.3
+
+
+class Watched:
+    """A run's state, kept up to date by reading only what its journal gained: a long run is not read again at every look."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._run_dir = run_dir
+        self._offset = 0
+        self.state = RunState()
+
+    def look(self) -> RunState:
+        """Where the run stands now. Raises `JournalError` on a damaged journal."""
+        try:
+            self._read()
+        except JournalError:  # a last line that the disk refused was taken back: begin again
+            self.state, self._offset = read_state(self._run_dir), 0
+        return self.state
+
+    def _read(self) -> None:
+        path = RunFolder(self._run_dir).events
+        if not path.exists():
+            return
+        with path.open("rb") as file:
+            file.seek(self._offset)
+            lines, size = split_lines(file.read())
+        state = self.state if self._offset else RunState()
+        for line in lines:
+            state = advance(state, decode_entry(line, state.events + 1))
+        self.state, self._offset = state, self._offset + size
 
 
 def follow(
@@ -22,7 +53,7 @@ def follow(
 
     `since`: events that are older than this watch; an end among them is an earlier coordinator's.
     """
-    plan = RunFolder(run_dir).plan()
+    plan, watched = RunFolder(run_dir).plan(), Watched(run_dir)
     bar = Progress(
         TextColumn("{task.fields[banner]}"),
         BarColumn(),
@@ -36,7 +67,7 @@ def follow(
         shown = bar.add_task("starting", total=total_rounds(plan), banner="" if plan.private else NOT_PRIVATE_BANNER)
         while True:
             driven = alive()  # asked before the journal is read: what was written before the end is seen
-            state = read_state(run_dir)
+            state = watched.look()
             bar.update(shown, completed=len(state.done), description=sentence(state))
             ended = state.phase in ("finished", "stopped") and state.events > since
             if ended or not driven:

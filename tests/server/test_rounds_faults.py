@@ -87,7 +87,7 @@ def test_no_fault_script_breaks_a_run(script: Script, reverse: bool) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(script=scripts, reverse=st.booleans())
 def test_no_fault_script_breaks_a_run_searched_longer(script: Script, reverse: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
