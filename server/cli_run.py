@@ -19,7 +19,7 @@ from server import rounds
 from server.card import NOT_PRIVATE_BANNER, epsilon_note, epsilon_words
 from server.cli_output import Output
 from server.cli_reports import run_path
-from server.config import load_config
+from server.config import LeadConfig, load_config
 from server.cost import cost, cost_lines
 from server.errors import ConfigError, ServerError
 from server.export import export_model
@@ -60,18 +60,28 @@ def simulate(
 ) -> RunState:
     """Plan, sign and run over one simulated site per folder below `data`; everything lies in `folder` afterwards."""
     config = load_config(["federation=roster", *overrides])
+    prepared = prepare_simulated(folder, config, data=data, split_salt=split_salt)
+    run = plan_simulated(folder, config, prepared, data=data)
+    if show:
+        for line in cost_lines(cost(run.plan(), colluders=prepared.roster.colluders)):
+            Console(stderr=True).print(line, highlight=False)
+    return run_simulated(run, prepared, workers=workers, show=show)
+
+
+def prepare_simulated(folder: Path, config: LeadConfig, *, data: Path, split_salt: bytes | None = None) -> Prepared:
+    """The simulated sites of a configuration, enrolled, with a policy that allows what it asks."""
     policy = SIMULATED_POLICY.format(task=config.task.name)
-    prepared = prepare(folder / "sites", task=config.task.name, data=data, policy=policy, split_salt=split_salt)
+    return prepare(folder / "sites", task=config.task.name, data=data, policy=policy, split_salt=split_salt)
+
+
+def plan_simulated(folder: Path, config: LeadConfig, prepared: Prepared, *, data: Path) -> RunFolder:
+    """A signed plan for them in a run folder of its own; declared sizes follow from the data unless the configuration has them."""
     if not config.federation.sites:
         sizes = declared_sizes(data, config.task.name, prepared.roster.held_out_fraction)
         config = replace(config, federation=replace(config.federation, sites=sizes))
     nodes = {site: number for number, site in enumerate(prepared.sites, start=1)}
     plan = make_plan(config, prepared.roster, nodes, lead=LEAD, now=datetime.now(UTC))
-    run = create_folder(folder / "run", sign_plan(plan, prepared.lead), prepared.signed_roster)
-    if show:
-        for line in cost_lines(cost(plan, colluders=prepared.roster.colluders)):
-            Console(stderr=True).print(line, highlight=False)
-    return run_simulated(run, prepared, workers=workers, show=show)
+    return create_folder(folder / "run", sign_plan(plan, prepared.lead), prepared.signed_roster)
 
 
 def run_simulated(run: RunFolder, prepared: Prepared, *, workers: int | None, show: bool) -> RunState:

@@ -194,6 +194,8 @@ class Driver:
         found = latest_checkpoint(self._folder.checkpoints, self._digest, model_size=self._plan.model_size)
         for sentence in found.skipped:
             log.warning("checkpoint=skipped detail=%s", sentence)
+        if not self._plan.private:
+            log.warning("run=%s privacy=NOT-PRIVATE", self._plan.run_id)
         if self._state.phase == "new":
             self._append(RunStarted(self._plan.run_id, self._digest, self._plan.sites, self._plan.private))
         else:

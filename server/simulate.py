@@ -113,9 +113,11 @@ def _member(request: Mapping[str, str]) -> Member:
 
 
 def _client(*arguments: str) -> str:
-    found = subprocess.run(
-        [sys.executable, "-m", "client.loopback", *arguments], capture_output=True, text=True, timeout=START_DEADLINE_S, check=False
-    )
+    command = [sys.executable, "-m", "client.loopback", *arguments]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=START_DEADLINE_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise SimulationError(f"simulated sites: {arguments[0]} took longer than {START_DEADLINE_S:.0f} s") from error
     if found.returncode != 0:
         reason = found.stderr.strip().splitlines()[-1] if found.stderr.strip() else f"exit status {found.returncode}"
         raise SimulationError(f"simulated sites: {reason}")
@@ -128,12 +130,9 @@ class Worker:
     def __init__(self, folder: Path, sites: Sequence[str], answers: "queue.Queue[tuple[int, str, Reply]]") -> None:
         self.sites = tuple(sites)
         self._answers = answers
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "client.loopback", "serve", str(folder), *sites],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=(folder / f"worker-{sites[0]}.err").open("wb"),
-        )
+        command = [sys.executable, "-m", "client.loopback", "serve", str(folder), *sites]
+        with (folder / f"worker-{sites[0]}.err").open("wb") as errors:
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
         self.ready = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
