@@ -44,6 +44,7 @@ from flwr.supercore.interceptors import (
     RuntimeVersionHttpInterceptor,
     SuperExecAuthHttpInterceptor,
 )
+from flwr.supercore.run import RunNotRunningException
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.fleet_http_client import FleetHttpClient
 
@@ -86,6 +87,10 @@ class ContentError(GatewayError):
 
 class TaskLost(GatewayError):
     """The SuperNode and the relay no longer agree on a task; only a fresh SuperNode resolves it."""
+
+
+class TaskWithdrawn(GatewayError):
+    """The SuperNode gave a message up before it had all of it: its sender died, or its run is over."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +193,7 @@ class Relay:
         self._client.close()
 
     def step(self) -> bool:
-        """Serve one task if there is one. Raises `httpx.HTTPError` when the SuperNode is gone, `TaskLost`."""
+        """Serve one task if there is one. Raises `httpx.HTTPError` when the SuperNode is gone, `TaskLost`, `TaskWithdrawn`."""
         request = runtime_pb2.AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
         claimed = self._client.AcquireTask(request)
         if not claimed.token:
@@ -197,6 +202,8 @@ class Relay:
         try:
             with self._heartbeat():
                 self._serve()
+        except httpx.HTTPError as error:  # the SuperNode would wait for this task's reply for ever
+            raise TaskLost(f"task broken off ({type(error).__name__})") from error
         finally:
             self._token.token = ""
         return True
@@ -216,7 +223,7 @@ class Relay:
         """The guard's answer, or the refusal that is due instead."""
         metadata = message.metadata
         metadata.__dict__["_message_id"] = tree.object_id  # the transmitted form does not carry its own id
-        objects = self._pull(tree, node, metadata.run_id)
+        objects = self._pull(tree, node, metadata.run_id, limit_s=_life_s(metadata.ttl))
         kind = KINDS.get(metadata.message_type)
         if kind is None:
             log.warning("request=refused reason=unknown-kind run=%d", metadata.run_id)
@@ -226,7 +233,7 @@ class Relay:
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, ContentError) as error:
             log.warning("request=%s state=undecodable reason=%s", kind, type(error).__name__)
             return refusal("UNDECODABLE"), b""
-        return self._ask(kind, *request, deadline_s=min(max(metadata.ttl, 1.0), GUARD_LIMIT_S))
+        return self._ask(kind, *request, deadline_s=_life_s(metadata.ttl))
 
     def _ask(self, kind: str, control: bytes, body: bytes, *, deadline_s: float) -> tuple[bytes, bytes]:
         log.info("request=%s state=received control=%d body=%d", kind, len(control), len(body))
@@ -246,16 +253,23 @@ class Relay:
         log.info("request=%s state=answered seconds=%.2f", kind, time.monotonic() - started)
         return answer
 
-    def _pull(self, tree: message_pb2.ObjectTree, node: node_pb2.Node, run_id: int) -> dict[str, bytes]:
-        """All objects of a message, by id. The SuperNode announces a message before it holds all of it: ask again."""
+    def _pull(self, tree: message_pb2.ObjectTree, node: node_pb2.Node, run_id: int, *, limit_s: float) -> dict[str, bytes]:
+        """All objects of a message, by id. The SuperNode announces a message before it holds all of it: ask again.
+
+        A sender that died meanwhile never sends the rest: wait no longer than the message lives, nor than the SuperNode.
+        """
         pull = inflatable_protobuf_utils.make_pull_object_fn_protobuf(self._client.PullObject, node, run_id)
         names = [part.object_id for part in inflatable_object.iterate_object_tree(tree)]
         try:
             objects: dict[str, bytes] = inflatable_utils.pull_objects(
-                names, pull, max_time=600.0, max_tries_per_object=None, initial_backoff=TASK_POLL_S, backoff_cap=0.5
+                names, pull, max_time=limit_s, max_tries_per_object=None, initial_backoff=TASK_POLL_S, backoff_cap=0.5
             )
         except inflatable_utils.ObjectPullError as error:
             raise TaskLost("a message's object is not there") from error
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code != httpx.codes.UNAUTHORIZED:
+                raise
+            raise TaskWithdrawn("the SuperNode gave the message up") from error
         confirm = message_pb2.ConfirmMessageReceivedRequest(node=node, run_id=run_id, message_object_id=tree.object_id)
         self._client.ConfirmMessageReceived(confirm)
         return objects
@@ -309,9 +323,7 @@ def run_supernode(config: GatewayConfig, port: int, secret_file: Path) -> None:
 
     hub = _HubWatch(config.state_dir / "node_id")
     start_client_internal.time = SimpleNamespace(sleep=hub.sleep)
-    start_client_internal.pull_objects = functools.partial(
-        inflatable_utils.pull_objects, max_tries_per_object=None, initial_backoff=TASK_POLL_S, backoff_cap=0.5
-    )
+    start_client_internal.pull_objects = functools.partial(_pull_parts, hub)
     start_client_internal.get_fused_config_from_fab = lambda _fab, _run: {}
     http_retry.MAX_RETRY_DELAY = RECONNECT_LIMIT_S
     fleet_http_connection.FleetHttpClient = _fleet_client(hub)
@@ -323,12 +335,39 @@ def run_supernode(config: GatewayConfig, port: int, secret_file: Path) -> None:
     os._exit(1)
 
 
+def _life_s(ttl: float) -> float:
+    """Seconds that a message may occupy the gateway, given what it says of itself."""
+    return min(max(ttl, 1.0), GUARD_LIMIT_S)
+
+
+def _pull_parts(hub: "_HubWatch", names: list[str], pull_object_fn: Callable[[str], bytes]) -> dict[str, bytes]:
+    """Flower's `pull_objects` for the parts of a message, with a first pause of 0.02 s for 1 s, and an end.
+
+    A coordinator that is killed between announcing a message and sending its parts never sends them: Flower would wait two
+    hours, and take no other message. And where the run is over, Flower's own exception passes by Flower's own tidying up:
+    the task would stay, and the relay with it.
+    """
+    try:
+        parts: dict[str, bytes] = inflatable_utils.pull_objects(
+            names,
+            pull_object_fn,
+            max_time=hub.message_life_s,
+            max_tries_per_object=None,
+            initial_backoff=TASK_POLL_S,
+            backoff_cap=0.5,
+        )
+    except RunNotRunningException as error:
+        raise TaskWithdrawn("the run is over") from error
+    return parts
+
+
 class _HubWatch:
     """Tells the relay (on stdout, one JSON object a line) how the hub answers, and paces the asking."""
 
     def __init__(self, node_file: Path) -> None:
         self.node_file = node_file
         self.node_id: int | None = None
+        self.message_life_s = GUARD_LIMIT_S
         self._told: dict[str, Any] = {}
 
     def tell(self, **event: Any) -> None:
@@ -340,7 +379,8 @@ class _HubWatch:
         if self.node_id is not None and self._told.get("event") in ("unreachable", "refused"):
             self.tell(event="connected", node_id=self.node_id)
 
-    def message_came(self) -> None:
+    def message_came(self, ttl: float) -> None:
+        self.message_life_s = _life_s(ttl)
         self.tell(event="message", at=time.monotonic())
 
     def sleep(self, seconds: float) -> None:
@@ -367,7 +407,7 @@ def _fleet_client(hub: _HubWatch) -> type[FleetHttpClient]:
         def PullMessages(self, request: fleet_pb2.PullMessagesRequest) -> Any:  # noqa: N802
             response = super().PullMessages(request)
             if response.messages_list:
-                hub.message_came()
+                hub.message_came(response.messages_list[0].metadata.ttl)
             return response
 
         def GetRun(self, request: run_pb2.GetRunRequest) -> Any:  # noqa: N802
@@ -499,6 +539,8 @@ class Gateway:
                 relay = Relay(guard, served, self._secret, self._board)
             try:
                 self._serve_all(relay, patience_s=TASK_WAIT_S if told else 0.0)
+            except TaskWithdrawn:
+                log.info("state=task-withdrawn")
             except TaskLost as error:
                 log.warning("state=task-lost reason=%r", str(error))
                 self._broken.set()
