@@ -5,7 +5,8 @@ line, so that an older copy of the ledger put back in its place is refused. Unkn
 
 A crash between two instructions of `append` leaves one of three states, and all are safe:
 1. part of a line at the end: the append never returned, so nothing was released for it; `open` cuts it off and says so in a
-   `recovered` entry;
+   `recovered` entry. After a power cut the part may be any blocks of the line, also its end with the newline: a last line that is
+   no JSON counts as part of a line if the head file, written only after the whole line, stands undamaged at the entry before;
 2. a whole line that the head file does not know yet: it counts (perhaps nothing was released: never a refund);
 3. line and head both there: the ordinary state.
 Not detectable here: both files rolled back together, as a restored machine does. Copies of the ledger that were handed out
@@ -23,8 +24,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final, Self
 
-from consortium.canonical import Json, digest, integer
-from consortium.errors import DocumentError
+from consortium.canonical import Json, decode_json, digest, integer
+from consortium.errors import DocumentError, EncodingError
 from consortium.identity import SigningKey, fingerprint
 from privacy.accountant import ENFORCE_INTERVAL, epsilon
 from privacy.entries import (
@@ -198,8 +199,11 @@ class Ledger:
 
     def _load(self, now: datetime) -> None:
         data = _read_all(self._handle, self._path)
-        entries, torn = read_entries(data, self._key.public)
-        self._check_head(entries)
+        head = _read_head(self._head, self._path)
+        whole = len(data) - len(_torn_line(data, head))
+        entries, torn = read_entries(data[:whole], self._key.public)
+        torn += data[whole:]
+        self._check_head(entries, *parse_head(head))
         for entry in entries:
             self._index.add(entry)
         assert isinstance(entries[0].content, Genesis)  # noqa: S101 - read_entries and _check_head saw to both
@@ -215,8 +219,7 @@ class Ledger:
         if torn:
             self._append(Recovered(len(torn), hashlib.sha256(torn).digest()), now)
 
-    def _check_head(self, entries: tuple[Entry, ...]) -> None:
-        index, expected = _read_head(self._head, self._path)
+    def _check_head(self, entries: tuple[Entry, ...], index: int, expected: bytes) -> None:
         if index >= len(entries):
             raise LedgerError(
                 f"missing: the ledger has {len(entries)} entries, but entry {index} was written. Lines were removed or an older "
@@ -347,15 +350,38 @@ def _head_slot(index: int, line_hash: bytes) -> bytes:
 
 def parse_head(data: bytes) -> tuple[int, bytes]:
     """Index and hash of the latest entry a head file knows. Raises `LedgerError` if neither of its two slots is whole."""
+    found = _head_slots(data)
+    if not found or len(data) != 2 * _HEAD_SLOT:
+        raise LedgerError("the head file is damaged: restore ledger and head file from the newest copy")
+    return max(found)
+
+
+def _head_slots(data: bytes) -> list[tuple[int, bytes]]:
+    """Index and hash from each whole slot."""
     found = []
     for start in (0, _HEAD_SLOT):
         slot = data[start : start + _HEAD_SLOT]
         body, check = slot[: 8 + HASH_SIZE], slot[8 + HASH_SIZE :]
         if check == digest(_HEAD_LABEL, body):
             found.append((int.from_bytes(body[:8], "big"), body[8:]))
-    if not found or len(data) != 2 * _HEAD_SLOT:
-        raise LedgerError("the head file is damaged: restore ledger and head file from the newest copy")
-    return max(found)
+    return found
+
+
+def _torn_line(data: bytes, head: bytes) -> bytes:
+    """A last line, newline included, that a power cut left without some of its blocks; empty if there is none.
+
+    The head's slot is written only after its line was synchronised: where the line is torn, both slots are whole and the newer
+    one knows the entry before. Anything else is damage, and stays an error.
+    """
+    *lines, rest = data.split(b"\n")
+    slots = _head_slots(head)
+    if rest or len(slots) != 2 or max(slots)[0] != len(lines) - 2:
+        return b""
+    try:
+        decode_json(lines[-1])
+    except EncodingError:
+        return lines[-1] + b"\n"
+    return b""
 
 
 def _locked_new(path: Path) -> int:
@@ -394,9 +420,9 @@ def _open_head(path: Path) -> int:
         ) from error
 
 
-def _read_head(handle: int, path: Path) -> tuple[int, bytes]:
+def _read_head(handle: int, path: Path) -> bytes:
     try:
-        return parse_head(os.pread(handle, 2 * _HEAD_SLOT + 1, 0))
+        return os.pread(handle, 2 * _HEAD_SLOT + 1, 0)
     except OSError as error:
         raise LedgerError(f"cannot read {head_path(path)}: {error.strerror}; check the disk") from error
 

@@ -3,6 +3,8 @@
 import contextlib
 import errno
 import fcntl
+import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -21,6 +23,7 @@ from privacy.verify import verify_ledger
 from .conftest import DELTA, KEY, NOW, SPLIT, TRAIN, details, make_ledger
 
 ROOT = Path(__file__).resolve().parents[2]
+GOLDEN_RECOVERED = "2c73236d18096b23511bf9836f3b389c96e128d7a156177d6ee79e251347219c"  # SHA-256 of the golden ledger after the cut
 
 # Appends for ever; says each round's number only after `spend` returned, as a guard trains only then.
 WRITER = """
@@ -132,6 +135,83 @@ def test_a_torn_line_is_cut_off_and_the_cut_is_recorded(tmp_path: Path) -> None:
     assert isinstance(entries[2].content, Recovered)
     assert entries[2].content.removed_bytes == 20
     assert any("torn write" in remark for remark in verify_ledger(path.read_bytes()).remarks)
+
+
+def torn_after(path: Path, rest: bytes) -> None:
+    with path.open("ab") as file:
+        file.write(rest)
+
+
+@pytest.mark.parametrize("zeros", [1, 600, 70_000])
+def test_a_line_whose_end_reached_the_disk_before_its_beginning_is_a_torn_write(tmp_path: Path, zeros: int) -> None:
+    """A power cut may keep the last block of a line, newline and all, and lose the block before it."""
+    path = make_ledger(tmp_path, rounds=2)
+    torn_after(path, bytes(zeros) + b'"time":"2026-11-21T09:30:00Z"}\n')
+    with Ledger.open(path, KEY, NOW) as ledger:
+        assert ledger.last_round(details(1).plan_digest) == 2
+        ledger.spend(details(3), (TRAIN,), NOW)
+    entries, rest = read_entries(path.read_bytes(), KEY.public)
+    cut = entries[3].content
+    assert isinstance(cut, Recovered)
+    assert (cut.removed_bytes, rest) == (zeros + 31, b"")
+    assert verify_ledger(path.read_bytes(), KEY.public, head_path(path).read_bytes()).problems == ()
+
+
+@pytest.mark.parametrize("kept", [0, 1, 100, 511])
+def test_a_real_line_with_its_first_block_lost_is_a_torn_write(tmp_path: Path, kept: int) -> None:
+    path = make_ledger(tmp_path, rounds=1)
+    before, head = path.read_bytes(), head_path(path).read_bytes()
+    with Ledger.open(path, KEY, NOW) as ledger:
+        line = ledger.spend(details(2), (TRAIN,), NOW).line
+    lost = line[:kept] + bytes(512 - kept) + line[512:] + b"\n"
+    path.write_bytes(before + lost)
+    head_path(path).write_bytes(head)  # the append had not come as far as the head
+    with Ledger.open(path, KEY, NOW) as ledger:
+        assert (ledger.entries, ledger.last_round(details(1).plan_digest)) == (3, 1)
+
+
+def test_the_golden_ledger_recovers_from_a_torn_line_to_exactly_these_bytes(tmp_path: Path) -> None:
+    golden = ROOT / "tests" / "vectors" / "privacy" / "ledger.jsonl"
+    path, torn = tmp_path / "ledger.jsonl", bytes(300) + b'"}\n'
+    path.write_bytes(golden.read_bytes() + torn)
+    head_path(path).write_bytes(head_path(golden).read_bytes())
+    Ledger.open(path, KEY, NOW).close()
+    last = json.loads(path.read_bytes().removeprefix(golden.read_bytes()))
+    assert last["body"] == {"removed_bytes": 303, "removed_sha256": hashlib.sha256(torn).hexdigest()}
+    assert (last["kind"], last["index"], last["time"]) == ("recovered", 8, "2026-11-21T09:30:00Z")
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == GOLDEN_RECOVERED
+
+
+def test_damage_to_a_line_that_the_head_knows_is_never_taken_for_a_torn_write(tmp_path: Path) -> None:
+    path = make_ledger(tmp_path, rounds=2)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-1]) + bytes(100) + lines[-1][100:])
+    for rest in (b"", bytes(50) + b"}\n"):
+        torn_after(path, rest)
+        with pytest.raises(LedgerError, match="cannot be read"):
+            Ledger.open(path, KEY, NOW)
+    assert len(path.read_bytes()) > sum(map(len, lines))  # nothing was cut off
+
+
+@pytest.mark.parametrize("rest", [b"\0}\n\0}\n", b"\0}\n{", b"[]\n"])
+def test_what_one_append_cannot_leave_behind_is_damage(tmp_path: Path, rest: bytes) -> None:
+    path = make_ledger(tmp_path, rounds=1)
+    torn_after(path, rest)
+    with pytest.raises(LedgerError) as caught:
+        Ledger.open(path, KEY, NOW)
+    assert caught.value.entry == 2
+
+
+def test_a_damaged_line_beside_a_damaged_head_slot_is_damage(tmp_path: Path) -> None:
+    """The slot was being written, so the line had been synchronised: it was whole once."""
+    path = make_ledger(tmp_path, rounds=2)
+    head = bytearray(head_path(path).read_bytes())
+    head[0] ^= 1  # entry 2: the first slot
+    head_path(path).write_bytes(bytes(head))
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-1]) + bytes(100) + lines[-1][100:])
+    with pytest.raises(LedgerError, match="entry 2"):
+        Ledger.open(path, KEY, NOW)
 
 
 def failing(error: int, times: int, real: Callable[..., object]) -> Callable[..., object]:
