@@ -24,6 +24,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from client.errors import SiteError
 from client.guardpb import guard_pb2, guard_pb2_grpc
+from consortium.plan import MAX_PARAMETERS
 from consortium.wire import CORRELATION_SIZE, Refusal, encode_refusal
 
 Answer = Callable[[str, bytes, bytes], tuple[bytes, bytes]]
@@ -31,7 +32,7 @@ Status = Callable[[], Mapping[str, Any]]
 
 CHUNK_SIZE = 1 << 20  # bytes of body in one frame
 CONTROL_LIMIT = 16 << 20  # bytes
-BODY_LIMIT = 4 << 30  # bytes: a model of 1e9 float32
+BODY_LIMIT = 4 * MAX_PARAMETERS  # bytes: the float32 values of the largest model that a plan may name, 1 GiB
 MESSAGE_LIMIT = CONTROL_LIMIT + 4096  # bytes of one gRPC message
 WAITING_LIMIT = 2  # exchanges inside the guard: one at work, one waiting; more are answered BUSY
 THREADS = 8  # the others answer status and health while a round trains
@@ -93,7 +94,10 @@ def write_frames(kind: guard_pb2.Kind, control: bytes, body: bytes) -> Iterator[
 
 
 def read_frames(frames: Iterable[guard_pb2.Frame]) -> tuple[guard_pb2.Kind, bytes, bytes]:
-    """(kind, control, body) of exactly one message; `FrameError` on any other sequence, as soon as it shows."""
+    """(kind, control, body) of exactly one message; `FrameError` on any other sequence, as soon as it shows.
+
+    A body that is declared too long is refused before any of it is read: whoever declares decides what is allocated here.
+    """
     sequence = iter(frames)
     first = next(sequence, None)
     if first is None or first.WhichOneof("content") != "head":

@@ -15,6 +15,7 @@ import pytest
 from client.guard_rpc import (
     BODY_LIMIT,
     CHUNK_SIZE,
+    WAITING_LIMIT,
     FrameError,
     GuardClient,
     GuardDeadline,
@@ -26,6 +27,7 @@ from client.guard_rpc import (
     write_frames,
 )
 from client.guardpb import guard_pb2, guard_pb2_grpc
+from consortium.plan import MAX_PARAMETERS
 from consortium.wire import KINDS, Refusal, decode_reply, encode_answer
 
 ROOT = Path(__file__).parents[2]
@@ -129,6 +131,49 @@ def test_frames_that_are_not_one_message_are_refused_and_never_reach_the_guard(
         read_frames(frames)
     assert code(raw(server.socket_path, frames)) == "UNDECODABLE"
     assert recorder.calls == []
+
+
+def test_no_more_is_read_than_the_largest_model_of_a_plan(server: GuardServer, recorder: Recorder) -> None:
+    assert BODY_LIMIT == 4 * MAX_PARAMETERS == 2**30
+    read: list[int] = []
+
+    def endless() -> Iterator[guard_pb2.Frame]:
+        yield head(length=BODY_LIMIT + 1)
+        while True:
+            read.append(1)
+            yield chunk(CHUNK_SIZE)
+
+    with pytest.raises(FrameError, match="declared body"):
+        read_frames(endless())
+    assert read == []
+    read_frames([head(length=1), chunk(1)])
+
+
+def test_a_third_exchange_is_turned_away_unread(socket_path: Path) -> None:
+    leave, at_work = threading.Event(), threading.Semaphore(0)
+
+    def slow(kind: str, control: bytes, body: bytes) -> tuple[bytes, bytes]:
+        at_work.release()
+        leave.wait(30)
+        return encode_answer(control), b""
+
+    def ask_until_answered() -> None:
+        while isinstance(decode_reply(client.exchange("sa1_update", b"", b"", 60)[0]), Refusal):
+            leave.wait(0.05)
+
+    server = serve_guard(slow, socket_path, dict)
+    client = GuardClient(socket_path)
+    inside = [threading.Thread(target=ask_until_answered) for _ in range(WAITING_LIMIT)]
+    for thread in inside:
+        thread.start()
+    assert at_work.acquire(timeout=30)
+    busy = (code(raw(socket_path, [head(length=BODY_LIMIT)])) for _ in range(100) if not threading.Event().wait(0.1))
+    assert "BUSY" in busy  # its body never came: whoever had a place would have been told UNDECODABLE
+    leave.set()
+    for thread in inside:
+        thread.join(30)
+    client.close()
+    server.stop(0)
 
 
 @pytest.mark.parametrize("kind", [guard_pb2.KIND_UNSPECIFIED, 5, 99, 2**31 - 1])
