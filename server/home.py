@@ -106,10 +106,21 @@ class LeadHome:
         return found
 
     def follow(self, signed: Signed) -> Roster:
-        """Put a newer roster in force, if enough of the pinned founders signed it. Raises `ServerError` for an older one."""
+        """Put a newer roster in force, if enough of the pinned founders signed it.
+
+        Raises `ServerError` for an older one, and for another one of the same version: sites refuse such a twin, and would then
+        refuse every plan made under it.
+        """
         roster = verify_roster(signed, read_word(self.founders_pin))
-        if self.roster_file.exists() and roster.version < self.roster().version:
-            raise ServerError(f"roster version {roster.version} is older than the one in force, {self.roster().version}")
+        if self.roster_file.exists():
+            current = self.roster()
+            if roster.version < current.version:
+                raise ServerError(f"roster version {roster.version} is older than the one in force, {current.version}")
+            if roster.version == current.version and roster.digest != current.digest:
+                raise ServerError(
+                    f"two different rosters have version {roster.version}: refused; agree on one with the other founders, and "
+                    "sign it with the next version"
+                )
         write_durably(self.roster_file, signed.encode())
         return roster
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from client.enrol import read_invite
 from consortium.documents import Signed
 from consortium.identity import SigningKey, fingerprint
 from consortium.plan import verify_plan
+from consortium.roster import sign_roster
 from server.cli import COMMANDS, main
+from server.errors import ServerError
 from server.folder import RunFolder
 from server.home import LeadHome
 
@@ -92,6 +95,19 @@ def test_a_roster_not_signed_by_the_pinned_founders_is_never_used(founded: Cli, 
     home.founders_pin.write_text("0000-0000-0000-0000-0000-0000-0000-0000\n")
     code, _, err = founded("roster", "show")
     assert (code, "do not continue" in err) == (1, True)
+
+
+def test_a_second_roster_of_the_same_version_is_refused_as_at_the_sites(founded: Cli, home: LeadHome) -> None:
+    """Two founders that each add a site make two rosters of one version: taking turns would silence every site."""
+    name, key = home.founder()
+    before, roster = home.roster_file.read_bytes(), home.roster()
+    with pytest.raises(ServerError, match="two different rosters have version 2"):
+        home.follow(sign_roster(replace(roster, held_out_fraction=0.5), name, key))
+    with pytest.raises(ServerError, match="older"):
+        home.follow(sign_roster(replace(roster, version=1), name, key))
+    assert home.roster_file.read_bytes() == before
+    assert home.follow(sign_roster(roster, name, key)) == roster
+    assert home.follow(sign_roster(replace(roster, version=3, held_out_fraction=0.5), name, key)).version == 3
 
 
 def test_an_invite_is_what_a_site_reads(founded: Cli, home: LeadHome, tmp_path: Path) -> None:
