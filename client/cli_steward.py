@@ -19,6 +19,7 @@ from consortium.identity import fingerprint
 from consortium.plan import PURPOSES, Plan, body_length, header_fields
 from privacy.errors import LedgerError
 from privacy.policy import check_plan
+from privacy.snapshot import read_snapshot
 from privacy.verify import Report, verify_ledger
 
 
@@ -101,8 +102,9 @@ def _show(home: Home, args: argparse.Namespace, out: Output) -> int:
         "decision": _row(store, known)["decision"],
     }
     if (policy := PolicyFile(home.policy).load()) is not None:
-        objections = check_plan(policy, plan, lead_fingerprint=fingerprint(lead.identity_key))
-        facts["policy"] = "; ".join(f"{item.code}: {item.detail}" for item in objections) or "nothing speaks against it"
+        ledger = read_snapshot(home.ledger, home.load_identity().public)
+        objections = check_plan(policy, plan, roster, spent=None if known.digest in ledger.plans else ledger)
+        facts["policy and budget"] = "; ".join(f"{item.code}: {item.detail}" for item in objections) or "nothing speaks against it"
     else:
         facts["policy"] = "NO POLICY FILE: nothing trains"
     out.facts(f"plan {plan.run_id}", facts)

@@ -28,7 +28,7 @@ from client.trainer_process import place_of
 from consortium.approval import Approval
 from consortium.documents import Signed
 from consortium.errors import ConsortiumError, DocumentError, EncodingError, SignatureError
-from consortium.identity import SigningKey, fingerprint
+from consortium.identity import SigningKey
 from consortium.plan import NOT_PRIVATE, Plan, body_length, header_fields, verify_plan
 from consortium.roster import Roster
 from consortium.wire import KINDS, Refusal, decode_keys_request, decode_request, encode_answer, encode_refusal
@@ -37,7 +37,7 @@ from privacy.entries import PlanApproved, PlanRefused, SpendDetails, Withdrawn
 from privacy.errors import AccountingError, EventError, LedgerError, PrivacyError
 from privacy.ledger import Ledger
 from privacy.noise import GRID_NAME, SAMPLER_NAME
-from privacy.policy import Policy, check_plan, check_round
+from privacy.policy import Policy, check_epoch, check_plan, check_round
 from privacy.terms import epsilon_exposed, round_spends, split_id
 from secagg.context import Context
 from secagg.encoding import encode_body, encode_header
@@ -204,9 +204,10 @@ class Guard:
         self._check_policy(policy, plan)
         if first:
             self._plans.add(known.signed)
+            self._check_whole_budget(policy, known)
         decision = self._plans.decision(known.digest)
         if decision is None and policy.auto_approve and first:
-            decision = self._approve_by_policy(known, policy)
+            decision = self._approve_by_policy(known)
         if decision is None:
             raise Refused(
                 "NOT_APPROVED", f"plan {plan.run_id} waits: `wardround-site plans show {plan.run_id}`, then approve or refuse"
@@ -221,11 +222,19 @@ class Guard:
         for norm in (plan.privacy.clip, plan.privacy.describe_clip):
             Bound(norm, plan.privacy.grid_bits)  # refuses what the releases would refuse, before anything is charged
         try:
-            objections = check_plan(policy, plan, lead_fingerprint=self._lead(plan))
+            objections = check_plan(policy, plan, self._site.roster)
         except (EventError, AccountingError) as error:
             raise Refused("POLICY", f"the cost of plan {plan.run_id} cannot be computed: {error}") from error
         if objections:
             raise Refused("POLICY", "; ".join(f"{item.code}: {item.detail}" for item in objections))
+
+    def _check_whole_budget(self, policy: Policy, known: KnownPlan) -> None:
+        """A plan that would be cut off in the middle is not begun; once begun, each round is asked for by itself."""
+        site = self._site
+        if site.ledger.last_round(known.digest):
+            return
+        if objections := check_plan(policy, known.plan, site.roster, spent=site.ledger):
+            raise Refused("BUDGET", "; ".join(f"{item.code}: {item.detail}" for item in objections))
 
     def _policy(self) -> Policy:
         policy = self._site.policy.load()
@@ -233,15 +242,11 @@ class Guard:
             raise Refused("NO_POLICY", f"there is no policy file at {self._site.home.policy}")
         return policy
 
-    def _lead(self, plan: Plan) -> str:
-        return fingerprint(self._site.roster.member(plan.lead).identity_key)
-
-    def _approve_by_policy(self, known: KnownPlan, policy: Policy) -> Approval | None:
-        """Only what fits the budget whole is approved without a person."""
-        site, plan = self._site, known.plan
-        objections = check_plan(policy, plan, spent=site.ledger, split_id=split_id(site.roster), lead_fingerprint=self._lead(plan))
-        if objections:
-            raise Refused("BUDGET", "; ".join(f"{item.code}: {item.detail}" for item in objections))
+    def _approve_by_policy(self, known: KnownPlan) -> Approval | None:
+        """A release without noise is a person's decision, always."""
+        site = self._site
+        if not known.plan.private:
+            return None
         approval = Approval(known.digest, site.id, "approve", "", BY_POLICY, utc(site.now()))
         return self._plans.decide_first(approval, site.key)
 
@@ -320,7 +325,10 @@ class Guard:
         with self._ledger_lock:
             if site.ledger.count(run.known.digest, asked.purpose) >= maxima[asked.purpose]:
                 raise Refused("LIMIT", f"plan {plan.run_id} allows {maxima[asked.purpose]} rounds to {asked.purpose}")
-            objection = check_round(self._policy(), site.ledger, plan, asked.round_number, asked.purpose, split_id(site.roster))
+            policy = self._policy()
+            if objection := check_epoch(policy, plan, asked.sites):
+                raise Refused("POLICY", f"{objection.code}: {objection.detail}")
+            objection = check_round(policy, site.ledger, plan, asked.round_number, asked.purpose, split_id(site.roster))
             if objection:
                 raise Refused("BUDGET", f"{objection.code}: {objection.detail}")
             taken = run.session.take(asked)

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO
 
+from client.clock import utc
 from client.config import SiteConfig, load_config
 from client.daemon import InlineTrain, data_source, harden_process, log_to, open_site
 from client.enrol import init_site, join_site
@@ -20,7 +21,9 @@ from client.errors import SiteError
 from client.files import write_atomic
 from client.guard import Guard
 from client.home import Home
+from client.plans import PlanStore
 from client.trainer_process import open_trainer
+from consortium.approval import Approval
 from consortium.canonical import pack, parse_text, text, unpack
 from consortium.documents import Signed
 from consortium.errors import ConsortiumError
@@ -81,6 +84,18 @@ def join(folder: Path, sites: list[str], *, roster: Path, founders: str, policy:
     return 0
 
 
+def approve(folder: Path, sites: list[str], *, plan: Path) -> int:
+    """What a steward does at every simulated site: read the plan, say yes."""
+    signed = Signed.decode(plan.read_bytes(), "plan")
+    for site in sites:
+        home = Home(folder / site)
+        key = home.load_identity()
+        store = PlanStore(home.plans, site, key.public)
+        store.add(signed)
+        store.decide(Approval(signed.digest, site, "approve", "", "simulated steward", utc()), key)
+    return 0
+
+
 def run_guards(folder: Path, sites: list[str]) -> int:
     harden_process()
     log_to(folder / f"loopback-{sites[0]}.log", console=False)
@@ -98,13 +113,15 @@ def run_guards(folder: Path, sites: list[str]) -> int:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m client.loopback", description="Simulated sites, spoken to through a pipe.")
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for verb in ("init", "join", "serve"):
+    for verb in ("init", "join", "approve", "serve"):
         part = verbs.add_parser(verb)
         part.add_argument("folder", type=Path)
         part.add_argument("sites", nargs="+")
         if verb == "init":
             part.add_argument("--task", required=True)
             part.add_argument("--data", type=Path, required=True)
+        if verb == "approve":
+            part.add_argument("--plan", type=Path, required=True)
         if verb == "join":
             part.add_argument("--roster", type=Path, required=True)
             part.add_argument("--founders", required=True)
@@ -115,6 +132,8 @@ def main(argv: list[str] | None = None) -> int:
             return init(args.folder, args.sites, task=args.task, data=args.data)
         if args.verb == "join":
             return join(args.folder, args.sites, roster=args.roster, founders=args.founders, policy=args.policy)
+        if args.verb == "approve":
+            return approve(args.folder, args.sites, plan=args.plan)
         return run_guards(args.folder, args.sites)
     except (SiteError, ConsortiumError, PrivacyError, TaskError) as error:
         print(f"error: {error}", file=sys.stderr)

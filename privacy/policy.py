@@ -5,17 +5,20 @@ objections, each a code and a fixed sentence; figures go to the site's own log o
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Final, Protocol
 
+from consortium.identity import fingerprint
 from consortium.plan import MAX_DELTA, Plan
+from consortium.roster import Roster
 from privacy.accountant import ENFORCE_INTERVAL, epsilon
 from privacy.errors import PolicyError
 from privacy.events import NonPrivateEvent, Spend, is_private
-from privacy.terms import plan_limit, round_spends
+from privacy.terms import coordinate_noise, epsilon_model, plan_limit, round_spends, split_id
 
 VERSION: Final = 1
+CLIP_SIGMAS: Final = 7.0  # noise that far out is one value in 10^11
 STATED_TOLERANCE: Final = 0.01  # what a plan's stated epsilon may lie below our own figure: accountants round differently
 
 SENTENCES: Final[Mapping[str, str]] = {
@@ -23,6 +26,7 @@ SENTENCES: Final[Mapping[str, str]] = {
     "column-forbidden": "The plan uses a column that this site does not share.",
     "delta-too-large": "The plan's delta is above the limit of this site.",
     "epsilon-understated": "The plan states a smaller epsilon than its terms lead to.",
+    "noise-cut-off": "The plan's coordinate clip would cut off the noise that protects the sum.",
     "lead-not-allowed": "This site does not accept plans of this lead.",
     "not-private": "The plan trains without privacy and this site does not allow that.",
     "plan-above-limit": "The plan as a whole is above this site's limit for one plan.",
@@ -144,19 +148,18 @@ def _tasks(value: object) -> dict[str, str]:
     return dict(value)
 
 
-def check_plan(
-    policy: Policy, plan: Plan, *, spent: Spent | None = None, split_id: str = "", lead_fingerprint: str = ""
-) -> tuple[Objection, ...]:
-    """All that speaks against the plan, before round 1; empty if nothing does.
+def check_plan(policy: Policy, plan: Plan, roster: Roster, *, spent: Spent | None = None) -> tuple[Objection, ...]:
+    """All that speaks against the plan of this roster; empty if nothing does. Nothing that the plan states is believed.
 
-    With `spent` (the ledger) and the `split_id` of the plan's roster, the whole plan must fit into what is left.
+    With `spent` (the ledger, before the plan's first round) the whole plan must fit into what is left.
     """
+    lead_fingerprint = fingerprint(roster.member(plan.lead).identity_key)
     found = [*_check_who(policy, plan, lead_fingerprint), *_check_what(policy, plan)]
     if not plan.private:
         if not policy.allow_non_private:
             found.append(_objection("not-private", 'privacy.mode is "none"; policy.allow_non_private is false'))
         return tuple(found)
-    return (*found, *_check_cost(policy, plan, spent, split_id))
+    return (*found, *_check_cost(policy, plan, spent, split_id(roster)), *_check_model_claim(plan, roster))
 
 
 def _check_who(policy: Policy, plan: Plan, lead_fingerprint: str) -> list[Objection]:
@@ -183,17 +186,39 @@ def _check_what(policy: Policy, plan: Plan) -> list[Objection]:
     return found
 
 
-def _check_cost(policy: Policy, plan: Plan, spent: Spent | None, split_id: str) -> list[Objection]:
+def _check_cost(policy: Policy, plan: Plan, spent: Spent | None, split: str) -> list[Objection]:
     limit, delta, found = plan_limit(plan), plan.privacy.delta, []
     whole = epsilon(limit, delta, interval=ENFORCE_INTERVAL)
     if whole > plan.privacy.epsilon_exposed + STATED_TOLERANCE:
         found.append(_objection("epsilon-understated", f"states {plan.privacy.epsilon_exposed}, leads to {whole:.4f}"))
     if whole > policy.max_epsilon_per_plan:
         found.append(_objection("plan-above-limit", f"epsilon {whole:.4f}, policy allows {policy.max_epsilon_per_plan}"))
-    after = whole if spent is None else _private_epsilon(spent, limit, delta, split_id)
+    after = whole if spent is None else _private_epsilon(spent, limit, delta, split)
     if after > policy.budget_epsilon:
         found.append(_objection("plan-above-budget", f"epsilon would be {after:.4f} of {policy.budget_epsilon}"))
     return found
+
+
+def _check_model_claim(plan: Plan, roster: Roster) -> list[Objection]:
+    """What the plan says about readers of the model must follow from its noise and the roster, and the noise must arrive."""
+    terms, found = plan.privacy, []
+    model = epsilon_model(plan, colluders=roster.colluders, minimum_cohort=roster.minimum_cohort, interval=ENFORCE_INTERVAL)
+    if min(model, terms.epsilon_exposed) > terms.epsilon_model + STATED_TOLERANCE:
+        found.append(_objection("epsilon-understated", f"states {terms.epsilon_model} for the model, leads to {model:.4f}"))
+    if plan.coordinate_clip < CLIP_SIGMAS * coordinate_noise(plan):
+        least = CLIP_SIGMAS * coordinate_noise(plan)
+        found.append(_objection("noise-cut-off", f"coordinate_clip {plan.coordinate_clip}, the noise needs {least:.3g}"))
+    return found
+
+
+def check_epoch(policy: Policy, plan: Plan, sites: Sequence[str]) -> Objection | None:
+    """Why the site does not train among these sites. The coordinator chooses them, so what holds for the plan holds for them."""
+    if len(sites) < policy.minimum_sites:
+        return _objection("too-few-sites", f"{len(sites)} sites in the epoch, policy asks for {policy.minimum_sites}")
+    patients = sum(plan.participant(site).declared_patients for site in sites)
+    if patients < policy.minimum_patients:
+        return _objection("too-few-patients", f"{patients} declared in the epoch, policy asks for {policy.minimum_patients}")
+    return None
 
 
 def check_spend(policy: Policy, ledger: Spent, spends: Iterable[Spend], delta: float, split_id: str = "") -> Objection | None:

@@ -11,7 +11,7 @@ from typing import Final
 
 from consortium.canonical import digest, text
 from consortium.plan import PURPOSES, Plan, header_fields
-from consortium.roster import Roster
+from consortium.roster import SMALLEST_COHORT, Roster
 from privacy.accountant import CERTIFY_INTERVAL, epsilon
 from privacy.errors import AccountingError
 from privacy.events import Event, GaussianEvent, NonPrivateEvent, PoissonGaussianEvent, Spend, aggregate
@@ -61,12 +61,19 @@ def epsilon_exposed(plan: Plan, *, interval: float = CERTIFY_INTERVAL) -> float:
     return epsilon(plan_limit(plan), plan.privacy.delta, interval=interval)
 
 
-def epsilon_model(plan: Plan, n_sites: int, colluders: int, *, interval: float = CERTIFY_INTERVAL) -> float:
+def epsilon_model(plan: Plan, *, colluders: int, minimum_cohort: int, interval: float = CERTIFY_INTERVAL) -> float:
     """Of the whole plan against the aggregator and whoever holds the models, given that only sums are opened.
 
-    `n_sites` are in every epoch; a smaller epoch opens sums with less noise.
+    The coordinator chooses who is in an epoch, so this counts the noise of the smallest epoch that the roster lets it choose.
     """
-    return epsilon(in_opened_sum(plan, plan_limit(plan), n_sites, colluders), plan.privacy.delta, interval=interval)
+    sizes = range(min(smallest_epoch(colluders, minimum_cohort), len(plan.participants)), len(plan.participants) + 1)
+    worst = min(sizes, key=lambda size: honest_in_sum(size, colluders))
+    return epsilon(in_opened_sum(plan, plan_limit(plan), worst, colluders), plan.privacy.delta, interval=interval)
+
+
+def smallest_epoch(colluders: int, minimum_cohort: int) -> int:
+    """The fewest sites that a site of this roster answers an epoch of (secure aggregation, 4.1)."""
+    return max(SMALLEST_COHORT, colluders + 2, minimum_cohort)
 
 
 def in_opened_sum(plan: Plan, spends: Iterable[Spend], n_sites: int, colluders: int) -> tuple[Spend, ...]:
@@ -80,11 +87,22 @@ def in_opened_sum(plan: Plan, spends: Iterable[Spend], n_sites: int, colluders: 
     return tuple(scaled(spend, factor) for spend in spends)
 
 
+def coordinate_noise(plan: Plan) -> float:
+    """Largest standard deviation of the noise on one coordinate of a site's update, before its weight."""
+    terms, schedule = plan.privacy, plan.schedule
+    smallest = min(participant.declared_patients for participant in plan.participants)
+    step = terms.train_noise * terms.clip / (terms.sample_rate * smallest)
+    return schedule.local_rate * math.sqrt(schedule.local_steps) * step
+
+
 def honest_in_sum(n_sites: int, colluders: int) -> int:
-    """The least number of honest sites in any sum that opens."""
+    """Noise contributors in any sum that opens whom nobody can subtract.
+
+    t - c, and at least one less than t: a site that reads the model knows its own noise, also where none is said to collude.
+    """
     if colluders < 0 or n_sites < colluders + 2:
         raise AccountingError(f"{n_sites} sites with {colluders} colluders: at least two honest sites are needed")
-    return (n_sites + colluders) // 2 + 1 - colluders
+    return (n_sites + colluders) // 2 + 1 - max(colluders, 1)
 
 
 def scaled(spend: Spend, factor: float) -> Spend:

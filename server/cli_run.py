@@ -28,7 +28,7 @@ from server.home import LeadHome, read_signed
 from server.planning import make_plan
 from server.progress import follow, latest_metric
 from server.report import status, write_report
-from server.simulate import LEAD, PipeTransport, Prepared, declared_sizes, prepare
+from server.simulate import LEAD, PipeTransport, Prepared, approve, declared_sizes, prepare
 from server.state import RunState, read_state
 from server.tracking import start_mirror
 from tasks.cis_conversion.synthetic import write_hospitals
@@ -45,7 +45,6 @@ max_epsilon_per_plan: 1000.0
 allow_non_private: true
 tasks: {{"{task}": "*"}}
 leads: ["*"]
-auto_approve: true
 """
 
 
@@ -75,13 +74,18 @@ def prepare_simulated(folder: Path, config: LeadConfig, *, data: Path, split_sal
 
 
 def plan_simulated(folder: Path, config: LeadConfig, prepared: Prepared, *, data: Path) -> RunFolder:
-    """A signed plan for them in a run folder of its own; declared sizes follow from the data unless the configuration has them."""
+    """A signed plan for them in a run folder of its own, approved by their stewards.
+
+    Declared sizes follow from the data unless the configuration has them.
+    """
     if not config.federation.sites:
         sizes = declared_sizes(data, config.task.name, prepared.roster.held_out_fraction)
         config = replace(config, federation=replace(config.federation, sites=sizes))
     nodes = {site: number for number, site in enumerate(prepared.sites, start=1)}
     plan = make_plan(config, prepared.roster, nodes, lead=LEAD, now=datetime.now(UTC))
-    return create_folder(folder / "run", sign_plan(plan, prepared.lead), prepared.signed_roster)
+    run = create_folder(folder / "run", sign_plan(plan, prepared.lead), prepared.signed_roster)
+    approve(prepared, run.plan_file)
+    return run
 
 
 def run_simulated(run: RunFolder, prepared: Prepared, *, workers: int | None, show: bool) -> RunState:

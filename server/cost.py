@@ -11,7 +11,7 @@ import numpy as np
 
 from consortium.canonical import Json
 from consortium.plan import Participant, Plan, header_fields
-from privacy.terms import epsilon_exposed, epsilon_model, ride_along_limit
+from privacy.terms import epsilon_exposed, ride_along_limit
 from secagg.numbers import honest_in_sum, ring_scale, threshold
 from server.card import NOT_PRIVATE_BANNER
 from server.errors import PlanningError
@@ -77,7 +77,7 @@ def cost(plan: Plan, *, colluders: int) -> Cost:
     check_header_range(plan)
     sites = len(plan.participants)
     exposed = epsilon_exposed(plan) if plan.private else math.inf
-    model = epsilon_model(plan, sites, colluders) if plan.private else math.inf
+    model = plan.privacy.epsilon_model if plan.private else math.inf
     up, down = bytes_per_site(plan)
     schedule = plan.schedule
     ride_along = min(schedule.rounds // schedule.evaluate_every, ride_along_limit(plan))

@@ -27,7 +27,7 @@ from consortium.plan import (
 )
 from consortium.roster import Roster
 from privacy.planning import Releases, calibrate
-from privacy.terms import epsilon_exposed, epsilon_model, ride_along_limit
+from privacy.terms import coordinate_noise, epsilon_exposed, epsilon_model, ride_along_limit
 from server import strategy as strategies
 from server.config import FederationConfig, LeadConfig, PrivacyConfig, ScheduleConfig, TaskConfig
 from server.errors import PlanningError
@@ -82,7 +82,7 @@ def make_plan(config: LeadConfig, roster: Roster, node_ids: Mapping[str, int], *
         strategy=StrategyRef(config.strategy.name, tuple(sorted(config.strategy.options.items()))),
         deadlines=Deadlines(**vars(config.deadlines)),
     )
-    plan = calibrated(draft, config.privacy, colluders=roster.colluders) if config.privacy.mode == "local" else draft
+    plan = calibrated(draft, config.privacy, roster) if config.privacy.mode == "local" else draft
     return replace(plan, coordinate_clip=coordinate_clip(plan))
 
 
@@ -176,7 +176,7 @@ def default_delta(total_patients: int) -> float:
     return min(MAX_DELTA, float(f"{math.floor(wanted / unit + 1e-9) * unit:.1e}"))
 
 
-def calibrated(draft: Plan, config: PrivacyConfig, *, colluders: int) -> Plan:
+def calibrated(draft: Plan, config: PrivacyConfig, roster: Roster) -> Plan:
     """`draft` with the least noise that keeps both populations within the target, and the epsilons that follow from it."""
     schedule = draft.schedule
     releases = Releases(
@@ -192,13 +192,14 @@ def calibrated(draft: Plan, config: PrivacyConfig, *, colluders: int) -> Plan:
         describe_noise=_up(noises.describe_noise, NOISE_DIGITS),
         evaluate_noise=_up(noises.evaluate_noise, NOISE_DIGITS),
     )
-    return certified(replace(draft, privacy=terms), colluders=colluders)
+    return certified(replace(draft, privacy=terms), roster)
 
 
-def certified(plan: Plan, *, colluders: int) -> Plan:
+def certified(plan: Plan, roster: Roster) -> Plan:
     """`plan` with both epsilons as the reference accountant has them, rounded up."""
     exposed = _up(epsilon_exposed(plan), EPSILON_DIGITS)
-    model = min(exposed, _up(epsilon_model(plan, len(plan.participants), colluders), EPSILON_DIGITS))
+    read = epsilon_model(plan, colluders=roster.colluders, minimum_cohort=roster.minimum_cohort)
+    model = min(exposed, _up(read, EPSILON_DIGITS))
     return replace(plan, privacy=replace(plan.privacy, epsilon_exposed=exposed, epsilon_model=model))
 
 
@@ -212,6 +213,5 @@ def coordinate_clip(plan: Plan) -> float:
     terms, steps = plan.privacy, plan.schedule.local_steps * plan.schedule.local_rate
     if not plan.private:
         return float(2.0 ** math.ceil(math.log2(steps * UNCLIPPED_GRADIENT)))
-    smallest = min(participant.declared_patients for participant in plan.participants)
-    noise = terms.train_noise * terms.clip / (terms.sample_rate * smallest)
-    return float(2.0 ** math.ceil(math.log2(steps * (SIGNAL_MARGIN * terms.clip + NOISE_SIGMAS * noise))))
+    signal = SIGNAL_MARGIN * terms.clip * steps
+    return float(2.0 ** math.ceil(math.log2(signal + NOISE_SIGMAS * coordinate_noise(plan))))

@@ -90,6 +90,11 @@ def prepare(
     return Prepared(folder, roster, signed, lead)
 
 
+def approve(prepared: Prepared, plan: Path) -> None:
+    """Every simulated steward says yes to the signed plan in this file."""
+    _client("approve", str(prepared.folder), *prepared.sites, "--plan", str(plan))
+
+
 def site_folders(data: Path) -> list[str]:
     """Names of the folders below `data` that hold a site's tables; at least three."""
     try:

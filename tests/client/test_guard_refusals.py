@@ -18,9 +18,10 @@ from consortium.approval import Approval
 from consortium.canonical import Json, encode_json
 from consortium.documents import Signed, to_document
 from consortium.identity import SigningKey
-from consortium.plan import Participant, TaskRef, sign_plan
+from consortium.plan import Participant, Plan, TaskRef, sign_plan
 from consortium.roster import Member, sign_roster
 from consortium.wire import KINDS, Refusal, decode_reply, encode_keys_request, encode_request
+from privacy.policy import Objection, Policy
 from secagg.messages import KeysRequest
 
 SITE = SITES[0]
@@ -206,7 +207,34 @@ def test_a_plan_without_privacy_needs_the_policy_to_say_so(consortium: Consortiu
     plan = consortium.plan(privacy=terms("none"))
     assert ask(consortium, consortium.sign(plan)) == "POLICY"
     consortium.policy(ENDLESS + "allow_non_private: true\n")
-    assert answered(consortium.run(plan).ask_keys())
+    run = consortium.run(plan)
+    assert code_of(run.ask_keys()) == "NOT_APPROVED", "policy alone, without a person, never approves a release without noise"
+    decide(consortium, run.signed.digest, "approve")
+    assert answered(run.ask_keys())
+
+
+def test_a_plan_that_does_not_fit_the_budget_whole_is_not_begun(consortium: Consortium) -> None:
+    run = consortium.run()
+    cost = run.plan.privacy.epsilon_exposed
+    consortium.policy(ENDLESS.replace("budget_epsilon: 50.0", f"budget_epsilon: {cost * 0.6}"), SITE)
+    decide(consortium, run.signed.digest, "approve")
+    assert code_of(run.ask_keys()) in ("BUDGET", "POLICY")
+    assert consortium.spends(SITE) == 0
+
+
+def test_an_epoch_that_policy_objects_to_does_not_train(consortium: Consortium, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The epoch's sites are the coordinator's choice: the guard asks its policy about exactly those, before it charges."""
+    asked = []
+
+    def object_to(policy: Policy, plan: Plan, sites: tuple[str, ...]) -> Objection:
+        asked.append(sites)
+        return Objection("too-few-sites", "Too few.", "as in check_epoch")
+
+    monkeypatch.setattr("client.guard.check_epoch", object_to)
+    run = consortium.run()
+    assert code_of(run.update(run.open_round(run.epoch(), 1), SITE)) == "POLICY"
+    assert asked == [tuple(SITES)]
+    assert consortium.spends(SITE) == 0
 
 
 def test_a_limit_tightened_during_a_run_holds_from_the_next_request_on(consortium: Consortium) -> None:
@@ -354,17 +382,18 @@ def test_a_plan_without_statistics_is_never_charged_for_describing(consortium: C
 
 
 def test_the_budget_is_over_all_runs_of_the_ledger(consortium: Consortium) -> None:
-    """Each plan fits the budget alone; together they do not, and the round that would exceed it is refused."""
+    """Each plan fits what is left when it begins; together they do not, and the round that would exceed it is refused."""
     plan = consortium.plan()
     plan = consortium.plan(schedule=replace(plan.schedule, max_round=4))
     budget = plan.privacy.epsilon_exposed * 1.05
     policy = ENDLESS.replace("budget_epsilon: 50.0", f"budget_epsilon: {budget}").replace("auto_approve: true", "")
     consortium.policy(policy)
     codes = []
-    for run in (consortium.run(plan), consortium.run(replace(plan, run_id="run-2"))):
+    runs = (consortium.run(plan), consortium.run(replace(plan, run_id="run-2")))
+    for run in runs:
         for site in SITES:
             decide(consortium, run.signed.digest, "approve", site=site)
-        epoch = run.epoch()
+    for run, epoch in [(run, run.epoch()) for run in runs]:
         for number in range(1, 5):
             before = consortium.ledger_bytes()
             reply = run.update(run.open_round(epoch, number), SITE)

@@ -240,7 +240,7 @@ def test_a_steward_lists_reads_approves_and_withdraws(consortium: Consortium, si
     assert isinstance(facts, dict)
     assert facts["leaves to train"].startswith("update[16], histogram[8]: masked, at most 4 times")
     assert facts["leaves to describe"].startswith("statistics[3]: masked, at most 1 times")
-    assert facts["policy"] == "nothing speaks against it"
+    assert facts["policy and budget"] == "nothing speaks against it"
     assert "2.2" in facts["epsilon, one update exposed"]
     site("plans", "approve", facts["digest"][:8])
     assert answered(consortium.run().ask_keys())
@@ -277,6 +277,7 @@ def test_a_plan_without_privacy_says_so_wherever_it_is_shown(consortium: Consort
         assert "NOT PRIVATE" in site(*words)
     for other in SITES[1:]:
         consortium.policy(ENDLESS + "allow_non_private: true\n", other)
+    consortium.approve(run, *SITES[1:])
     run.round(run.epoch(), 1)
     assert "NOT PRIVATE" in site("budget")
 

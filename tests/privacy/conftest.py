@@ -21,6 +21,7 @@ from consortium.plan import (
     StrategyRef,
     TaskRef,
 )
+from consortium.roster import Founder, Member, Roster
 from privacy.entries import SpendDetails
 from privacy.events import GaussianEvent, Spend
 from privacy.ledger import Ledger
@@ -130,3 +131,14 @@ def make_plan() -> Callable[..., Plan]:
         return replace(plan, **changes)  # type: ignore[arg-type]
 
     return build
+
+
+LEAD = SigningKey.from_seed(b"l" * 32)
+
+
+@pytest.fixture(scope="session")
+def roster() -> Roster:
+    """The four hospitals of `make_plan` and their lead; one may collude, epochs have three sites at least."""
+    sites = [Member(site, "site", SigningKey.from_seed(site.encode() * 32).public, f"transport {site}") for site in "abcd"]
+    members = tuple(sorted([*sites, Member("lead-anna", "lead", LEAD.public, "")], key=lambda member: member.id))
+    return Roster("ms-north", 1, 1, 3, (Founder("founder", LEAD.public),), 1, bytes(16), 0.25, members)

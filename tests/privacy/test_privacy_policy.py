@@ -1,17 +1,20 @@
 """A site spends what its own policy allows and nothing else, and every refusal has a code and a fixed sentence."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
+from consortium.identity import fingerprint
 from consortium.plan import Plan
+from consortium.roster import Roster
 from privacy.errors import PolicyError
 from privacy.events import GaussianEvent, NonPrivateEvent, Spend
 from privacy.ledger import Ledger
-from privacy.policy import SENTENCES, Objection, Policy, check_plan, check_round, check_spend, parse_policy
-from privacy.terms import epsilon_exposed
+from privacy.policy import SENTENCES, Objection, Policy, check_epoch, check_plan, check_round, check_spend, parse_policy
+from privacy.terms import epsilon_exposed, epsilon_model
 
-from .conftest import DELTA, NOW, SPLIT, TRAIN, details
+from .conftest import DELTA, LEAD, NOW, SPLIT, TRAIN, details
 
 DOCUMENT: dict[str, object] = {
     "version": 1,
@@ -70,15 +73,15 @@ def test_a_limit_that_is_not_written_down_is_refused(name: str) -> None:
         parse_policy({key: value for key, value in DOCUMENT.items() if key != name})
 
 
-def test_an_empty_policy_accepts_no_task_and_no_lead(make_plan: Callable[..., Plan]) -> None:
+def test_an_empty_policy_accepts_no_task_and_no_lead(make_plan: Callable[..., Plan], roster: Roster) -> None:
     closed = Policy(version=1, budget_epsilon=1000.0, max_epsilon_per_plan=1000.0)
-    assert codes(check_plan(closed, make_plan())) == {"task-not-allowed", "lead-not-allowed"}
+    assert codes(check_plan(closed, make_plan(), roster)) == {"task-not-allowed", "lead-not-allowed"}
 
 
-def test_a_plan_within_all_limits_meets_no_objection(make_plan: Callable[..., Plan], ledger: Ledger) -> None:
+def test_a_plan_within_all_limits_meets_no_objection(make_plan: Callable[..., Plan], ledger: Ledger, roster: Roster) -> None:
     policy = parse_policy(DOCUMENT)
-    assert check_plan(policy, make_plan()) == ()
-    assert check_plan(policy, make_plan(), spent=ledger, split_id=SPLIT) == ()
+    assert check_plan(policy, make_plan(), roster) == ()
+    assert check_plan(policy, make_plan(), roster, spent=ledger) == ()
 
 
 @pytest.mark.parametrize(
@@ -94,37 +97,39 @@ def test_a_plan_within_all_limits_meets_no_objection(make_plan: Callable[..., Pl
         ({"budget_epsilon": 1.0}, "plan-above-budget"),
     ],
 )
-def test_each_limit_refuses_by_its_own_code(make_plan: Callable[..., Plan], change: dict[str, object], code: str) -> None:
-    found = check_plan(parse_policy({**DOCUMENT, **change}), make_plan())
+def test_each_limit_refuses_by_its_own_code(
+    make_plan: Callable[..., Plan], change: dict[str, object], code: str, roster: Roster
+) -> None:
+    found = check_plan(parse_policy({**DOCUMENT, **change}), make_plan(), roster)
     assert codes(found) == {code}
     assert found[0].sentence == SENTENCES[code]
     assert found[0].detail not in repr(found[0])
 
 
-def test_a_lead_may_be_named_by_id_fingerprint_or_star(make_plan: Callable[..., Plan]) -> None:
-    for leads in (["lead-anna"], ["1a2b-3c4d"], ["*"]):
+def test_a_lead_may_be_named_by_id_fingerprint_or_star(make_plan: Callable[..., Plan], roster: Roster) -> None:
+    for leads in (["lead-anna"], [fingerprint(LEAD.public)], ["*"]):
         policy = parse_policy({**DOCUMENT, "leads": leads})
-        assert check_plan(policy, make_plan(), lead_fingerprint="1a2b-3c4d") == ()
-    assert check_plan(parse_policy({**DOCUMENT, "tasks": {"cis_conversion": "*"}}), make_plan()) == ()
+        assert check_plan(policy, make_plan(), roster) == ()
+    assert check_plan(parse_policy({**DOCUMENT, "tasks": {"cis_conversion": "*"}}), make_plan(), roster) == ()
 
 
-def test_a_plan_that_states_less_epsilon_than_it_costs_is_refused(make_plan: Callable[..., Plan]) -> None:
+def test_a_plan_that_states_less_epsilon_than_it_costs_is_refused(make_plan: Callable[..., Plan], roster: Roster) -> None:
     truth = epsilon_exposed(make_plan())
     policy = parse_policy(DOCUMENT)
-    assert check_plan(policy, make_plan(epsilon_exposed=truth)) == ()
-    assert codes(check_plan(policy, make_plan(epsilon_exposed=truth - 0.1))) == {"epsilon-understated"}
+    assert check_plan(policy, make_plan(epsilon_exposed=truth), roster) == ()
+    assert codes(check_plan(policy, make_plan(epsilon_exposed=truth - 0.1), roster)) == {"epsilon-understated"}
 
 
-def test_what_other_runs_spent_counts_against_a_plan(make_plan: Callable[..., Plan], ledger: Ledger) -> None:
+def test_what_other_runs_spent_counts_against_a_plan(make_plan: Callable[..., Plan], ledger: Ledger, roster: Roster) -> None:
     ledger.spend(details(1), (Spend(GaussianEvent(0.25), "train"),), NOW)
-    found = check_plan(parse_policy(DOCUMENT), make_plan(), spent=ledger, split_id=SPLIT)
+    found = check_plan(parse_policy(DOCUMENT), make_plan(), roster, spent=ledger)
     assert codes(found) == {"plan-above-budget"}
 
 
-def test_no_noise_needs_the_word_of_the_site_too(make_plan: Callable[..., Plan]) -> None:
+def test_no_noise_needs_the_word_of_the_site_too(make_plan: Callable[..., Plan], roster: Roster) -> None:
     bare = make_plan(mode="none")
-    assert codes(check_plan(parse_policy(DOCUMENT), bare)) == {"not-private"}
-    assert check_plan(parse_policy({**DOCUMENT, "allow_non_private": True}), bare) == ()
+    assert codes(check_plan(parse_policy(DOCUMENT), bare, roster)) == {"not-private"}
+    assert check_plan(parse_policy({**DOCUMENT, "allow_non_private": True}), bare, roster) == ()
 
 
 def test_the_round_that_would_exceed_the_budget_is_refused(ledger: Ledger) -> None:
@@ -167,3 +172,23 @@ def test_a_round_of_a_plan_is_judged_by_all_that_it_releases(make_plan: Callable
     objection = check_round(policy, ledger, plan, 5, "train", SPLIT)  # carries a histogram
     assert objection is not None
     assert objection.code == "budget-exceeded"
+
+
+def test_a_plan_that_flatters_readers_of_the_model_is_refused(make_plan: Callable[..., Plan], roster: Roster) -> None:
+    truth = epsilon_model(make_plan(), colluders=1, minimum_cohort=3)
+    policy = parse_policy(DOCUMENT)
+    assert check_plan(policy, make_plan(epsilon_model=truth), roster) == ()
+    assert codes(check_plan(policy, make_plan(epsilon_model=truth - 0.1), roster)) == {"epsilon-understated"}
+
+
+def test_a_clip_that_would_cut_the_noise_off_is_refused(make_plan: Callable[..., Plan], roster: Roster) -> None:
+    assert codes(check_plan(parse_policy(DOCUMENT), make_plan(coordinate_clip=2.0**-10), roster)) == {"noise-cut-off"}
+
+
+def test_the_coordinators_choice_of_sites_is_held_to_the_policy_too(make_plan: Callable[..., Plan]) -> None:
+    plan, policy = make_plan(), parse_policy({**DOCUMENT, "minimum_patients": 400})
+    assert check_epoch(policy, plan, ("a", "b", "c", "d")) is None
+    few, small = check_epoch(policy, plan, ("a", "b", "c")), check_epoch(replace(policy, minimum_sites=3), plan, ("a", "b", "c"))
+    assert few is not None
+    assert small is not None
+    assert (few.code, small.code) == ("too-few-sites", "too-few-patients")

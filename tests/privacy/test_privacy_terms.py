@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consortium.plan import HeaderField, Plan
+from consortium.plan import HeaderField, Participant, Plan
 from consortium.roster import Founder, Roster
 from privacy.accountant import ENFORCE_INTERVAL, epsilon
 from privacy.errors import AccountingError
@@ -48,7 +48,7 @@ def test_mode_none_is_charged_as_no_privacy_at_all(make_plan: Callable[..., Plan
     assert {type(spend.event) for spend in plan_limit(plan)} == {NonPrivateEvent}
     assert {spend.population for spend in round_spends(plan, 5, "train")} == {"train", "held_out"}
     assert math.isinf(epsilon_exposed(plan))
-    assert math.isinf(epsilon_model(plan, 4, 1))
+    assert math.isinf(epsilon_model(plan, colluders=1, minimum_cohort=3))
 
 
 def test_a_header_field_without_an_event_cannot_be_released(
@@ -92,15 +92,27 @@ def test_a_plan_that_never_describes_or_evaluates_pays_for_neither(make_plan: Ca
 def test_epsilon_model_counts_the_noise_of_the_honest_sites_in_the_sum(make_plan: Callable[..., Plan]) -> None:
     plan = make_plan()
     assert [honest_in_sum(n, n // 3) for n in (3, 4, 5, 6, 12, 30)] == [2, 2, 3, 3, 5, 11]  # secure aggregation, 4.1
-    model = epsilon_model(plan, 12, 4)
-    assert model == pytest.approx(epsilon([scaled(spend, math.sqrt(5.0)) for spend in plan_limit(plan)], DELTA))
-    assert model < epsilon_exposed(plan) / 2
+    model = epsilon_model(plan, colluders=1, minimum_cohort=4)
+    assert model == pytest.approx(epsilon([scaled(spend, math.sqrt(2.0)) for spend in plan_limit(plan)], DELTA))
+    assert model < epsilon_exposed(plan)
     several = make_plan({"local_steps": 2})
-    assert epsilon_model(several, 12, 4) == epsilon_exposed(several)
+    assert epsilon_model(several, colluders=1, minimum_cohort=4) == epsilon_exposed(several)
     with pytest.raises(AccountingError, match="two honest"):
         honest_in_sum(4, 3)
     with pytest.raises(AccountingError, match="two honest"):
         honest_in_sum(4, -1)
+
+
+def test_epsilon_model_is_that_of_the_smallest_epoch_a_coordinator_may_choose(make_plan: Callable[..., Plan]) -> None:
+    twelve = make_plan(participants=tuple(Participant(f"s{number:02d}", number, 100) for number in range(12)))
+    large = epsilon_model(twelve, colluders=1, minimum_cohort=12)
+    small = epsilon_model(twelve, colluders=1, minimum_cohort=3)
+    assert small == pytest.approx(epsilon([scaled(spend, math.sqrt(2.0)) for spend in plan_limit(twelve)], DELTA))
+    assert large < small
+
+
+def test_a_site_that_reads_the_model_subtracts_its_own_noise_even_if_nobody_colludes() -> None:
+    assert honest_in_sum(3, 0) == honest_in_sum(3, 1) - 1 == 1
 
 
 def test_more_noise_keeps_the_kind_of_a_release() -> None:
