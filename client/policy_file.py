@@ -39,7 +39,7 @@ def read_policy(data: bytes) -> Policy:
     return parse_policy(document)
 
 
-class _StrictLoader(yaml.SafeLoader):  # type: ignore[misc]  # yaml is not followed by mypy
+class _StrictLoader(yaml.SafeLoader):
     """YAML keeps the last of two equal keys in silence: a budget must not be raised by a line further down."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
