@@ -72,6 +72,9 @@ HEARTBEAT_S = 10.0  # of a task at work; the SuperNode gives it up after 60 s
 GUARD_LIMIT_S = 6 * 3600.0  # never wait longer for the guard, whatever the message says
 RESTART_LIMIT_S = 30.0  # longest pause before a dead SuperNode is started again
 RELAY_STOP_S = 1.0
+SUPERVISE_S = 0.2  # between two looks at whether all parts are alive
+RELAY_ENDS_LIMIT = 5  # relays that ended without serving anything, until the gateway gives up
+EVENTS = ("message", "connected", "refused", "unreachable")
 STOP_S = 6.0  # for the SuperNode to say goodbye to the hub
 
 log = logging.getLogger("wardround.gateway")
@@ -136,11 +139,15 @@ def from_content(content: RecordDict) -> tuple[bytes, bytes]:
 
 
 class Board:
-    """State of SuperNode and guard: one log line per change, and `gateway.json` for `wardround-site status`."""
+    """State of SuperNode and guard: one log line per change, and `gateway.json` for `wardround-site status`.
+
+    Only a display: a full disk makes it stale and never stops what it shows.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "gateway.json"
         self._lock = threading.Lock()
+        self._writable = True
         self._state: dict[str, Any] = {"supernode": "starting", "guard": "unknown", "node_id": None}
 
     def show(self, **changes: Any) -> None:
@@ -149,10 +156,20 @@ class Board:
             if not new:
                 return
             self._state.update(new, since=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
-            scratch = self._path.with_suffix(".new")
+            self._write()
+        log.info("state=changed %s", " ".join(f"{name}={value}" for name, value in new.items()))
+
+    def _write(self) -> None:
+        scratch = self._path.with_suffix(".new")
+        try:
             scratch.write_text(json.dumps(self._state, sort_keys=True) + "\n")
             scratch.replace(self._path)
-        log.info("state=changed %s", " ".join(f"{name}={value}" for name, value in new.items()))
+        except OSError as error:
+            if self._writable:
+                log.warning("state=display-stale file=%s reason=%r", self._path.name, error.strerror)
+            self._writable = False
+            return
+        self._writable = True
 
 
 # --- the relay --------------------------------------------------------------------------------------------------------
@@ -439,7 +456,7 @@ def _fleet_client(hub: _HubWatch) -> type[FleetHttpClient]:
 
 
 class Gateway:
-    """Supervises one SuperNode and relays its tasks until stopped."""
+    """Supervises one SuperNode, the thread that relays its tasks and the one that hears it, until stopped."""
 
     def __init__(self, config: GatewayConfig) -> None:
         self._config = config
@@ -448,6 +465,8 @@ class Gateway:
         self._broken = threading.Event()
         self._board = Board(config.state_dir)
         self._child: subprocess.Popen[str] | None = None
+        self._listener: threading.Thread | None = None
+        self._relay_ends = 0  # since a task was last served
         self._address = ""
         self._secret = b""
         self._restarts = 0
@@ -457,21 +476,49 @@ class Gateway:
         self._message_came.set()
 
     def run(self) -> None:
-        """Until `stop`; a SuperNode that ends, for whatever reason, is started again, for ever."""
+        """Until `stop`. What ends before, SuperNode or thread, for whatever reason, is started again.
+
+        Raises `GatewayError` when the relay ends again and again without having served anything: then only a fresh process
+        can help, and whoever supervises this one must see that it ended.
+        """
         guard = GuardClient(self._config.guard_socket)
-        relay = threading.Thread(target=self._relay_tasks, args=(guard,), name="relay", daemon=True)
-        self._start_supernode()
-        relay.start()
+        relay: threading.Thread | None = None
+        default_hook, threading.excepthook = threading.excepthook, _log_ended
         try:
-            while not self._stop.wait(0.2):
-                if self._child is None or self._child.poll() is not None or self._broken.is_set():
+            self._start_supernode()
+            relay = self._start_relay(guard)
+            while not self._stop.wait(SUPERVISE_S):
+                if not relay.is_alive():
+                    relay = self._restart_relay(guard)
+                elif self._supernode_ended():
                     self._restart_supernode()
         finally:
             self.stop()
-            relay.join(RELAY_STOP_S)  # an open connection of the relay's would hold the SuperNode up
+            if relay is not None:
+                relay.join(RELAY_STOP_S)  # an open connection of the relay's would hold the SuperNode up
             self._end_supernode()
             guard.close()
             self._board.show(supernode="stopped")
+            threading.excepthook = default_hook
+
+    def _start_relay(self, guard: GuardClient) -> threading.Thread:
+        relay = threading.Thread(target=self._relay_tasks, args=(guard,), name="relay", daemon=True)
+        relay.start()
+        return relay
+
+    def _restart_relay(self, guard: GuardClient) -> threading.Thread:
+        """A new relay with a new SuperNode: the old one still waits for the reply to the task that went down."""
+        self._relay_ends += 1
+        if self._relay_ends >= RELAY_ENDS_LIMIT:
+            raise GatewayError(f"the relay ended {self._relay_ends} times without serving a request: see the log; start it again")
+        self._restart_supernode()
+        return self._start_relay(guard)
+
+    def _supernode_ended(self) -> bool:
+        """Also one that is alive, but whose relay lost a task, or whom nobody hears any more."""
+        if self._child is None or self._child.poll() is not None or self._broken.is_set():
+            return True
+        return self._listener is None or not self._listener.is_alive()
 
     def _start_supernode(self) -> None:
         secret_file = self._config.state_dir / "runtime.secret"
@@ -483,9 +530,15 @@ class Gateway:
         command = [sys.executable, "-m", "client.relay", json.dumps(settings), str(port), str(secret_file), str(os.getpid())]
         self._broken.clear()
         self._child = subprocess.Popen(
-            command, env=_environment(self._config), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+            command,
+            env=_environment(self._config),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
         )
-        threading.Thread(target=self._listen, args=(self._child,), name="supernode-events", daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, args=(self._child,), name="supernode-events", daemon=True)
+        self._listener.start()
 
     def _restart_supernode(self) -> None:
         self._end_supernode()
@@ -513,57 +566,94 @@ class Gateway:
             raise GatewayError("the SuperNode was started without a pipe")
         with child.stdout as lines:
             for line in lines:
-                try:
-                    event = json.loads(line)
-                except ValueError:
-                    continue  # Flower's own print-outs
-                if event["event"] == "message":
+                event = parse_event(line)
+                if event is None:
+                    continue
+                if event.name == "message":
                     self._message_came.set()
                     continue
-                if event["event"] == "connected":
+                if event.name == "connected":
                     self._restarts = 0
-                self._board.show(supernode=event["event"], node_id=event.get("node_id"), detail=event.get("reason"))
+                self._board.show(supernode=event.name, node_id=event.node_id, detail=event.reason)
 
     def _relay_tasks(self, guard: GuardClient) -> None:
+        """The relay's thread. An error that is not foreseen here ends it, and `run` starts another."""
         self._board.show(guard="serving" if guard.health() else "unreachable")
-        relay, served = None, ""
         while not self._stop.is_set():
-            told = self._message_came.wait(TASK_WAIT_S)
-            self._message_came.clear()
-            if self._stop.is_set():
-                break
-            if relay is None or served != self._address:
-                if relay is not None:
-                    relay.close()
-                served = self._address
-                relay = Relay(guard, served, self._secret, self._board)
+            served = self._address
+            relay = Relay(guard, served, self._secret, self._board)
             try:
-                self._serve_all(relay, patience_s=TASK_WAIT_S if told else 0.0)
-            except TaskWithdrawn:
-                log.info("state=task-withdrawn")
-            except TaskLost as error:
-                log.warning("state=task-lost reason=%r", str(error))
-                self._broken.set()
-            except (httpx.HTTPError, ValueError) as error:
-                log.debug("state=supernode-silent reason=%s", type(error).__name__)
-        if relay is not None:
-            relay.close()
+                while served == self._address and not self._stop.is_set():
+                    self._serve_once(relay, served)
+            finally:
+                relay.close()
+
+    def _serve_once(self, relay: Relay, served: str) -> None:
+        """Wait for a message, or for a while, and serve what there is; nothing if another SuperNode has come meanwhile."""
+        told = self._message_came.wait(TASK_WAIT_S)
+        if self._stop.is_set() or served != self._address:
+            return
+        self._message_came.clear()
+        try:
+            self._serve_all(relay, patience_s=TASK_WAIT_S if told else 0.0)
+        except TaskWithdrawn:
+            log.info("state=task-withdrawn")
+        except TaskLost as error:
+            log.warning("state=task-lost reason=%r", str(error))
+            self._broken.set()
+        except (httpx.HTTPError, ValueError) as error:
+            log.debug("state=supernode-silent reason=%s", type(error).__name__)
 
     def _serve_all(self, relay: Relay, *, patience_s: float) -> None:
         """Serve until there is nothing; the SuperNode says that a message came a moment before its task exists."""
         give_up = time.monotonic() + patience_s
         while not self._stop.is_set():
             if relay.step():
+                self._relay_ends = 0
                 return
             if time.monotonic() > give_up:
                 return
             time.sleep(TASK_POLL_S)
 
 
+@dataclass(frozen=True)
+class Event:
+    """What the SuperNode's process says of the hub. `name`: message, connected, refused or unreachable."""
+
+    name: str
+    node_id: int | None
+    reason: str | None
+
+
+def parse_event(line: str) -> Event | None:
+    """The event in one line of the SuperNode's output; None for Flower's own print-outs and for anything malformed."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        log.debug("state=supernode-printed characters=%d", len(line))
+        return None
+    if not isinstance(found, dict) or found.get("event") not in EVENTS:
+        log.warning("state=event-ignored reason=unknown characters=%d", len(line))
+        return None
+    node_id, reason = found.get("node_id"), found.get("reason")
+    if not (node_id is None or type(node_id) is int) or not (reason is None or isinstance(reason, str)):
+        log.warning("state=event-ignored reason=malformed event=%s", found["event"])
+        return None
+    return Event(found["event"], node_id, reason)
+
+
+def _log_ended(ended: threading.ExceptHookArgs) -> None:
+    """A thread that ended by an error nobody foresaw, on record; the gateway holds nothing that a trace could give away."""
+    name = ended.thread.name if ended.thread else "unknown"
+    exception = ended.exc_value or ended.exc_type()
+    log.error("state=thread-ended thread=%s reason=%s", name, ended.exc_type.__name__, exc_info=exception)
+
+
 def run_gateway(config: GatewayConfig) -> None:
     """Run SuperNode and relay until SIGTERM or SIGINT; leaves no process behind, also when killed.
 
-    Raises `GatewayError` before anything is started when a file is missing or another gateway uses `state_dir`.
+    Raises `GatewayError` before anything is started when a file is missing or another gateway uses `state_dir`, and when the
+    relay cannot be kept alive (`Gateway.run`).
     """
     for path in (config.ca_file, config.supernode_key):
         if not path.is_file():

@@ -1,15 +1,21 @@
 """The gateway loads nothing that could open a bundle or a patient's table, and two never share a folder."""
 
+import errno
+import io
+import json
+import logging
 import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from client import relay
-from client.relay import Board, GatewayConfig, GatewayError, run_gateway
+from client.cli import main
+from client.relay import Board, Gateway, GatewayConfig, GatewayError, parse_event, run_gateway
 
 ROOT = Path(__file__).parents[2]
 FORBIDDEN = ("torch", "pandas", "sklearn", "mlflow", "opacus", "flwr.cli", "flwr.supernode.runtime", "tasks", "server")
@@ -69,3 +75,191 @@ def test_a_waiting_supernode_never_sleeps_long(monkeypatch: pytest.MonkeyPatch, 
     hub.sleep(3)
     hub.sleep(0.5)
     assert slept == [relay.HUB_POLL_S, relay.REPLY_POLL_S]
+
+
+def test_a_full_disk_makes_the_display_stale_and_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    board = Board(tmp_path)
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        for node in (1, 2, 3):
+            board.show(node_id=node)
+    assert [record.message for record in caplog.records if "stale" in record.message] == [
+        "state=display-stale file=gateway.json reason='No space left on device'"
+    ]
+    board.show(guard="serving")
+    shown = json.loads((tmp_path / "gateway.json").read_text())
+    assert (shown["node_id"], shown["guard"]) == (3, "serving")
+
+
+NO_EVENTS = (
+    *("", "Flower says hello", "3", "null", '"connected"', "[]", "{}", "[" * 100_000),
+    *('{"event": 5}', '{"event": ["message"]}', '{"event": "other"}', '{"event": "refused", "reason": 3}'),
+    *('{"event": "connected", "node_id": "7"}', '{"event": "connected", "node_id": true}'),
+)
+
+
+@pytest.mark.parametrize("line", NO_EVENTS)
+def test_what_is_no_event_is_ignored(line: str) -> None:
+    assert parse_event(line + "\n") is None
+
+
+class Child:
+    """A SuperNode's process as the gateway sees it; alive until it is told to end."""
+
+    def __init__(self, output: str = "") -> None:
+        self.stdout = io.StringIO(output)
+        self.ended = False
+
+    def poll(self) -> int | None:
+        return 0 if self.ended else None
+
+    def wait(self, _timeout: float | None = None) -> int:
+        return 0
+
+    def terminate(self) -> None:
+        self.ended = True
+
+
+def test_malformed_events_are_logged_and_those_behind_them_heard(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    gateway = Gateway(config(tmp_path))
+    gateway._config.state_dir.mkdir()
+    gateway._listen(Child('3\n{}\nnoise\n{"event": "connected", "node_id": 7}\n'))  # type: ignore[arg-type]
+    assert json.loads((gateway._config.state_dir / "gateway.json").read_text())["node_id"] == 7
+    assert sum("event-ignored" in record.message for record in caplog.records) == 2
+
+
+class Scripted:
+    """In place of the relay: each step does the next thing of a script that all relays share."""
+
+    def __init__(self, script: list[Callable[[], bool]]) -> None:
+        self.script, self.made, self.closed = script, 0, 0
+
+    def __call__(self, *_: object) -> "Scripted":
+        self.made += 1
+        return self
+
+    def step(self) -> bool:
+        return self.script.pop(0)() if self.script else False
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def failing(error: Exception) -> Callable[[], bool]:
+    def step() -> bool:
+        raise error
+
+    return step
+
+
+@pytest.fixture
+def supervised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Scripted], tuple[Gateway, list[Child]]]:
+    """A gateway around a scripted relay whose SuperNodes are stubs; and the SuperNodes that it started."""
+
+    def make(script: Scripted) -> tuple[Gateway, list[Child]]:
+        settings, children = config(tmp_path), list[Child]()
+        settings.state_dir.mkdir()
+        gateway = Gateway(settings)
+
+        def start() -> None:
+            gateway._broken.clear()
+            children.append(Child())
+            gateway._child = children[-1]  # type: ignore[assignment]
+            gateway._address = f"127.0.0.1:{len(children)}"
+            gateway._listener = threading.current_thread()
+            gateway._message_came.set()
+
+        monkeypatch.setattr(relay, "Relay", script)
+        monkeypatch.setattr(gateway, "_start_supernode", start)
+        monkeypatch.setattr(relay, "SUPERVISE_S", 0.01)
+        monkeypatch.setattr(relay, "RESTART_LIMIT_S", 0.0)
+        monkeypatch.setattr(relay, "TASK_WAIT_S", 0.05)
+        return gateway, children
+
+    return make
+
+
+Supervised = Callable[[Scripted], tuple[Gateway, list[Child]]]
+UNFORESEEN = [OSError(errno.ENOSPC, "No space left on device"), KeyError("event"), IndexError("message_object_trees")]
+
+
+@pytest.mark.parametrize("error", UNFORESEEN)
+def test_a_relay_that_dies_is_replaced_together_with_its_supernode(
+    supervised: Supervised, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    served = threading.Event()
+    script = Scripted([failing(error), failing(error), lambda: served.set() or True])
+    gateway, children = supervised(script)
+    running = threading.Thread(target=gateway.run)
+    running.start()
+    assert served.wait(30)
+    gateway.stop()
+    running.join(30)
+    assert [child.ended for child in children] == [True, True, True]
+    assert script.made == script.closed == 3
+    assert [record.exc_info is not None for record in caplog.records if "state=thread-ended" in record.message] == [True, True]
+
+
+def test_a_gateway_that_cannot_keep_its_relay_alive_ends(supervised: Supervised) -> None:
+    gateway, children = supervised(Scripted([failing(IndexError())] * 100))
+    with pytest.raises(GatewayError, match="ended 5 times without serving a request"):
+        gateway.run()
+    assert len(children) == relay.RELAY_ENDS_LIMIT
+    assert all(child.ended for child in children)
+
+
+def test_a_relay_that_served_something_in_between_may_die_again(supervised: Supervised) -> None:
+    done = threading.Event()
+    script = [failing(IndexError()), lambda: True] * relay.RELAY_ENDS_LIMIT
+    gateway, children = supervised(Scripted([*script, lambda: done.set() or True]))
+    running = threading.Thread(target=gateway.run)
+    running.start()
+    assert done.wait(30)
+    gateway.stop()
+    running.join(30)
+    assert len(children) == relay.RELAY_ENDS_LIMIT + 1
+
+
+def test_a_supernode_that_nobody_hears_is_replaced(supervised: Supervised) -> None:
+    gateway, children = supervised(Scripted([]))
+    deaf = threading.Thread(target=lambda: None)
+    deaf.start()
+    deaf.join()
+    start, second = gateway._start_supernode, threading.Event()
+
+    def start_deaf() -> None:
+        start()
+        if len(children) == 1:
+            gateway._listener = deaf
+        else:
+            second.set()
+
+    gateway._start_supernode = start_deaf  # type: ignore[method-assign]
+    running = threading.Thread(target=gateway.run)
+    running.start()
+    assert second.wait(30)
+    gateway.stop()
+    running.join(30)
+    assert len(children) == 2
+
+
+def test_the_program_ends_with_status_1_and_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(_: GatewayConfig) -> None:
+        raise GatewayError("the relay ended 5 times without serving a request: see the log; start it again")
+
+    monkeypatch.setattr(relay, "run_gateway", broken)
+    monkeypatch.setattr("client.cli_daemons.load_config", lambda _: None)
+    monkeypatch.setattr("client.cli_daemons.gateway_config", lambda *_: config(tmp_path))
+    monkeypatch.setattr("client.cli_daemons.log_to", lambda _: logging.getLogger())
+    assert main(["--home", str(tmp_path), "gateway"]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "error: the relay ended 5 times without serving a request: see the log; start it again"
+    ]
