@@ -3,7 +3,7 @@
 plan.signed  roster.signed      what the run may do, and who is in it
 events.jsonl                    the truth about what happened (`server.journal`)
 checkpoints/                    the model after each round (`server.checkpoint`)
-receipts/                       receipts, one file each, when the sites hand them out
+records/                        the messages of every opened round: with the masked vectors, anybody can open it again
 model/  report.html             made at the end, from the files above
 mirror.json  mirror.log         state of the tracking mirror; may be deleted at any time
 """
@@ -44,8 +44,8 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
-    def receipts(self) -> Path:
-        return self.path / "receipts"
+    def records(self) -> Path:
+        return self.path / "records"
 
     @property
     def model(self) -> Path:
@@ -86,7 +86,7 @@ def create_folder(path: Path, signed_plan: Signed, signed_roster: Signed) -> Run
         if (found := folder.signed_plan().digest) != signed_plan.digest:
             raise FolderError(f"{path} holds run {found.hex()[:16]}, not {signed_plan.digest.hex()[:16]}: name another folder")
         return folder
-    for part in (folder.checkpoints, folder.receipts):
+    for part in (folder.checkpoints, folder.records):
         part.mkdir(exist_ok=True)
     write_durably(folder.roster_file, signed_roster.encode())
     write_durably(folder.plan_file, signed_plan.encode())

@@ -29,7 +29,7 @@ from secagg.model import model_digest
 from server import pooled
 from server.checkpoint import Checkpoint, latest_checkpoint, model_bytes, save_checkpoint
 from server.errors import ServerError
-from server.folder import RunFolder, open_folder
+from server.folder import RunFolder, open_folder, write_durably
 from server.journal import (
     Checkpointed,
     Dropped,
@@ -342,6 +342,7 @@ class Driver:
             return current
         self._failures = 0
         self._leave_out(tally)
+        self._keep(number, aggregate)
         done = RoundDone(
             round=number,
             purpose=purpose,
@@ -372,6 +373,13 @@ class Driver:
             self._futile = DIVERGED
         elif len(self._candidates) < self._least:
             self._futile = "REFUSED"
+
+    def _keep(self, number: int, aggregate: Aggregate) -> None:
+        """The opened round's messages, for sites and auditors, and what they prove about whoever sent a wrong one."""
+        self._folder.records.mkdir(exist_ok=True)
+        write_durably(self._folder.records / f"round-{number:010d}.record", aggregate.record)
+        for finding in aggregate.findings:
+            log.warning("round=%d finding=%s sites=%s", number, finding.what, ",".join(finding.sites))
 
     def _exchange(self, epoch: coordinator.Epoch, number: int, purpose: str, model: bytes, tally: Tally) -> Aggregate:
         """Both messages of a round. Raises `RoundLostError` when nothing opens."""

@@ -191,13 +191,13 @@ class MlflowStore:
             self._client.set_terminated(run, status=status, end_time=ended_ms)
 
     def log_results(self, run: str, folder: RunFolder) -> None:
-        """Model with its card, report and receipts. Made afresh: who else makes them, and when, does not matter."""
+        """Model with its card, report and the records of its rounds. Made afresh, whoever else makes them."""
         with tempfile.TemporaryDirectory() as scratch:
             export_model(folder, Path(scratch) / MODEL)
             write_report(folder.path, Path(scratch) / folder.report.name)
             self._client.log_artifacts(run, scratch)
-        if folder.receipts.is_dir() and any(folder.receipts.iterdir()):
-            self._client.log_artifacts(run, str(folder.receipts), artifact_path=folder.receipts.name)
+        if folder.records.is_dir() and any(folder.records.iterdir()):
+            self._client.log_artifacts(run, str(folder.records), artifact_path=folder.records.name)
 
     def register(self, run: str, plan: Plan) -> None:
         """One version of the task's registered model for this run, however often this is called."""
