@@ -21,6 +21,7 @@ from types import ModuleType
 import psutil
 
 from client.guard_rpc import GuardClient
+from server.folder import RunFolder
 from server.journal import Entry, RoundAttempt, RoundDone, VoteAsked, read_entries
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -115,12 +116,11 @@ class Consortium:
     Parts are named `hub`, `hospital-1-guard`, `hospital-1-gateway` and so on.
     """
 
-    def __init__(self, folder: Path, *, write_patients: Callable[[Path], None] | None = None) -> None:
+    def __init__(self, folder: Path, *, data: str = "patients", write_patients: Callable[[Path], None] | None = None) -> None:
         (folder / "logs").mkdir(parents=True)
         self.folder = folder
-        data = folder / "patients"
-        (write_patients or _write_patients)(data)
-        args = argparse.Namespace(sites=data, task="cis_conversion", privacy="epsilon8", port=0, overrides=[])
+        (write_patients or write_four_hospitals)(folder / data)
+        args = argparse.Namespace(sites=folder / data, task="cis_conversion", privacy="epsilon8", port=0, overrides=[])
         self.enrolment = Enrolment(folder, args)
         self.lead_home: Path = self.enrolment.lead_home
         self.parts: dict[str, subprocess.Popen[bytes]] = {}
@@ -230,7 +230,22 @@ class Consortium:
 
     def begin(self, plan: Path, *options: str) -> Going:
         """`wardround-lead run`; without MLflow unless `options` name a store."""
-        return self._watch(plan.name.removesuffix(".plan"), "run", str(plan), *(options or ("--no-tracking",)))
+        going = self._watch(plan.name.removesuffix(".plan"), "run", str(plan), *(options or ("--no-tracking",)))
+        wait_until(lambda: going.process.poll() is not None or (going.run_dir / "plan.signed").exists(), "run folder")
+        return going
+
+    def approve(self, going: Going) -> None:
+        """What policy leaves to the steward, done by all of them as soon as the plan has come."""
+        for site in self.sites.values():
+            wait_until(lambda site=site: self._has_plan(site, going), f"plan at {site.name}")
+        demo.at_once(
+            list(self.sites.values()),
+            lambda site: demo.run(*site.command("plans", "approve", going.run_dir.name, "--reason", "reviewed")),
+        )
+
+    def _has_plan(self, site: "demo.Site", going: Going) -> bool:  # type: ignore[name-defined]
+        digest = RunFolder(going.run_dir).signed_plan().digest.hex()
+        return (Path(site.home) / "plans" / f"{digest}.plan").exists()
 
     def resume(self, going: Going) -> Going:
         return self._watch(going.run_dir.name, "resume", going.run_dir.name, "--no-tracking")
@@ -253,5 +268,5 @@ class Consortium:
         return "\n".join(f"--- {log}\n" + "\n".join(log.read_text(errors="replace").splitlines()[-count:]) for log in logs)
 
 
-def _write_patients(folder: Path) -> None:
+def write_four_hospitals(folder: Path) -> None:
     demo.write_hospitals(folder, len(demo.PATIENTS), demo.PATIENTS, seed=1)

@@ -1,0 +1,291 @@
+"""Everything that crosses between four sites and their hub, in the clear, searched for what must never cross."""
+
+import hashlib
+import itertools
+import os
+import struct
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from books import check_books, uploads
+from consortium_of_four import Consortium, Going, demo, wait_until, write_four_hospitals
+from numpy.typing import NDArray
+from wire_tap import WireTap
+
+from client.egress import EgressManifest
+from client.job import Job
+from client.trainer import Trainer
+from consortium.plan import NOT_PRIVATE, Plan
+from secagg.numbers import ring_scale
+from server import pooled
+from server.checkpoint import load_checkpoint, model_bytes
+from server.folder import RunFolder
+from tasks.data import load_cohort
+from tasks.registry import get_task
+
+pytestmark = pytest.mark.e2e
+
+PATIENT, CELL, MAPPING, FOLDER = b"CANARY-PAT-7Q2Z", b"CANARY-CELL-9XW", b"CANARY-MAP-5TT", b"canary-folder-3kj"
+OTHER_NAMES = (b"/sites/hospital-", b"cis_export", b"Fallnummer", b"Traceback", b".py:", b"mapping.yaml")
+WINDOW = 4  # consecutive bins or words that no coincidence makes
+CHANCE_HITS = 5  # of single float32 among megabytes of random bytes: 0.1 % each
+
+
+@dataclass
+class Captured:
+    """A run, and the model that went to the sites in each of its rounds."""
+
+    going: Going
+    models: dict[int, bytes] = field(default_factory=dict)
+
+    @property
+    def plan(self) -> Plan:
+        return RunFolder(self.going.run_dir).plan()
+
+
+@dataclass
+class Capture:
+    consortium: Consortium
+    private: Captured
+    open: Captured
+    tap: WireTap
+    haystack: bytes
+
+
+def write_patients_with_canaries(folder: Path) -> None:
+    write_four_hospitals(folder)
+    table = folder / "hospital-1" / "cis_export.csv"
+    rows = table.read_bytes().split(b"\n")
+    rows[3] = b";".join([PATIENT, *rows[3].split(b";")[1:]])
+    cells = rows[4].split(b";")
+    rows[4] = b";".join([*cells[:4], CELL, *cells[5:]])
+    table.write_bytes(b"\n".join(rows))
+
+
+def through(consortium: Consortium, port: int) -> None:
+    """From now on the gateways reach the hub at `port`."""
+    for name, site in consortium.sites.items():
+        config = site.home / "site.yaml"
+        lines = [f'hub: "127.0.0.1:{port}"' if line.startswith("hub:") else line for line in config.read_text().splitlines()]
+        config.write_text("\n".join(lines) + "\n")
+        consortium.kill(f"{name}-gateway")
+    consortium.mend()
+
+
+def followed(going: Going) -> Captured:
+    """To the end, keeping every checkpoint while it is there."""
+    captured, ended = Captured(going), threading.Event()
+    folder = RunFolder(going.run_dir)
+
+    def keep() -> None:
+        while not ended.wait(0.05):
+            for path in folder.checkpoints.glob("round-*.checkpoint"):
+                captured.models.setdefault(load_checkpoint(path).round + 1, model_bytes(load_checkpoint(path).model))
+
+    keeper = threading.Thread(target=keep)
+    keeper.start()
+    try:
+        assert going.status() == 0, going.output[-2000:]
+    finally:
+        ended.set()
+        keeper.join()
+    captured.models[1] = model_bytes(pooled.initial_model(captured.plan))
+    return captured
+
+
+def spoil_mapping_of_first_hospital(consortium: Consortium, going: Going) -> None:
+    """The trainer dies and finds, when it is started again, a mapping whose error message quotes the canary."""
+    wait_until(lambda: going.begun(3), "round 3 begun")
+    mapping = consortium.sites["hospital-1"].data / "mapping.yaml"
+    good = mapping.read_bytes()
+    mapping.write_bytes(good.replace(b"\ncolumns:\n", b"\ncolumns:\n  " + MAPPING + b": {from: x}\n"))
+    for process in consortium.family("hospital-1-guard")[1:]:
+        process.kill()
+    wait_until(lambda: any(drop.code == "TRAINING" for done in going.done() for drop in done.dropped), "a failed training")
+    mapping.write_bytes(good)
+
+
+@pytest.fixture(scope="module")
+def capture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Capture]:
+    folder = tmp_path_factory.mktemp("capture") / "c"
+    data = FOLDER.decode()
+    port = demo.free_port()
+    with Consortium(folder, data=data, write_patients=write_patients_with_canaries) as consortium:
+        tls = consortium.lead_home / "hub" / "tls"
+        with WireTap(tls, port, consortium.enrolment.port) as tap:
+            through(consortium, port)
+            going = consortium.begin(consortium.plan("schedule.rounds=8"))
+            spoiler = threading.Thread(target=spoil_mapping_of_first_hospital, args=(consortium, going))
+            spoiler.start()
+            private = followed(going)
+            spoiler.join()
+            going = consortium.begin(consortium.plan("schedule.rounds=4", "schedule.evaluate_every=2", privacy="none"))
+            consortium.approve(going)
+            opened = followed(going)
+            yield Capture(consortium, private, opened, tap, tap.haystack())
+
+
+def true_results(capture: Capture, captured: Captured) -> Iterator[tuple[str, int, NDArray[np.float64], NDArray[np.float64]]]:
+    """(site, round, header, body) as they are before any bound, noise or mask."""
+    plan = captured.plan
+    bare = replace(plan, privacy=replace(plan.privacy, mode="none", epsilon_exposed=NOT_PRIVATE, epsilon_model=NOT_PRIVATE))
+    task = get_task(plan.task.name)
+    roster = RunFolder(captured.going.run_dir).roster()
+    for name, site in capture.consortium.sites.items():
+        cohort = load_cohort(site.data, task.contract)
+        trainer = Trainer(task, cohort, salt=roster.split_salt, held_out_fraction=roster.held_out_fraction, entropy=os.urandom)
+        for done in captured.going.done():
+            job = Job(bare, name, done.round, done.purpose, captured.models[done.round])
+            result = trainer.run(job)
+            yield name, done.round, result.header, result.body
+
+
+def encodings(values: NDArray[np.float64]) -> Iterator[bytes]:
+    """The vector as bytes in every number format somebody might have sent it in."""
+    for kind in ("<f8", ">f8", "<f4", ">f4"):
+        yield values.astype(kind).tobytes()
+    whole = np.rint(values)
+    for kind in ("<i8", ">i8", "<i4", ">i4", "<i2", ">i2"):
+        if np.array_equal(whole, values) and np.abs(whole).max(initial=0) <= np.iinfo(kind).max:
+            yield whole.astype(kind).tobytes()
+    for kind in ("<i8", ">i8"):
+        yield np.rint(values * 2.0**32).astype(kind).tobytes()  # the header's fixed point, unmasked
+
+
+def telling(pattern: bytes) -> bool:
+    """Long and varied enough that its presence means something."""
+    return len(pattern) >= 8 and len(set(pattern)) >= 4
+
+
+def windows(values: NDArray[np.float64]) -> Iterator[NDArray[np.float64]]:
+    for at in range(max(1, len(values) - WINDOW + 1)):
+        if np.count_nonzero(values[at : at + WINDOW]) >= min(WINDOW - 1, len(values)):
+            yield values[at : at + WINDOW]
+
+
+def search(haystack: bytes, values: NDArray[np.float64]) -> list[bytes]:
+    return [pattern for window in windows(values) for pattern in encodings(window) if telling(pattern) and pattern in haystack]
+
+
+def singles(haystack: bytes, values: NDArray[np.float64]) -> tuple[int, int]:
+    """(float64, float32) coordinates of `values` that are in `haystack`, in either byte order."""
+    doubles = [struct.pack(order + "d", value) for value in values for order in "<>"]
+    floats = [struct.pack(order + "f", value) for value in values for order in "<>"]
+    return (
+        sum(pattern in haystack for pattern in doubles if len(set(pattern)) >= 4),
+        sum(pattern in haystack for pattern in floats if len(set(pattern)) >= 3),
+    )
+
+
+def unmasked_words(body: NDArray[np.float64], weight: float, clip: float, n: int) -> Iterator[bytes]:
+    """Ring words of the body as encoded but not masked; the dither leaves two choices a coordinate."""
+    steps = np.floor(np.clip(body, -clip, clip) * weight * ring_scale(n) / clip).astype(np.int64)
+    for at in range(len(steps) - 1):
+        for choice in itertools.product((0, 1), repeat=2):
+            yield (steps[at : at + 2] + choice).astype(np.int32).view(np.uint32).astype("<u4").tobytes()
+
+
+def both(capture: Capture) -> list[Captured]:
+    return [capture.private, capture.open]
+
+
+def test_the_search_finds_what_does_cross(capture: Capture) -> None:
+    for captured in both(capture):
+        assert captured.plan.run_id.encode("ascii") in capture.haystack
+        model = np.frombuffer(captured.models[4], "<f4").astype(np.float64)
+        assert search(capture.haystack, model), "the global model goes to the sites in the clear, as it must"
+        assert singles(capture.haystack, model)[1] >= np.count_nonzero(model)
+    marked = capture.haystack + b"".join(values.astype(">f4").tobytes() for *_, values in true_results(capture, capture.open))
+    found = [search(marked, body) for *_, body in true_results(capture, capture.open) if body.size]
+    assert all(found), "an update sent in the clear would be found"
+
+
+def test_the_manifest_lists_exactly_what_left(capture: Capture) -> None:
+    bodies = [body for body in capture.tap.bodies(down=False) if len(body) < 1 << 16]
+    for captured in both(capture):
+        for name, site in capture.consortium.sites.items():
+            lines = uploads(site.home, captured.plan.run_id)
+            assert lines
+            masked = {str(part["sha256"]): int(part["bytes"]) for line in lines for part in line["parts"] if part["masked"]}
+            missing = {digest for digest, size in masked.items() if not _crossed(bodies, digest, size)}
+            assert not missing, f"{name}: the manifest lists vectors that never left"
+
+
+def _crossed(bodies: list[bytes], digest: str, size: int) -> bool:
+    wanted = bytes.fromhex(digest)
+    return any(
+        hashlib.sha256(body[at : at + size]).digest() == wanted for body in bodies for at in range(max(0, len(body) - size + 1))
+    )
+
+
+def test_no_coordinate_of_an_update_crosses(capture: Capture) -> None:
+    total, by_chance = 0, 0
+    for captured in both(capture):
+        plan = captured.plan
+        for name, number, _, body in true_results(capture, captured):
+            if not body.size:
+                continue
+            weight = plan.weight(name)
+            for values in (body, weight * body, -body * plan.participant(name).declared_patients):
+                assert search(capture.haystack, values) == [], f"{name}, round {number}: an update in the clear"
+                doubles, floats = singles(capture.haystack, values)
+                assert doubles == 0, f"{name}, round {number}: a coordinate in the clear"
+                total, by_chance = total + 2 * values.size, by_chance + floats
+            words = filter(telling, unmasked_words(body, weight, plan.coordinate_clip, len(plan.sites)))
+            assert not any(pattern in capture.haystack for pattern in words), f"{name}, round {number}: not masked"
+    assert total > 1000
+    assert by_chance <= CHANCE_HITS
+
+
+def test_no_count_and_no_statistic_of_a_site_crosses(capture: Capture) -> None:
+    searched = 0
+    for captured in both(capture):
+        for name, number, header, _ in true_results(capture, captured):
+            searched += header.size
+            assert search(capture.haystack, header) == [], f"{name}, round {number}: counts in the clear"
+            text = b",".join(str(int(value)).encode("ascii") for value in header)
+            assert not header.size or text not in capture.haystack
+    assert searched > 500
+
+
+def test_no_metric_crosses(capture: Capture) -> None:
+    metrics = [value for captured in both(capture) for done in captured.going.done() for _, value in done.metrics]
+    assert metrics
+    assert singles(capture.haystack, np.array(metrics)) == (0, 0)
+    for word in (b"auc", b"brier", b"loss", b"accuracy", b"histogram"):
+        assert word not in capture.haystack.lower(), word
+
+
+def test_no_patient_no_cell_no_name_and_no_path_crosses(capture: Capture) -> None:
+    for canary in (PATIENT, CELL, MAPPING, FOLDER, *OTHER_NAMES):
+        assert canary not in capture.haystack, canary
+    ids = [
+        patient.encode()
+        for site in capture.consortium.sites.values()
+        for patient in load_cohort(site.data, get_task("cis_conversion").contract).patient_ids
+    ]
+    assert PATIENT in ids
+    assert len(ids) > 500
+    quoted = [quote + patient + quote for patient in ids for quote in (b"\x00", b'"')]
+    assert not any(pattern in capture.haystack for pattern in quoted)
+
+
+def test_an_exception_that_quotes_data_stays_in_the_hospital(capture: Capture) -> None:
+    home = capture.consortium.sites["hospital-1"].home
+    assert MAPPING in (home / "log" / "guard.log").read_bytes(), "the error did quote the canary, in the site's own log"
+    dropped = {drop.code for done in capture.private.going.done() for drop in done.dropped if drop.site == "hospital-1"}
+    assert "TRAINING" in dropped
+    assert MAPPING not in capture.haystack
+    assert b"TRAINING" in capture.haystack, "the refusal's code is all that the hub learns"
+
+
+def test_the_books_are_true_and_every_answer_is_in_the_manifest(capture: Capture) -> None:
+    for captured in both(capture):
+        check_books(capture.consortium, captured.going)
+        for site in capture.consortium.sites.values():
+            kinds = {str(line["kind"]).split()[0] for line in EgressManifest(site.home / "egress").read(captured.plan.run_id)}
+            assert kinds == {"keys", "kem", "update", "vote"}
