@@ -113,6 +113,7 @@ def init_home(home: LeadHome, args: argparse.Namespace, out: Output) -> int:
         "hub certificate authority": certificate_fingerprint(files.ca),
     }
     out.facts("consortium founded; tell the sites the founders' fingerprint by telephone", facts)
+    out.say(f"{home.founder_key} signs rosters: keep it off this machine except when a site is added, and back it up")
     return 0
 
 
