@@ -23,8 +23,9 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "flower")]
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts"), str(ROOT / "tests" / "flower")]
 
+from bench_machine import machine, machine_line  # noqa: E402
 from consortium_on_loopback import Consortium  # noqa: E402
 
 BENCH_BUNDLE_RUN = "scripted_rounds"
@@ -62,6 +63,7 @@ def resident_mib(pids: dict[str, list[int]]) -> dict[str, float]:
 
 
 def measure(sites: int, messages: int, floats: int) -> dict[str, Any]:
+    described = machine()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         consortium = Consortium(folder)
@@ -89,6 +91,7 @@ def measure(sites: int, messages: int, floats: int) -> dict[str, Any]:
             consortium.stop()
     seconds = report["seconds"][1:]
     return {
+        "machine": described,
         "sites": sites,
         "messages": messages,
         "floats": floats,
@@ -117,6 +120,7 @@ def show(result: dict[str, Any]) -> None:
     for name, value in result["processor_s"].items():
         table.add_row(f"processor: {name} (MiB {result['memory_mib'][name]:.0f})", f"{value:.3f}")
     Console().print(table)
+    print(machine_line(result["machine"]))
 
 
 def main() -> int:

@@ -45,7 +45,13 @@ def test_train_and_held_out_patients_compose_in_parallel(plan: Plan) -> None:
 def test_the_model_is_covered_by_the_noise_of_the_honest_sites_in_a_sum(plan: Plan) -> None:
     state = asked((1, "describe", ALL), (3, "train", ALL), (5, "train", ALL))
     assert site_epsilon(plan, state, "oslo", colluders=1).model == pytest.approx(of(3, honest=2), abs=1e-6)  # t = 3, c = 1
-    assert site_epsilon(plan, state, "oslo", colluders=0).model == pytest.approx(of(3, honest=3), abs=1e-6)
+
+
+def test_an_epoch_of_fewer_sites_covers_the_model_with_less_noise(plan: Plan) -> None:
+    five = (*ALL, "porto")
+    full, fewer = asked((3, "train", five)), asked((3, "train", ALL))  # t = 4 and t = 3
+    assert site_epsilon(plan, full, "oslo", colluders=1).model == pytest.approx(of(1, honest=3), abs=1e-6)
+    assert site_epsilon(plan, fewer, "oslo", colluders=1).model == pytest.approx(of(1, honest=2), abs=1e-6)
 
 
 def test_a_site_that_publishes_is_believed(run_folder: Callable[..., RunFolder]) -> None:
