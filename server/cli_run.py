@@ -25,6 +25,7 @@ from server.errors import ConfigError, ServerError
 from server.export import export_model
 from server.folder import RunFolder, create_folder, open_folder, write_durably
 from server.home import LeadHome, read_signed
+from server.journal import wait_for_writer
 from server.planning import make_plan
 from server.progress import follow, latest_metric
 from server.report import status, write_report
@@ -36,6 +37,7 @@ from tasks.cis_conversion.synthetic import write_hospitals
 MIRROR_WAIT_S = 60.0
 ASK_EVERY_S = 2.0
 HUB_SILENT_S = 120.0
+EARLIER_END_S = 60.0  # a coordinator looks at the hub every half minute at least, and a request to it takes no longer
 FLOWER_RUN = "flower-run.json"
 
 SIMULATED_POLICY = """# every simulated site allows what this plan asks; real sites write their own
@@ -210,6 +212,8 @@ def _drive(home: LeadHome, run_dir: Path, args: argparse.Namespace, out: Output)
     plan = RunFolder(run_dir).plan()
     with contextlib.closing(HubControl(hub_access(home, args.hub))) as hub:
         _end_earlier(hub, run_dir)
+        if not _wait_for_earlier(run_dir, out):
+            raise ServerError(f"an earlier coordinator of run {plan.run_id} has not ended in {EARLIER_END_S:g} s: try again")
         before = read_state(run_dir).events
         flower_run = hub.submit_run(run_dir.resolve(), {item.site: item.node_id for item in plan.participants})
         write_durably(run_dir / FLOWER_RUN, json.dumps({"run": flower_run}).encode("ascii"))
@@ -251,6 +255,15 @@ def _end_earlier(hub: "HubControl", run_dir: Path) -> None:  # type: ignore[name
         hub.stop_run(earlier)
 
 
+def _wait_for_earlier(run_dir: Path, out: Output) -> bool:
+    """Stopping is a word to the hub: the coordinator hears it when it next asks the hub, and has the journal until then."""
+    events = RunFolder(run_dir).events
+    if wait_for_writer(events, 0.0):
+        return True
+    out.say(f"waiting for the earlier coordinator to end (at most {EARLIER_END_S:g} s)")
+    return wait_for_writer(events, EARLIER_END_S)
+
+
 def finish(run_dir: Path, state: RunState, out: Output) -> int:
     """Closing table, report and model of a run that ended; exit status 0 only for a finished one."""
     report = write_report(run_dir)
@@ -272,6 +285,8 @@ def stop_run(home: LeadHome, args: argparse.Namespace, out: Output) -> int:
     run_dir = open_folder(run_path(home, args.run)).path
     with contextlib.closing(HubControl(hub_access(home, args.hub))) as hub:
         _end_earlier(hub, run_dir)
+    if not _wait_for_earlier(run_dir, out):
+        raise ServerError(f"the coordinator of {run_dir} was told to stop and has not ended in {EARLIER_END_S:g} s: look again")
     out.facts("stopped", {"run": str(run_dir), "phase": read_state(run_dir).phase})
     out.say(f"wardround-lead resume {run_dir} goes on after the last finished round")
     return 0

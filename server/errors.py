@@ -17,6 +17,10 @@ class JournalError(ServerError):
     """A journal with a damaged line, or a second writer for one run."""
 
 
+class JournalBusyError(JournalError):
+    """Another process writes this run's journal: it drives the run, or has not ended yet."""
+
+
 class CheckpointError(ServerError):
     """A checkpoint that cannot be written, or bytes that are not exactly one checkpoint of this run."""
 

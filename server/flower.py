@@ -27,6 +27,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -53,6 +54,8 @@ from flwr.supercore.run import RunNotRunningException
 
 from consortium.wire import Reply, Request
 from server.errors import ServerError
+from server.folder import RunFolder
+from server.journal import wait_for_writer
 from server.tls import TlsFiles, make_tls
 from server.transport import Patience, TransportError
 
@@ -72,12 +75,14 @@ FIRST_PAUSE_S = 0.02  # before asking again for a part of a reply that is still 
 MESSAGE_GRACE_S = 2.0  # a message lives this much longer than its exchange, then Flower drops it
 TASK_POLL_S = "0.2"  # SuperExec looking for a ServerApp to start (Flower: 1 s)
 START_LIMIT_S = 60.0
+EARLIER_END_S = 60.0  # for an earlier coordinator of the same run to end
 STOP_LIMIT_S = 3.0  # the SuperLink would wait for looks that it holds; its database stands a kill at any instant
 RESTART_LIMIT_S = 30.0
 CLEAN_UP_S = 1.0
 SETTLE_S = 0.03
 EMPTY_LOOK = 64  # bytes; a message takes more
-LOOKERS_LIMIT = 10_000
+LOOKERS_LIMIT = 1_000  # lookers remembered, the latest ones; who is forgotten is answered at once
+NAME_LIMIT = 1_024  # bytes of a public key or a task token; longer ones are not remembered
 BELLS = {  # who looks here is woken by requests that begin with this
     "/v1/fleet/pull-messages": "/v1/runtime/push-",
     "/v1/runtime/pull-messages": "/v1/fleet/push-",
@@ -320,12 +325,16 @@ def _fetchers(count: int) -> Iterator[ThreadPoolExecutor]:
 
 
 def coordinate(grid: Grid, context: Context) -> None:
-    """The ServerApp's main: `server.rounds.run(run_dir, transport)`, with what `HubControl.submit_run` wrote down."""
+    """The ServerApp's main: `server.rounds.run(run_dir, transport)`, with what `HubControl.submit_run` wrote down.
+
+    A coordinator that this one replaces may be just ending, and holds the journal until it has.
+    """
     from server import rounds
 
     nodes = {str(site): int(node) for site, node in json.loads(str(context.run_config["nodes"])).items()}
-
-    rounds.run(Path(str(context.run_config["run-dir"])), FlowerTransport(GridMail(grid), nodes))
+    run_dir = Path(str(context.run_config["run-dir"]))
+    wait_for_writer(RunFolder(run_dir).events, EARLIER_END_S)  # still there after that: `rounds.run` says so
+    rounds.run(run_dir, FlowerTransport(GridMail(grid), nodes))
 
 
 def refuse(*_: Any) -> None:
@@ -673,12 +682,31 @@ class _Gate:
         await self._application(scope, receive, send)
 
 
+@dataclass(frozen=True)
+class Looker:
+    """Who looks: a task token, or a public key and the connection that it came by (host and port)."""
+
+    path: str
+    name: bytes
+    connection: tuple[Any, ...]
+
+
+def _looker(path: str, scope: Mapping[str, Any]) -> Looker:
+    for name, value in scope["headers"]:  # the first counts, as for the SuperLink
+        if name == FLEET_HTTP_PUBLIC_KEY_HEADER.encode():
+            return Looker(path, value, tuple(scope.get("client") or ()))
+    return Looker(path, next((value for name, value in scope["headers"] if name == TASK_TOKEN_HEADER.encode()), b""), ())
+
+
 class _Doorbell:
     """ASGI: a look for messages that found none last time waits until something came, at most `HOLDS_S`.
 
     Flower's SuperNodes and ServerApp ask again and again, and each look costs the SuperLink a signature check and a
     write to its database. Here the gateways may ask without a pause and hear of a message at once, at a fraction of the
     load. Nothing is decided here: a look that waited too long, or too short, is an ordinary look.
+
+    Only who was answered is remembered (status 200: the SuperLink knows the signature or the token), and a SuperNode only
+    on the connection that it signed on: its public key is no secret, and a stranger who names it must not take its turn.
     """
 
     def __init__(self, application: Callable[..., Awaitable[None]]) -> None:
@@ -686,8 +714,8 @@ class _Doorbell:
         self._rang = dict.fromkeys(BELLS, 0)  # how often something came for the lookers at `path`
         self._waiting: dict[str, asyncio.Event] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._seen: dict[tuple[str, bytes], int] = {}  # a looker's last empty look: the rings before it
-        self._turns: dict[tuple[str, bytes], object] = {}  # a looker's newest held look
+        self._seen: OrderedDict[Looker, int] = OrderedDict()  # a looker's last empty look: the rings before it
+        self._turns: dict[tuple[str, bytes], object] = {}  # a name's newest held look
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         path = scope.get("path", "")
@@ -700,10 +728,8 @@ class _Doorbell:
                     self._ring_soon(looked_at)
 
     async def _look(self, path: str, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        headers = dict(scope["headers"])
-        name = headers.get(FLEET_HTTP_PUBLIC_KEY_HEADER.encode()) or headers.get(TASK_TOKEN_HEADER.encode(), b"")
-        looker, first, size = (path, name), await receive(), 0
-        if self._seen.pop(looker, -1) == self._rang[path] and not await self._wait(path, looker, receive):
+        looker, first, size, status = _looker(path, scope), await receive(), 0, 0
+        if self._seen.pop(looker, -1) == self._rang[path] and not await self._wait(path, looker.name, receive):
             await send({"type": "http.response.start", "status": 503, "headers": []})
             await send({"type": "http.response.body", "body": b""})
             return
@@ -713,17 +739,21 @@ class _Doorbell:
             return parts.pop() if parts else await receive()
 
         async def counted(message: dict[str, Any]) -> None:
-            nonlocal size
+            nonlocal size, status
             size += len(message.get("body", b""))
+            status = message.get("status", status)
             await send(message)
 
         await self._application(scope, again, counted)
-        if size < EMPTY_LOOK and len(self._seen) < LOOKERS_LIMIT:
+        if status == httpx.codes.OK and size < EMPTY_LOOK and 0 < len(looker.name) <= NAME_LIMIT:
             self._seen[looker] = rang
+            if len(self._seen) > LOOKERS_LIMIT:
+                self._seen.popitem(last=False)
 
-    async def _wait(self, path: str, looker: tuple[str, bytes], receive: Any) -> bool:
+    async def _wait(self, path: str, name: bytes, receive: Any) -> bool:
         """Until the bell rings or the hold is over. False when nobody is there any more to hear the answer: a look that
         went on for a dead SuperNode would take its successor's message."""
+        looker = path, name
         turn = self._turns[looker] = object()
         bell = self._waiting.setdefault(path, asyncio.Event())
         rings, leaves = asyncio.ensure_future(bell.wait()), asyncio.ensure_future(receive())

@@ -7,6 +7,7 @@ value in it was opened as a sum over sites, or stands in the plan.
 
 import fcntl
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,8 +17,10 @@ from typing import TypeAlias
 from consortium.canonical import Json, decode_json, encode_json
 from consortium.documents import from_document, to_document
 from consortium.errors import ConsortiumError
-from server.errors import JournalError
+from server.errors import JournalBusyError, JournalError
 from server.folder import sync_directory
+
+LOCK_POLL_S = 0.1
 
 Clock = Callable[[], datetime]
 Named = tuple[tuple[str, float], ...]  # name and value, ascending by name
@@ -258,12 +261,33 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class Journal:
-    """The one writer of a run's events. Opening it drops a torn last line; a second writer is refused."""
+def _locked(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
-    def __init__(self, path: Path, *, clock: Clock = utc_now) -> None:
+
+def wait_for_writer(path: Path, limit_s: float) -> bool:
+    """True as soon as nobody writes this journal, False if somebody still does after `limit_s`. Adds no event."""
+    try:
+        Journal(path, wait_s=limit_s).close()
+    except JournalBusyError:
+        return False
+    return True
+
+
+class Journal:
+    """The one writer of a run's events. Opening it drops a torn last line; a second writer is refused.
+
+    `wait_s`: how long to wait for an earlier writer that is about to end. Raises `JournalBusyError` if it does not.
+    """
+
+    def __init__(self, path: Path, *, clock: Clock = utc_now, wait_s: float = 0.0) -> None:
         self._path = path
         self._clock = clock
+        self._wait_s = wait_s
         try:
             self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         except OSError as error:
@@ -275,10 +299,11 @@ class Journal:
             raise
 
     def _take(self) -> None:
-        try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise JournalError(f"{self._path} is in use: another process drives this run; stop it first") from error
+        give_up = time.monotonic() + self._wait_s
+        while not _locked(self._handle):
+            if time.monotonic() >= give_up:
+                raise JournalBusyError(f"{self._path} is in use: another process drives this run; stop it first")
+            time.sleep(LOCK_POLL_S)
         lines, whole = split_lines(self._path.read_bytes())
         self._written = len([decode_entry(line, number) for number, line in enumerate(lines, start=1)])
         os.ftruncate(self._handle, whole)

@@ -51,7 +51,8 @@ def follow(
 ) -> RunState:
     """Show the run until it ended, or until nobody drives it any more (`alive` is asked now and then). Returns where it stands.
 
-    `since`: events that are older than this watch; an end among them is an earlier coordinator's.
+    `since`: events that are older than this watch; a final model among them is no news. A stop in the journal is not the end
+    of the watch while somebody drives the run: it may be the last word of an earlier coordinator, that was just stopped.
     """
     plan, watched = RunFolder(run_dir).plan(), Watched(run_dir)
     bar = Progress(
@@ -69,8 +70,7 @@ def follow(
             driven = alive()  # asked before the journal is read: what was written before the end is seen
             state = watched.look()
             bar.update(shown, completed=len(state.done), description=sentence(state))
-            ended = state.phase in ("finished", "stopped") and state.events > since
-            if ended or not driven:
+            if not driven or (state.phase == "finished" and state.events > since):
                 return state
             time.sleep(POLL_S)
 

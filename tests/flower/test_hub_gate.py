@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from server import flower
-from server.flower import TOKEN_HEADER, _Doorbell, _Gate, _seldom
+from server.flower import TASK_TOKEN_HEADER, TOKEN_HEADER, _Doorbell, _Gate, _seldom
 
 App = Callable[..., Awaitable[None]]
 
 
 def call(
-    app: App, path: str, headers: dict[str, str] | None = None, leave: asyncio.Event | None = None
+    app: App, path: str, headers: dict[str, str] | None = None, leave: asyncio.Event | None = None, port: int = 1
 ) -> Awaitable[tuple[int, bytes]]:
     async def run() -> tuple[int, bytes]:
         sent: list[dict[str, Any]] = []
@@ -31,19 +31,19 @@ def call(
             return {"type": "http.disconnect"}
 
         pairs = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
-        await app({"type": "http", "path": path, "headers": pairs}, receive, send)
+        await app({"type": "http", "path": path, "headers": pairs, "client": ("203.0.113.7", port)}, receive, send)
         return sent[0]["status"], sent[1]["body"]
 
     return run()
 
 
 class Inner:
-    def __init__(self, body: bytes = b"") -> None:
-        self.body, self.calls = body, 0
+    def __init__(self, body: bytes = b"", status: int = 200) -> None:
+        self.body, self.calls, self.status = body, 0, status
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         self.calls += 1
-        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.start", "status": self.status, "headers": []})
         await send({"type": "http.response.body", "body": self.body})
 
 
@@ -152,13 +152,97 @@ def test_a_successors_look_replaces_the_one_still_held() -> None:
         await call(door, LOOK, NODE)
         old = asyncio.ensure_future(call(door, LOOK, NODE))
         await asyncio.sleep(0.05)
-        await call(door, LOOK, NODE)  # not held: the successor's first look
-        new = asyncio.ensure_future(call(door, LOOK, NODE))
+        await call(door, LOOK, NODE, port=2)  # not held: the successor's first look
+        new = asyncio.ensure_future(call(door, LOOK, NODE, port=2))
         await asyncio.sleep(0.05)
         await call(door, PUSH)
         return (await asyncio.wait_for(old, 10))[0], (await asyncio.wait_for(new, 10))[0]
 
     assert asyncio.run(scene()) == (503, 200)
+
+
+@pytest.mark.usefixtures("held")
+@pytest.mark.parametrize("status", [401, 403, 500])
+def test_who_was_not_answered_is_neither_remembered_nor_held(status: int) -> None:
+    async def scene() -> int:
+        door = _Doorbell(Inner(b"no", status))
+        for junk in range(200):
+            await asyncio.wait_for(call(door, LOOK, {"flwr-public-key": f"junk {junk}"}), 10)
+            await asyncio.wait_for(call(door, LOOK, {"flwr-public-key": "junk"}), 10)
+        return len(door._seen)
+
+    assert asyncio.run(scene()) == 0
+
+
+@pytest.mark.usefixtures("held")
+@pytest.mark.parametrize("name", ["", "x" * (flower.NAME_LIMIT + 1)])
+def test_a_name_that_no_key_has_is_not_remembered(name: str) -> None:
+    async def scene() -> int:
+        door = _Doorbell(Inner())
+        await call(door, LOOK, {"flwr-public-key": name})
+        return len(door._seen)
+
+    assert asyncio.run(scene()) == 0
+
+
+@pytest.mark.usefixtures("held")
+def test_the_memory_is_bounded_and_forgets_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flower, "LOOKERS_LIMIT", 3)
+    inner = Inner()
+
+    async def scene() -> None:
+        door = _Doorbell(inner)
+        for node in range(5):
+            await call(door, LOOK, {"flwr-public-key": f"node {node}"})
+        assert len(door._seen) == 3
+        await asyncio.wait_for(call(door, LOOK, {"flwr-public-key": "node 0"}), 10)  # forgotten: answered at once
+        newest = asyncio.ensure_future(call(door, LOOK, {"flwr-public-key": "node 4"}))
+        await asyncio.sleep(0.05)
+        assert not newest.done()
+        await call(door, PUSH)
+        await asyncio.wait_for(newest, 10)
+
+    asyncio.run(scene())
+
+
+@pytest.mark.usefixtures("held")
+def test_a_stranger_who_names_a_sites_key_does_not_take_its_turn() -> None:
+    """Public keys are public: only the connection that the key signed on is the site's."""
+    inner = Inner()
+
+    async def scene() -> int:
+        door = _Doorbell(inner)
+        await call(door, LOOK, NODE)
+        look = asyncio.ensure_future(call(door, LOOK, NODE))
+        await asyncio.sleep(0.05)
+        inner.status = 401
+        for _ in range(3):
+            assert (await asyncio.wait_for(call(door, LOOK, NODE, port=2), 10))[0] == 401
+        inner.status = 200
+        assert not look.done()
+        await call(door, PUSH)
+        return (await asyncio.wait_for(look, 10))[0]
+
+    assert asyncio.run(scene()) == 200
+
+
+@pytest.mark.usefixtures("held")
+def test_a_task_is_the_same_on_every_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its token is a secret, and the coordinator keeps several connections."""
+    looks, task = "/v1/runtime/pull-messages", {TASK_TOKEN_HEADER: "token"}
+    monkeypatch.setitem(flower.HOLDS_S, looks, 30.0)
+
+    async def scene() -> bool:
+        door = _Doorbell(Inner())
+        await call(door, looks, task)
+        look = asyncio.ensure_future(call(door, looks, task, port=2))
+        await asyncio.sleep(0.05)
+        held = not look.done()
+        await call(door, "/v1/fleet/push-messages")
+        await asyncio.wait_for(look, 10)
+        return held
+
+    assert asyncio.run(scene())
 
 
 def test_a_look_is_never_held_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

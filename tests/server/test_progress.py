@@ -57,6 +57,28 @@ def test_an_end_that_is_older_than_the_watch_is_not_the_end(run_folder: Make) ->
     assert looks[0] == 3
 
 
+def test_the_last_word_of_a_coordinator_that_was_replaced_ends_no_watch(run_folder: Make) -> None:
+    folder = run_folder(finished=False)
+    before = read_state(folder.path).events
+    later = iter([[RunStopped("STOPPED")], [], [RunResumed(6)], [RunFinished(bytes(32), 1.0)]])
+
+    def alive() -> bool:
+        with Journal(folder.events) as journal:
+            for event in next(later):
+                journal.append(event)
+        return True
+
+    assert follow(folder.path, alive, since=before, show=False).phase == "finished"
+
+
+def test_a_stop_ends_the_watch_once_nobody_drives(run_folder: Make) -> None:
+    folder = run_folder(finished=False)
+    with Journal(folder.events) as journal:
+        journal.append(RunStopped("TOO_FEW"))
+    driven = iter([True, True, False])
+    assert follow(folder.path, lambda: next(driven), show=False).stopped == "TOO_FEW"
+
+
 @pytest.mark.parametrize("private", [True, False])
 def test_the_line_says_not_private_for_a_run_without_noise(run_folder: Make, private: bool) -> None:
     shown = Console(file=io.StringIO(), width=200, force_terminal=True)
