@@ -32,6 +32,7 @@ from consortium.plan import (
     sign_plan,
 )
 from consortium.roster import Founder, Member, Roster, founders_fingerprint, sign_roster
+from consortium.statement import EpsilonStatement, sign_statement
 from consortium.wire import SENTENCES, Refusal, encode_answer, encode_keys_request, encode_refusal, encode_request
 
 FOLDER = Path(__file__).resolve().parent.parent / "tests" / "vectors" / "consortium"
@@ -93,6 +94,10 @@ def example_plan(roster: Roster) -> Plan:
 
 def example_approval(plan: Plan) -> Approval:
     return Approval(plan.digest, SITES[0], "approve-until", "2026-06-30T00:00:00Z", "", "2026-02-01T08:30:00Z")
+
+
+def example_statement(plan: Plan) -> EpsilonStatement:
+    return EpsilonStatement(SITES[0], plan.digest, 1e-05, 2.75, 97, bytes(range(32)), "2026-07-01T09:00:00Z")
 
 
 # golden vectors
@@ -157,6 +162,10 @@ def golden_documents() -> Object:
         "roster": [_golden(signed_roster)],
         "plan": [_golden(sign_plan(each, key(LEAD))) for each in (plan, not_private)],
         "approval": [_golden(sign_approval(each, key(SITES[0]))) for each in approvals],
+        "epsilon-statement": [
+            _golden(sign_statement(each, key(SITES[0])))
+            for each in (example_statement(plan), replace(example_statement(not_private), epsilon_exposed=-1.0))
+        ],
     }
 
 
@@ -421,6 +430,22 @@ APPROVAL_RULES: tuple[Change, ...] = (
     ("reason-with-escape", "reason", "\x1b[31m", "does not print"),
 )
 
+STATEMENT_RULES: tuple[Change, ...] = (
+    ("digest-short", "plan_digest", "00" * 31, "must be 32 bytes"),
+    ("head-long", "ledger_head", "00" * 33, "must be 32 bytes"),
+    ("site-upper-case", "site", "Aalborg", "not of a-z"),
+    ("site-empty", "site", "", "not of a-z"),
+    ("delta-0", "delta", 0.0, "outside (0, 1)"),
+    ("delta-1", "delta", 1.0, "outside (0, 1)"),
+    ("epsilon-negative", "epsilon_exposed", -0.5, "must be 0 or more"),
+    ("epsilon-minus-two", "epsilon_exposed", -2.0, "must be 0 or more"),
+    ("no-entries", "entries", 0, "outside [1, 2^40]"),
+    ("entries-too-many", "entries", 2**40 + 1, "outside [1, 2^40]"),
+    ("made-empty", "made", "", "made must look like"),
+    ("made-a-date", "made", "2026-07-01", "made must look like"),
+    ("made-foreign-digits", "made", "\uff12\uff10\uff12\uff16-07-01T09:00:00Z", "made must look like"),
+)
+
 
 def _document_mutations(document: Object, place: str, rules: tuple[Change, ...]) -> Iterator[Mutation]:
     yield from _spellings(encode_json(document))
@@ -481,7 +506,8 @@ def _signatures(signed: Signed) -> Iterator[Mutation]:
 
 def _verifier(good: Signed, rules: tuple[Change, ...], more: list[tuple[str, Signed, str, str]]) -> Object:
     """All vectors of one kind of document; `more` are complete documents that only this kind's rules refuse."""
-    bodies = _document_mutations(json.loads(good.body), good.kind, rules)
+    place = good.kind.replace("-", "")  # as a decoder names it: after the class
+    bodies = _document_mutations(json.loads(good.body), place, rules)
     others = ((name, signed.encode(), error, words) for name, signed, error, words in more)
     return {
         "body": good.body.decode("ascii"),
@@ -557,6 +583,18 @@ def negative_approval() -> Object:
     return {"site": SITES[0], "public": key(SITES[0]).public.hex(), **verifier}
 
 
+def negative_statement() -> Object:
+    statement = example_statement(example_plan(example_roster()))
+    good = sign_statement(statement, key(SITES[0]))
+    elsewhere = sign_statement(replace(statement, site=SITES[1]), key(SITES[1]))
+    by_another = Signed(good.kind, good.body, ()).sign(SITES[1], key(SITES[1]))
+    more = [
+        ("of-another-site", elsewhere, "SignatureError", f"not signed by {SITES[0]}"),
+        ("signed-by-another-site", by_another, "SignatureError", "who may not sign it"),
+    ]
+    return {"site": SITES[0], "public": key(SITES[0]).public.hex(), **_verifier(good, STATEMENT_RULES, more)}
+
+
 def negative_wire() -> Object:
     request, keys, answer = encode_request(bytes(32), b"m"), encode_keys_request(b"plan", b"m"), encode_answer(b"m")
     good = Refusal("ROUND", (SITES[0],), "0123456789abcdef")
@@ -626,6 +664,7 @@ FILES: dict[str, Callable[[], Object]] = {
         negative_roster,
         negative_plan,
         negative_approval,
+        negative_statement,
         negative_wire,
     )
 }

@@ -17,6 +17,7 @@ from consortium.documents import Signed
 from consortium.identity import SigningKey, fingerprint, verify
 from consortium.plan import Plan, verify_plan
 from consortium.roster import Roster, founders_fingerprint, verify_roster
+from consortium.statement import EpsilonStatement, verify_statement
 from consortium.wire import (
     Refusal,
     decode_keys_request,
@@ -96,7 +97,9 @@ def test_fingerprints_match_their_vectors(vectors: Vectors) -> None:
         assert case["fingerprint"].replace("-", "") == plain
 
 
-@pytest.mark.parametrize(("kind", "form"), [("roster", Roster), ("plan", Plan), ("approval", Approval)])
+@pytest.mark.parametrize(
+    ("kind", "form"), [("roster", Roster), ("plan", Plan), ("approval", Approval), ("epsilon-statement", EpsilonStatement)]
+)
 def test_documents_have_exactly_the_recorded_bytes_and_digest(vectors: Vectors, kind: str, form: type[Any]) -> None:
     for case in vectors("golden_documents")[kind]:
         signed = Signed.decode(bytes.fromhex(case["signed"]), kind)
@@ -112,7 +115,7 @@ def test_recorded_documents_verify(vectors: Vectors) -> None:
     documents = vectors("golden_documents")
     recorded = {
         kind: [Signed.decode(bytes.fromhex(case["signed"]), kind) for case in documents[kind]]
-        for kind in ("roster", "plan", "approval")
+        for kind in ("roster", "plan", "approval", "epsilon-statement")
     }
     roster = verify_roster(recorded["roster"][0], documents["founders_fingerprint"])
     assert founders_fingerprint(roster.founders, roster.founders_required) == documents["founders_fingerprint"]
@@ -120,6 +123,8 @@ def test_recorded_documents_verify(vectors: Vectors) -> None:
     site = roster.sites[0]
     decisions = [verify_approval(signed, site.id, site.identity_key).decision for signed in recorded["approval"]]
     assert decisions == ["approve-until", "approve", "refuse"]
+    statements = [verify_statement(signed, site.id, site.identity_key) for signed in recorded["epsilon-statement"]]
+    assert [(statement.epsilon_exposed, statement.private) for statement in statements] == [(2.75, True), (-1.0, False)]
 
 
 def test_wire_messages_match_their_vectors(vectors: Vectors) -> None:

@@ -14,6 +14,7 @@ from consortium.documents import Signed
 from consortium.identity import SigningKey
 from consortium.plan import verify_plan
 from consortium.roster import Roster, verify_roster
+from consortium.statement import verify_statement
 from consortium.wire import decode_keys_request, decode_reply, decode_request
 
 FOLDER = Path(__file__).resolve().parents[1] / "vectors" / "consortium"
@@ -56,6 +57,7 @@ def roster_of(signed: str) -> Signed:
 
 
 ROSTER, PLAN, APPROVAL = load("negative_roster"), load("negative_plan"), load("negative_approval")
+STATEMENT = load("negative_statement")
 
 
 def check_roster(data: bytes) -> Roster:
@@ -69,6 +71,12 @@ VERIFIERS: dict[str, tuple[Case, Callable[[bytes], object]]] = {
     "approval": (
         APPROVAL,
         lambda data: verify_approval(Signed.decode(data, "approval"), APPROVAL["site"], bytes.fromhex(APPROVAL["public"])),
+    ),
+    "epsilon-statement": (
+        STATEMENT,
+        lambda data: verify_statement(
+            Signed.decode(data, "epsilon-statement"), STATEMENT["site"], bytes.fromhex(STATEMENT["public"])
+        ),
     ),
 }
 
@@ -114,6 +122,12 @@ def test_plan_with_this_content_is_refused_though_well_signed(case: Case) -> Non
 @pytest.mark.parametrize("case", named(APPROVAL["bodies"]))
 def test_approval_with_this_content_is_refused_though_well_signed(case: Case) -> None:
     refuses(case, VERIFIERS["approval"][1], resigned("approval", edited(case, APPROVAL["body"].encode("ascii"))))
+
+
+@pytest.mark.parametrize("case", named(STATEMENT["bodies"]))
+def test_statement_with_this_content_is_refused_though_well_signed(case: Case) -> None:
+    body = edited(case, STATEMENT["body"].encode("ascii"))
+    refuses(case, VERIFIERS["epsilon-statement"][1], resigned("epsilon-statement", body))
 
 
 @pytest.mark.parametrize(

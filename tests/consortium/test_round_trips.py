@@ -16,6 +16,7 @@ from consortium.errors import ConsortiumError, EncodingError
 from consortium.identity import SigningKey, verify
 from consortium.plan import Plan, Schedule, verify_plan
 from consortium.roster import Member, Roster, verify_roster
+from consortium.statement import EpsilonStatement, sign_statement, verify_statement
 from consortium.wire import (
     SENTENCES,
     Refusal,
@@ -181,6 +182,14 @@ def test_approvals_come_back_signed(plan: Plan, reason: str) -> None:
     assert verify_approval(signed, "aalborg", key.public) == approval
 
 
+@given(epsilon=st.just(-1.0) | st.floats(0.0, 1e300), delta=st.floats(1e-300, 0.5), entries=st.integers(1, 2**40))
+def test_statements_come_back_signed(plan: Plan, epsilon: float, delta: float, entries: int) -> None:
+    key = SigningKey.from_seed(bytes(32))
+    statement = EpsilonStatement("aalborg", plan.digest, delta, epsilon, entries, bytes(32), "2026-01-31T12:00:00Z")
+    signed = Signed.decode(sign_statement(statement, key).encode(), "epsilon-statement")
+    assert verify_statement(signed, "aalborg", key.public) == statement
+
+
 @given(st.binary(max_size=80), st.binary(max_size=80), st.binary(min_size=32, max_size=32))
 def test_requests_and_answers_come_back(signed_plan: bytes, sa1: bytes, plan_digest: bytes) -> None:
     assert decode_keys_request(encode_keys_request(signed_plan, sa1)) == (signed_plan, sa1)
@@ -212,6 +221,8 @@ def decoders(roster: Roster, pinned: str) -> dict[str, Decoder]:
         "plan-body": lambda data: verify_plan(Signed("plan", data, ()), roster),
         "approval": lambda data: verify_approval(Signed.decode(data, "approval"), site.id, site.identity_key),
         "approval-body": lambda data: verify_approval(Signed("approval", data, ()), site.id, site.identity_key),
+        "statement": lambda data: verify_statement(Signed.decode(data, "epsilon-statement"), site.id, site.identity_key),
+        "statement-body": lambda data: verify_statement(Signed("epsilon-statement", data, ()), site.id, site.identity_key),
         "keys-request": decode_keys_request,
         "request": decode_request,
         "reply": decode_reply,
@@ -235,7 +246,7 @@ def test_any_bytes_are_decoded_or_refused(decoders: dict[str, Decoder], data: by
 
 @given(value=json_values)
 def test_any_json_in_place_of_a_document_is_refused(decoders: dict[str, Decoder], value: Json) -> None:
-    for name in ("roster-body", "plan-body", "approval-body"):
+    for name in ("roster-body", "plan-body", "approval-body", "statement-body"):
         assert outcome(decoders[name], encode_json(value)) is None
 
 
