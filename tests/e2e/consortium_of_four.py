@@ -263,6 +263,12 @@ class Consortium:
         self.enrolment.processes.started.append((f"lead-{process.pid}", process))
         return Going(self.lead_home / "runs" / run_id, process)
 
+    def left_of(self, going: Going) -> list[list[str]]:
+        """Command lines of processes that still work on a run's folder outside the hub."""
+        hub = {process.pid for process in self.family("hub")}
+        found = [process.info for process in psutil.process_iter(["pid", "cmdline"]) if process.pid not in hub]
+        return [info["cmdline"] for info in found if any(str(going.run_dir) in word for word in info["cmdline"] or [])]
+
     def last_lines(self, count: int) -> str:
         logs = [*sorted((self.folder / "logs").glob("*.log")), *sorted(self.lead_home.glob("hub/*.log"))]
         return "\n".join(f"--- {log}\n" + "\n".join(log.read_text(errors="replace").splitlines()[-count:]) for log in logs)

@@ -68,9 +68,9 @@ class WireTap:
     def bodies(self, *, up: bool = True, down: bool = True) -> list[bytes]:
         return [body for stream in self.streams(up=up, down=down) for body in http_bodies(stream)]
 
-    def haystack(self) -> bytes:
+    def haystack(self, *, down: bool = True) -> bytes:
         """All that crossed: the bytes as they were, each body whole, and what base64, hex or compression could hide."""
-        streams, bodies = self.streams(), self.bodies()
+        streams, bodies = self.streams(down=down), self.bodies(down=down)
         hidden = [found for data in [*streams, *bodies] for found in _unwrapped(data)]
         return b"\x00--\x00".join([*streams, *bodies, *hidden])
 

@@ -1,0 +1,129 @@
+"""`scripts/demo` as people use it: to the end, stopped at any moment, and with something wrong."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+from consortium_of_four import ROOT, demo, wait_until
+
+pytestmark = pytest.mark.e2e
+
+MARK = "WARDROUND_TEST_MARK"
+SHORT = ("schedule.rounds=4", "schedule.evaluate_every=2", "deadlines.keys_s=10", "deadlines.update_s=20", "deadlines.vote_s=10")
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+
+@dataclass
+class Running:
+    """The demo in a session of its own; everything that it starts inherits `mark`."""
+
+    folder: Path
+    process: subprocess.Popen[str]
+    mark: str
+
+    def ended(self, limit_s: float = 120.0) -> tuple[int, str]:
+        """Exit status and the last line; fails if any process is left."""
+        output, _ = self.process.communicate(timeout=limit_s)
+        assert self.alive() == [], "processes were left behind"
+        return self.process.returncode, (output.strip().splitlines() or [""])[-1]
+
+    def alive(self) -> list[list[str]]:
+        return [process.cmdline() for process in psutil.process_iter() if _marked(process, self.mark)]
+
+    def end(self) -> None:
+        for process in psutil.process_iter():
+            if _marked(process, self.mark):
+                process.kill()
+        self.process.wait()
+
+
+def _marked(process: psutil.Process, mark: str) -> bool:
+    try:
+        return process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+@pytest.fixture
+def start(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[..., Running]:
+    def begin(*words: str) -> Running:
+        mark, folder = uuid.uuid4().hex, tmp_path / "d"
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "scripts" / "demo.py"), "--out", str(folder), *words, *SHORT],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, MARK: mark},
+            start_new_session=True,
+        )
+        running = Running(folder, process, mark)
+        request.addfinalizer(running.end)
+        return running
+
+    return begin
+
+
+def enrolling(folder: Path) -> bool:
+    return (folder / "lead" / "roster.signed").exists()
+
+
+def starting(folder: Path) -> bool:
+    return (folder / "logs" / "hospital-1-guard.log").exists()
+
+
+def training(folder: Path) -> bool:
+    return any(b"round-done" in path.read_bytes() for path in folder.glob("lead/runs/*/events.jsonl"))
+
+
+@pytest.mark.parametrize(("moment", "number"), [(enrolling, signal.SIGINT), (starting, signal.SIGTERM), (training, signal.SIGINT)])
+def test_a_stopped_demo_leaves_no_process(
+    start: Callable[..., Running], moment: Callable[[Path], bool], number: signal.Signals
+) -> None:
+    running = start()
+    wait_until(lambda: moment(running.folder), moment.__name__, 110)
+    time.sleep(0.5)
+    os.killpg(running.process.pid, number)  # a terminal's Ctrl-C reaches the whole group
+    assert running.ended() == (130, "interrupted: all processes are stopped")
+
+
+def test_a_port_that_is_taken_ends_the_demo_with_a_clear_line(start: Callable[..., Running]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as squatter:
+        port = str(squatter.getsockname()[1])
+        status, last = start("--port", port).ended()
+    assert status == 1
+    assert last.startswith("error: ")
+    assert port in last
+
+
+def test_a_broken_mapping_ends_the_demo_before_anything_is_started(start: Callable[..., Running], tmp_path: Path) -> None:
+    sites = tmp_path / "sites"
+    demo.write_hospitals(sites, 4, [60] * 4, seed=2)
+    (sites / "hospital-2" / "mapping.yaml").write_text("task: cis_conversion\ncolumns: [\n")
+    running = start("--sites", str(sites))
+    status, last = running.ended()
+    assert status == 1
+    assert last.startswith("error: ")
+    assert "mapping" in last
+    assert not (running.folder / "lead").exists()
+
+
+@pytest.mark.skipif(not (SHARED_DATA / "cis_to_ms").is_dir(), reason=f"the real tables are not at {SHARED_DATA}")
+def test_the_demo_runs_on_the_real_hospitals_folders(start: Callable[..., Running], tmp_path: Path) -> None:
+    make = [sys.executable, str(ROOT / "scripts" / "make_real_sites.py"), str(tmp_path / "real"), "--data", str(SHARED_DATA)]
+    subprocess.run(make, check=True, capture_output=True)
+    running = start("--sites", str(tmp_path / "real" / "cis"))
+    output, _ = running.process.communicate(timeout=150)
+    assert running.process.returncode == 0, output[-3000:]
+    assert output.count("whole") == 4
+    assert "pooled held-out AUC" in output
+    assert running.alive() == []
