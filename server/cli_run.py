@@ -31,10 +31,11 @@ from server.progress import follow, latest_metric
 from server.report import status, write_report
 from server.simulate import LEAD, PipeTransport, Prepared, approve, declared_sizes, prepare
 from server.state import RunState, read_state
-from server.tracking import start_mirror
+from server.tracking import MirrorHandle, start_mirror
 from tasks.cis_conversion.synthetic import write_hospitals
 
 MIRROR_WAIT_S = 60.0
+MIRROR_LOOK_S = 2.0
 ASK_EVERY_S = 2.0
 HUB_SILENT_S = 120.0
 EARLIER_END_S = 60.0  # a coordinator looks at the hub every half minute at least, and a request to it takes no longer
@@ -222,9 +223,19 @@ def _drive(home: LeadHome, run_dir: Path, args: argparse.Namespace, out: Output)
             out.facts("handed to the hub", {"run": plan.run_id, "folder": str(run_dir)})
             return 0
         state = follow(run_dir, Driven(hub, flower_run, run_dir, before), since=before, show=not out.as_json)
-    if mirror is not None and not mirror.wait(MIRROR_WAIT_S):
+    if mirror is not None and not _caught_up(mirror):
+        mirror.stop()
         out.say(f"MLflow is behind: python -m server.tracking {run_dir} --store {mirror.store} catches up")
     return finish(run_dir, state, out)
+
+
+def _caught_up(mirror: MirrorHandle) -> bool:
+    """Whether MLflow has all of the run. A store that is merely busy is waited for; one that is away is not."""
+    given_up = time.monotonic() + MIRROR_WAIT_S
+    while not mirror.wait(MIRROR_LOOK_S):
+        if mirror.process.poll() is not None or time.monotonic() > given_up or mirror.position.state == "unreachable":
+            return False
+    return True
 
 
 class Driven:
