@@ -13,10 +13,12 @@ from client.errors import ConfigError
 from client.home import Home
 from client.plans import KnownPlan, PlanStore
 from client.policy_file import PolicyFile
+from client.statement import make_statement
 from consortium.approval import Approval
 from consortium.errors import DocumentError
 from consortium.identity import fingerprint
 from consortium.plan import PURPOSES, Plan, body_length, header_fields
+from consortium.statement import sign_statement
 from privacy.errors import LedgerError
 from privacy.policy import check_plan
 from privacy.snapshot import read_snapshot
@@ -42,7 +44,10 @@ def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     pause = verbs.add_parser("pause", help="answer no request until `pause --off`")
     pause.add_argument("--off", action="store_true")
     pause.set_defaults(handler=_pause)
-    verbs.add_parser("budget", help="privacy spent and left, over all runs").set_defaults(handler=_budget)
+    budget = verbs.add_parser("budget", help="privacy spent and left, over all runs")
+    budget.add_argument("--publish", type=Path, metavar="FILE", help="write the total as a signed statement for the lead")
+    budget.add_argument("--run", default="", help="with --publish: the run that shall show it; its plan's delta counts")
+    budget.set_defaults(handler=_budget)
     egress = verbs.add_parser("egress", help="exactly what left in a run, by round")
     egress.add_argument("run", nargs="?", help="run id; without it, the runs that there are")
     egress.add_argument("--round", type=int)
@@ -177,6 +182,10 @@ def _verified(home: Home) -> tuple[bytes, Report]:
 
 
 def _budget(home: Home, args: argparse.Namespace, out: Output) -> int:
+    if args.publish:
+        return _publish(home, args, out)
+    if args.run:
+        raise ConfigError("--run belongs to --publish FILE: without it, all runs are shown together")
     policy, (_, report) = PolicyFile(home.policy).load(), _verified(home)
     rows = []
     for figure in report.figures:
@@ -191,6 +200,36 @@ def _budget(home: Home, args: argparse.Namespace, out: Output) -> int:
         )
     out.rows("privacy budget", rows, empty="nothing was spent")
     return 0
+
+
+def _publish(home: Home, args: argparse.Namespace, out: Output) -> int:
+    """One figure and what it is of leave this site, in a file that the steward hands over or does not."""
+    known, key, (ledger, _) = _store(home).find(args.run), home.load_identity(), _verified(home)
+    plan = known.plan
+    made = make_statement(
+        ledger, key.public, site=load_config(home).site, plan_digest=known.digest, delta=plan.privacy.delta, made=utc()
+    )
+    _write_new(args.publish, sign_statement(made, key).encode())
+    facts = {
+        "site": made.site,
+        "epsilon, all runs": f"{made.epsilon_exposed:.4f}" if made.private else "NOT PRIVATE",
+        "delta": f"{made.delta:g}",
+        "plan": f"{plan.run_id}, {made.plan_digest.hex()}",
+        "ledger": f"{made.entries} entries, {made.ledger_head.hex()}",
+        "made": made.made,
+        "file": args.publish,
+    }
+    out.facts("statement written: this and the signature, nothing else", facts)
+    out.say(f"send it to the lead, who puts it beside the run: wardround-lead publish {plan.run_id} {args.publish}")
+    return 0
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    try:
+        with path.open("xb") as file:
+            file.write(data)
+    except FileExistsError as error:
+        raise ConfigError(f"{path} exists: name a new file") from error
 
 
 def _egress(home: Home, args: argparse.Namespace, out: Output) -> int:
@@ -212,11 +251,7 @@ def _egress(home: Home, args: argparse.Namespace, out: Output) -> int:
 
 def _export(home: Home, args: argparse.Namespace, out: Output) -> int:
     whole, _ = _verified(home)
-    try:
-        with args.file.open("xb") as file:
-            file.write(whole)
-    except FileExistsError as error:
-        raise ConfigError(f"{args.file} exists: name a new file") from error
+    _write_new(args.file, whole)
     key = home.load_identity().public
     out.facts("ledger exported", {"file": args.file, "check with": f"wardround-audit verify {args.file} --key {fingerprint(key)}"})
     out.say(f"exported at {utc(time.time())}")

@@ -7,7 +7,8 @@ import math
 from collections.abc import Iterable, Sequence
 
 from consortium.plan import NOT_PRIVATE, Plan
-from server.spent import COMPUTED, PUBLISHED, site_epsilon
+from server.journal import EpsilonPublished
+from server.spent import COMPUTED, site_epsilon
 from server.state import RunState
 
 NOT_PRIVATE_BANNER = "NOT PRIVATE"
@@ -158,18 +159,24 @@ def _site_lines(plan: Plan, state: RunState, colluders: int) -> Sequence[str]:
 def epsilon_words(plan: Plan, state: RunState, site: str, *, colluders: int) -> tuple[str, str]:
     """Exposed and model epsilon of one site so far, for tables."""
     found = site_epsilon(plan, state, site, colluders=colluders)
-    if not plan.private and found.basis == COMPUTED:
+    if not plan.private:
         return NOT_PRIVATE_BANNER, NOT_PRIVATE_BANNER
     return epsilon_text(found.exposed), epsilon_text(found.model)
 
 
 def epsilon_note(plan: Plan, state: RunState) -> str:
     """Where the numbers of such a table come from."""
+    published = "; ".join(f"{site} {published_words(state.published[site])}" for site in plan.sites if site in state.published)
+    own = f" Published by the sites of their own ledgers, over all their runs: {published}." if published else ""
     if not plan.private:
-        return f"{NOT_PRIVATE_BANNER}: nothing bounds epsilon."
-    named = [site for site in plan.sites if site in state.published]
-    own = f"; of {', '.join(named)}: {PUBLISHED}" if named else ""
-    return f"Epsilon of this run so far, {COMPUTED}{own}. The ledgers of the sites are what counts."
+        return f"{NOT_PRIVATE_BANNER}: nothing bounds epsilon.{own}"
+    return f"Epsilon of this run so far, {COMPUTED}. The ledgers of the sites are what counts.{own}"
+
+
+def published_words(published: EpsilonPublished) -> str:
+    """A site's own figure, with what it is of."""
+    epsilon = NOT_PRIVATE_BANNER if published.exposed == NOT_PRIVATE else epsilon_text(published.exposed)
+    return f"{epsilon} at delta {published.delta:.1e} ({published.entries} entries, {published.made})"
 
 
 def _training_lines(plan: Plan, state: RunState) -> Sequence[str]:

@@ -38,6 +38,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "resume": ("server.cli_run", "go on with a run that stopped"),
     "stop": ("server.cli_run", "stop a run after the round it is in"),
     "simulate": ("server.cli_run", "the same plan over simulated hospitals on this machine"),
+    "publish": ("server.cli_publish", "what sites publish about their ledgers"),
     "status": ("server.cli_reports", "where a run stands"),
     "compare": ("server.cli_reports", "runs side by side"),
     "report": ("server.cli_reports", "one page about a run"),

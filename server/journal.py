@@ -130,20 +130,18 @@ class Checkpointed:
 
 @dataclass(frozen=True)
 class EpsilonPublished:
-    """What a site chose to publish about its own ledger after `round`; -1 = no bound."""
+    """What a site chose to publish about its own ledger (`consortium.statement`), on record after `round`.
+
+    `exposed`: of all its runs, at `delta`; -1: no bound. `entries`, `ledger_head`: the ledger that this is of.
+    """
 
     site: str
     round: int
+    delta: float
     exposed: float
-    model: float
-
-
-@dataclass(frozen=True)
-class MirrorNote:
-    """State of the tracking mirror as the coordinator saw it; never a reason to stop."""
-
-    state: str
-    detail: str
+    entries: int
+    ledger_head: bytes
+    made: str
 
 
 @dataclass(frozen=True)
@@ -171,7 +169,6 @@ Event: TypeAlias = (
     | RoundFailed
     | Checkpointed
     | EpsilonPublished
-    | MirrorNote
     | RunFinished
     | RunStopped
 )
@@ -188,7 +185,6 @@ KINDS: Mapping[str, type[Event]] = {
     "round-failed": RoundFailed,
     "checkpoint": Checkpointed,
     "epsilon-published": EpsilonPublished,
-    "mirror-note": MirrorNote,
     "run-finished": RunFinished,
     "run-stopped": RunStopped,
 }

@@ -12,7 +12,16 @@ import numpy as np
 
 from consortium.canonical import Json
 from consortium.plan import Plan
-from server.card import NOT_PRIVATE_BANNER, epsilon_note, epsilon_text, epsilon_words, guarantee, metric_noise, privacy_line
+from server.card import (
+    NOT_PRIVATE_BANNER,
+    epsilon_note,
+    epsilon_text,
+    epsilon_words,
+    guarantee,
+    metric_noise,
+    privacy_line,
+    published_words,
+)
 from server.charts import Mark, axis, line_chart, stacked_bars
 from server.folder import open_folder, write_durably
 from server.journal import RoundDone
@@ -68,8 +77,8 @@ def status(run_dir: Path) -> dict[str, Json]:
         "bytes_down": sum(done.bytes_down for done in state.done),
         "epsilon": {site: list(epsilon_words(plan, state, site, colluders=colluders)) for site in plan.sites},
         "epsilon_basis": epsilon_note(plan, state),
+        "epsilon_published": {site: published_words(found) for site, found in sorted(state.published.items())},
         "model_digest": state.model_digest.hex(),
-        "tracking": state.mirror.state if state.mirror else "",
     }
 
 

@@ -1,7 +1,7 @@
 """What the run has cost each site so far, from the plan and the rounds in the journal: never less than a site's ledger says.
 
 A site that was asked is counted as charged, whether its answer came or not: the coordinator cannot know better. Nothing
-about a site's patients goes into these numbers; a site that publishes its own ledger's number is believed instead.
+about a site's patients goes into these numbers. What a site publishes of its ledger is of all its runs, and shown beside them.
 """
 
 from dataclasses import dataclass
@@ -13,24 +13,20 @@ from privacy.terms import in_opened_sum, round_spends
 from server.state import RunState
 
 COMPUTED = "computed from the plan and the rounds asked"
-PUBLISHED = "published by the site, from its ledger"
 
 
 @dataclass(frozen=True)
 class SiteEpsilon:
-    """Both epsilons of one site at the plan's delta, -1 where nothing bounds them; `basis`: COMPUTED or PUBLISHED."""
+    """Both epsilons of one site in this run at the plan's delta, -1 where nothing bounds them."""
 
     exposed: float
     model: float
-    basis: str
 
 
 def site_epsilon(plan: Plan, state: RunState, site: str, *, colluders: int) -> SiteEpsilon:
-    """As the site published it, else computed; `colluders` as the run's roster has it."""
-    if published := state.published.get(site):
-        return SiteEpsilon(published.exposed, published.model, PUBLISHED)
+    """As computed from the rounds asked; `colluders` as the run's roster has it."""
     if not plan.private:
-        return SiteEpsilon(NOT_PRIVATE, NOT_PRIVATE, COMPUTED)
+        return SiteEpsilon(NOT_PRIVATE, NOT_PRIVATE)
     exposed: list[Spend] = []
     model: list[Spend] = []
     for asked in state.asked:
@@ -40,4 +36,4 @@ def site_epsilon(plan: Plan, state: RunState, site: str, *, colluders: int) -> S
             model += in_opened_sum(plan, spends, len(asked.sites), colluders)
     delta = plan.privacy.delta
     bounds = [epsilon(spends, delta, interval=ENFORCE_INTERVAL) for spends in (exposed, model)]
-    return SiteEpsilon(bounds[0], bounds[1], COMPUTED)
+    return SiteEpsilon(bounds[0], bounds[1])

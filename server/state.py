@@ -13,7 +13,6 @@ from server.journal import (
     EpochAsked,
     EpochReady,
     EpsilonPublished,
-    MirrorNote,
     RoundAttempt,
     RoundDone,
     RoundFailed,
@@ -62,7 +61,6 @@ class RunState:
     waiting: Mapping[str, str] = field(default_factory=dict)
     checkpoint: Checkpointed | None = None
     published: Mapping[str, EpsilonPublished] = field(default_factory=dict)
-    mirror: MirrorNote | None = None
     resumes: int = 0
     seconds: float = 0.0
     stopped: str = ""
@@ -123,8 +121,6 @@ def _after(state: RunState, entry: Entry) -> RunState:
             return replace(state, epoch_sites=sites, threshold=threshold, waiting={})
         case EpsilonPublished(site):
             return replace(state, published={**state.published, site: entry.event})
-        case MirrorNote():
-            return replace(state, mirror=entry.event)
         case RunFinished(model_digest, seconds):
             return replace(state, phase="finished", model_digest=model_digest, seconds=seconds, waiting={})
         case RunStopped(code):

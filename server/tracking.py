@@ -23,7 +23,7 @@ from consortium.canonical import decode_json, encode_json
 from consortium.documents import from_document, to_document
 from consortium.errors import ConsortiumError
 from consortium.plan import NOT_PRIVATE, Plan
-from server.card import NOT_PRIVATE_BANNER, privacy_line
+from server.card import NOT_PRIVATE_BANNER, privacy_line, published_words
 from server.errors import MirrorError, ServerError
 from server.export import export_model
 from server.folder import RunFolder, open_folder, write_durably
@@ -129,9 +129,8 @@ def points(entry: Entry) -> tuple[Point, ...]:
             return tuple(Point(name, value, time_ms, done.round) for name, value in values.items())
         case RoundFailed(number):
             return (Point("failed", 1.0, time_ms, number),)
-        case EpsilonPublished(site, number, exposed, model):
-            values = {f"epsilon_exposed.{site}": exposed, f"epsilon_model.{site}": model}
-            return tuple(Point(name, value, time_ms, number) for name, value in values.items() if value != NOT_PRIVATE)
+        case EpsilonPublished() as published if published.exposed != NOT_PRIVATE:
+            return (Point(f"epsilon_published.{published.site}", published.exposed, time_ms, published.round),)
     return ()
 
 
@@ -183,6 +182,9 @@ class MlflowStore:
         metrics = [self._metric(value.name, value.value, value.time_ms, value.step) for value in values]
         for at in range(0, len(metrics), BATCH):
             self._client.log_batch(run, metrics=metrics[at : at + BATCH])
+
+    def set_tag(self, run: str, name: str, value: str) -> None:
+        self._client.set_tag(run, name, value)
 
     def set_status(self, run: str, status: str, ended_ms: int | None = None) -> None:
         if ended_ms is None:
@@ -315,6 +317,8 @@ class Mirror:
                 case RunStopped():
                     store.set_status(run, "KILLED", time_ms)
                     self._stopped = True
+                case EpsilonPublished(site):
+                    store.set_tag(run, f"wardround.epsilon_published.{site}", published_words(entry.event))
                 case RunResumed():
                     store.set_status(run, "RUNNING")
                     ended = self._stopped = False

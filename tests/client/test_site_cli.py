@@ -4,7 +4,8 @@ import json
 import stat
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,9 @@ from consortium.documents import Signed
 from consortium.identity import SigningKey
 from consortium.plan import TaskRef
 from consortium.roster import Founder, Roster, founders_fingerprint, sign_roster
+from consortium.statement import EpsilonStatement, verify_statement
+from privacy.entries import SpendDetails
+from privacy.events import NonPrivateEvent, Spend
 from privacy.verify import verify_ledger
 
 SITE = SITES[0]
@@ -322,6 +326,44 @@ def test_budget_shows_what_was_spent_and_what_is_left_while_the_guard_runs(conso
     spent = consortium.sites_open[SITE].ledger.epsilon(1e-5)
     assert float(row["epsilon spent"]) == pytest.approx(spent, abs=0.005)
     assert float(row["left"]) == pytest.approx(50 - spent, abs=0.005)
+
+
+def test_a_site_publishes_one_figure_and_what_it_is_of_and_nothing_else(
+    consortium: Consortium, after_a_round: Site, tmp_path: Path
+) -> None:
+    file, ledger = tmp_path / "a.statement", consortium.sites_open[SITE].ledger
+    egress, whole = after_a_round.read("egress"), after_a_round.home.ledger.read_bytes()
+    shown = after_a_round("budget", "--publish", file, "--run", "run-1")
+    signed = Signed.decode(file.read_bytes(), "epsilon-statement")
+    made = verify_statement(signed, SITE, consortium.roster.member(SITE).identity_key)
+    assert json.loads(signed.body).keys() == {field.name for field in fields(EpsilonStatement)}
+    plan = consortium.run().plan
+    assert (made.plan_digest, made.delta, made.entries, made.ledger_head) == (plan.digest, 1e-5, ledger.entries, ledger.head)
+    assert made.epsilon_exposed == ledger.epsilon(1e-5) > 0.0
+    assert f"{made.epsilon_exposed:.4f}" in shown
+    assert (after_a_round.read("egress"), after_a_round.home.ledger.read_bytes()) == (egress, whole)
+    assert "name a new file" in after_a_round("budget", "--publish", file, "--run", "run-1", status=2)
+
+
+def test_a_statement_says_the_total_over_all_runs_and_not_private_where_nothing_bounds_it(
+    consortium: Consortium, after_a_round: Site, tmp_path: Path
+) -> None:
+    ledger = consortium.sites_open[SITE].ledger
+    other = SpendDetails("run-0", bytes(32), 1, "train", 1e-5, "s", 0.25, 20, 400.0, "all/1", "grid/1", "0.1.0", bytes(32))
+    ledger.spend(other, (Spend(NonPrivateEvent(), "train"),), datetime.now(UTC))
+    assert "NOT PRIVATE" in after_a_round("budget", "--publish", tmp_path / "a.statement", "--run", "run-1")
+    signed = Signed.decode((tmp_path / "a.statement").read_bytes(), "epsilon-statement")
+    assert signed.document(EpsilonStatement).epsilon_exposed == -1.0
+
+
+def test_a_damaged_ledger_or_an_unknown_run_publishes_nothing(after_a_round: Site, tmp_path: Path) -> None:
+    file = tmp_path / "a.statement"
+    assert "0 plans match" in after_a_round("budget", "--publish", file, "--run", "unheard-of", status=2)
+    assert "--publish" in after_a_round("budget", "--run", "run-1", status=2)
+    path = after_a_round.home.ledger
+    path.write_bytes(path.read_bytes().replace(b'"round":2', b'"round":3'))
+    assert "does not verify" in after_a_round("budget", "--publish", file, "--run", "run-1", status=1)
+    assert not file.exists()
 
 
 def test_egress_shows_each_part_that_left(after_a_round: Site) -> None:

@@ -29,7 +29,6 @@ from server.journal import (
     Dropped,
     EpochAsked,
     EpochReady,
-    EpsilonPublished,
     Journal,
     RoundAttempt,
     RoundDone,
@@ -45,9 +44,13 @@ FOUNDER = SigningKey.from_seed(b"\x02" * 32)
 ROUNDS = 4
 
 
+def site_key(site: str) -> SigningKey:
+    return SigningKey.from_seed(bytes([10 + SITES.index(site)]) * 32)
+
+
 def make_roster() -> Roster:
     members = [Member("lead-a", "lead", LEAD.public, "")]
-    members += [Member(site, "site", bytes([10 + at]) * 32, f"transport {site}") for at, site in enumerate(SITES)]
+    members += [Member(site, "site", site_key(site).public, f"transport {site}") for site in SITES]
     ordered = tuple(sorted(members, key=lambda member: member.id))
     founders = (Founder("founder", FOUNDER.public),)
     return Roster("test", 1, 1, 3, founders, 1, b"\x03" * 16, 0.25, ordered)
@@ -131,7 +134,6 @@ def write_run(folder: RunFolder, *, last: int = 6, finished: bool = True) -> Non
         for number in range(1, last + 1):
             purpose = "describe" if number == 1 else "evaluate" if number == 6 else "train"
             write_round(journal, folder, plan, number, purpose)
-        journal.append(EpsilonPublished("basel", last, 2.5, 1.0))
         if finished:
             journal.append(RunFinished(b"\x05" * 32, 12.5))
 
@@ -149,6 +151,11 @@ def roster() -> Roster:
 @pytest.fixture
 def lead_key() -> SigningKey:
     return LEAD
+
+
+@pytest.fixture
+def site_keys() -> dict[str, SigningKey]:
+    return {site: site_key(site) for site in SITES}
 
 
 @pytest.fixture

@@ -175,6 +175,8 @@ def test_phases_follow_stop_resume_and_finish() -> None:
     assert (stopped.phase, stopped.stopped) == ("stopped", "TOO_FEW")
     resumed = fold(entries(STORY[0], RunStopped("TOO_FEW"), RunResumed(2)))
     assert (resumed.phase, resumed.stopped, resumed.resumes) == ("running", "", 1)
-    finished = fold(entries(STORY[0], EpsilonPublished("a", 3, 2.5, 1.0), RunFinished(b"\1" * 32, 9.5)))
+    finished = fold(
+        entries(STORY[0], EpsilonPublished("a", 3, 1e-5, 2.5, 9, bytes(32), "2026-01-02T03:04:05Z"), RunFinished(b"\1" * 32, 9.5))
+    )
     assert (finished.phase, finished.seconds, finished.model_digest) == ("finished", 9.5, b"\1" * 32)
     assert finished.published["a"].exposed == 2.5

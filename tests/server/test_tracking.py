@@ -79,7 +79,6 @@ def test_a_run_its_model_and_its_card_arrive_once_however_often_it_is_mirrored(
     assert main([str(folder.path), "--store", store]) == 0
     assert rows(tmp_path, "select key, value, step from metrics order by key, step") == first
     assert ("pooled.auc", 0.6, 2) in first
-    assert ("epsilon_exposed.basel", 2.5, 6) in first
     assert rows(tmp_path, "select status from runs") == [("FINISHED",)]
     assert rows(tmp_path, "select name, version from model_versions") == [("cis_conversion-logistic", 1)]
     tag = rows(tmp_path, "select value from tags where key = 'wardround.private'")
