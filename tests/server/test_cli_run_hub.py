@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from server.errors import ServerError
 from server.folder import RunFolder
 from server.home import LeadHome
 from server.journal import Journal, RunFinished, RunStarted, RunStopped
+from server.state import read_state
 
 Cli = Callable[..., tuple[int, str, str]]
 SITES = ("hospital-a", "hospital-b", "hospital-c", "hospital-d")
@@ -33,6 +35,8 @@ class FakeHub:
     def submit_run(self, run_dir: Path, nodes: dict[str, int]) -> int:
         self.asked.append(("submit", nodes))
         type(self).on_submit(run_dir)
+        if read_state(run_dir).phase != "new":
+            self.states[:] = ["finished:completed"]
         return 77
 
     def run_status(self, run: int) -> flower.RunStatus:
@@ -60,12 +64,13 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> type[FakeHub]:
 
 
 @pytest.fixture
-def cli(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Cli:
+def cli(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
     def run(*words: str) -> tuple[int, str, str]:
         code = main(["--home", str(tmp_path / "lead"), *words])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
+    monkeypatch.setattr(cli_run, "ASK_EVERY_S", 0.0)
     return run
 
 
@@ -163,21 +168,31 @@ def test_a_folder_that_holds_no_run_cannot_be_resumed(planned: tuple[Cli, str]) 
     assert (code, "holds no run" in err) == (1, True)
 
 
+@pytest.mark.parametrize("state", ["unreachable", "following"])
 def test_a_store_that_is_behind_is_said_and_costs_nothing(
-    planned: tuple[Cli, str], hub: type[FakeHub], monkeypatch: pytest.MonkeyPatch
+    planned: tuple[Cli, str], hub: type[FakeHub], monkeypatch: pytest.MonkeyPatch, state: str
 ) -> None:
+    stopped: list[str] = []
+
     class Behind:
         store = "sqlite:///x"
+        process = SimpleNamespace(poll=lambda: None)
+        position = SimpleNamespace(state=state)
 
         def wait(self, limit_s: float) -> bool:
             return False
+
+        def stop(self) -> None:
+            stopped.append(state)
+
+    monkeypatch.setattr(cli_run, "MIRROR_WAIT_S", 0.05)  # a store that is merely busy is waited for so long
 
     cli, plan = planned
     started: list[bool] = []
     monkeypatch.setattr(cli_run, "start_mirror", lambda run_dir, store, *, alone: started.append(alone) or Behind())
     hub.on_submit = staticmethod(play("TOO_FEW"))
     code, out, _ = cli("run", plan)
-    assert (code, "MLflow is behind" in out, started) == (1, True, [False])
+    assert (code, "MLflow is behind" in out, started, stopped) == (1, True, [False], [state])
 
 
 def test_a_driver_that_the_hub_calls_finished_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
