@@ -274,6 +274,8 @@ class Demo:
     def run(self) -> int:
         started = time.monotonic()
         self.processes.watch_memory()
+        if _listens(self.port):
+            raise DemoError(f"port {self.port} is taken: name another with --port, or none")
         sites = self.sites()
         console.print(f"{len(sites)} hospitals: " + ", ".join(site.name for site in sites))
         self.enrol(sites)

@@ -23,6 +23,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -540,8 +541,9 @@ class Hub:
         return {name: process.pid for name, process in self._processes.items()}
 
     def start(self) -> None:
-        """Returns when the SuperLink answers; `HubError` after `START_LIMIT_S`."""
+        """Returns when the SuperLink answers; `HubError` after `START_LIMIT_S`, or at once where its port is taken."""
         folder = self.config.state_dir
+        _check_port(self.config)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name in ("hub.token", "superexec.secret"):
             _keep_secret(folder / name)
@@ -606,6 +608,15 @@ class Hub:
                     where = self.config.state_dir / "superlink.log"
                     raise HubError(f"the SuperLink does not answer on port {self.config.port}: see {where}")
                 time.sleep(0.1)
+
+
+def _check_port(config: HubConfig) -> None:
+    try:
+        socket.create_server((config.host, config.port)).close()
+    except OSError as error:
+        raise HubError(
+            f"cannot listen on {config.host}:{config.port} ({error.strerror}): stop who does, or name another"
+        ) from error
 
 
 def _superlink_arguments(config: HubConfig, files: TlsFiles) -> list[str]:

@@ -102,7 +102,7 @@ def test_a_port_that_is_taken_ends_the_demo_with_a_clear_line(start: Callable[..
         status, last = start("--port", port).ended()
     assert status == 1
     assert last.startswith("error: ")
-    assert port in last
+    assert f"port {port} is taken" in last
 
 
 def test_a_broken_mapping_ends_the_demo_before_anything_is_started(start: Callable[..., Running], tmp_path: Path) -> None:
@@ -127,3 +127,16 @@ def test_the_demo_runs_on_the_real_hospitals_folders(start: Callable[..., Runnin
     assert output.count("whole") == 4
     assert "pooled held-out AUC" in output
     assert running.alive() == []
+
+
+def test_a_hub_whose_port_is_taken_says_so_at_once(tmp_path: Path) -> None:
+    lead = [demo.BIN / "wardround-lead", "--home", tmp_path / "lead"]
+    made = [*lead, "hub", "init", "--consortium", "demo", "--lead", "lead-a", "--host", "127.0.0.1"]
+    with socket.create_server(("127.0.0.1", 0)) as squatter:
+        port = str(squatter.getsockname()[1])
+        subprocess.run([made[0], *made[3:], *made[1:3]], check=True, capture_output=True)
+        found = subprocess.run(
+            [lead[0], "hub", "start", "--port", port, *lead[1:]], capture_output=True, text=True, check=False, timeout=60
+        )
+    assert found.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{port}" in found.stderr
