@@ -3,7 +3,7 @@
 import argparse
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -48,6 +48,9 @@ class Hub:
         return RunStatus("running" if driving else "finished:completed", "")
 
     def close(self) -> None:
+        """What the coordinators do does not wait for whoever looks."""
+
+    def join(self) -> None:
         for thread in self._threads:
             thread.join(30)
 
@@ -69,20 +72,24 @@ class Hub:
 
 
 @pytest.fixture
-def driven(run_folder: Make, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], tuple[RunFolder, Hub]]:
+def driven(run_folder: Make, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[float], tuple[RunFolder, Hub]]]:
     """A run that an earlier coordinator still holds, and its hub."""
+    hubs: list[Hub] = []
 
     def make(hears_after_s: float) -> tuple[RunFolder, Hub]:
         run = run_folder(finished=False)
         (run.path / FLOWER_RUN).write_text(json.dumps({"run": EARLIER}))
         hub = Hub(run, hears_after_s=hears_after_s)
+        hubs.append(hub)
         monkeypatch.setattr(flower, "HubControl", hub)
         monkeypatch.setattr(cli_run, "hub_access", lambda *_: None)
         monkeypatch.setattr(cli_run, "ASK_EVERY_S", 0.1)
         monkeypatch.setattr(progress, "POLL_S", 0.02)
         return run, hub
 
-    return make
+    yield make
+    for hub in hubs:
+        hub.join()
 
 
 def arguments(run: RunFolder) -> argparse.Namespace:
