@@ -187,7 +187,7 @@ class Consortium:
             participants=tuple(Participant(site, at + 1, DECLARED) for at, site in enumerate(SITES)),
             statistics=design.n_statistics,
             histogram_bins=4,
-            coordinate_clip=2.0,
+            coordinate_clip=16.0,
             ring_bits=32,
             schedule=schedule,
             privacy=terms(),
