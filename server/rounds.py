@@ -55,6 +55,7 @@ from server.transport import Patience, Transport, TransportError
 
 log = logging.getLogger("wardround.rounds")
 
+LOCK_S = 60.0  # how long an earlier coordinator of this run may take to end
 GRACE_S = 5.0  # once enough sites answered, the others get this long, or as long again as those took
 PROBE_S = 2.0  # how long an absent site is asked for its keys before a round goes on without it
 PROBE_EVERY = 5  # rounds between such questions
@@ -118,7 +119,7 @@ def run(run_dir: Path, transport: Transport, *, clock: Clock | None = None) -> R
     signed_plan, signed_roster = folder.signed_plan(), folder.signed_roster()
     roster = _roster(signed_roster)
     plan = verify_plan(signed_plan, roster)
-    with Journal(folder.events) as journal:
+    with Journal(folder.events, wait_s=LOCK_S) as journal:
         driver = Driver(folder, signed_plan, plan, roster, journal, transport, clock or Clock())
         driver.drive()
     return read_state(run_dir)
@@ -277,6 +278,11 @@ class Driver:
     def _candidates(self) -> tuple[str, ...]:
         return tuple(site for site in self._plan.sites if site not in self._left_out)
 
+    def _patience_for_keys(self) -> Patience:
+        """The first epoch waits for everybody; later ones do not stand still for a site that died: it may join again."""
+        quorum = self._least if self._state.epoch_sites else 0
+        return Patience(self._plan.deadlines.keys_s, quorum=quorum, grace_s=GRACE_S)
+
     def _open_epoch(self, give_up: float) -> coordinator.Epoch | None:
         """One attempt with all participants; a site that fails the second exchange is left out of the next number."""
         sites, started, tally = self._candidates, self._clock.monotonic(), Tally(dropped=dict(self._left_out))
@@ -285,14 +291,14 @@ class Driver:
             self._append(EpochAsked(number, sites))
             keys = coordinator.start_epoch(self._context, number, sites)
             requests = {site: self._keys_request(request) for site, request in keys.requests().items()}
-            for site, answer, _ in self._ask("sa1_keys", requests, Patience(self._plan.deadlines.keys_s), tally, "keys"):
+            for site, answer, _ in self._ask("sa1_keys", requests, self._patience_for_keys(), tally, "keys"):
                 keys = _received(keys, site, answer, tally, "keys")
             self._note_waiting(tally, sites)
             if self._must_wait(tally, tuple(sorted(keys.received)), give_up):
                 return None
             kems = keys.close()
             requests = {site: self._request(request) for site, request in kems.requests().items()}
-            for site, answer, _ in self._ask("sa1_kem", requests, Patience(self._plan.deadlines.keys_s), tally, "kem"):
+            for site, answer, _ in self._ask("sa1_kem", requests, self._patience_for_keys(), tally, "kem"):
                 kems = _received(kems, site, answer, tally, "kem")
             if not kems.missing:
                 epoch = kems.close()

@@ -451,3 +451,16 @@ def test_patience_gives_the_slower_half_as_long_as_the_faster_took() -> None:
     assert patience.left(180.0, 3, 80.0) == 20.0
     assert patience.left(590.0, 3, 0.0) == 10.0
     assert patience.left(700.0, 3, 0.0) == 0.0
+
+
+def test_a_site_that_died_does_not_hold_up_the_next_epoch(world: Make) -> None:
+    """Everybody is waited for at the start; later the others go on after the grace, and the dead site is named."""
+    made = world(rounds=3)
+    dead = ALL[-1]
+    made.transport.fault = lambda number, kind, site: DROP_REQUEST if site == dead and number >= FIRST_TRAIN else ""
+    state = drive(made)
+    assert state.phase == "finished"
+    later = [event for event in events(made, EpochReady) if dead not in event.sites]
+    assert later
+    assert all(event.seconds < made.plan.deadlines.keys_s / 2 for event in later)
+    assert {drop.site for event in later for drop in event.dropped} == {dead}
