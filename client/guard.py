@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 
 from client.clock import utc
 from client.egress import EgressManifest, part
-from client.errors import Refused, SiteError, TrainerError
+from client.errors import Refused, SiteError, TrainerError, place_of
 from client.home import Home
 from client.job import Job, Result, Train
 from client.plans import KnownPlan, PlanStore
 from client.policy_file import PolicyFile
 from client.release import Bound
-from client.trainer_process import place_of
 from consortium.approval import Approval
 from consortium.documents import Signed
 from consortium.errors import ConsortiumError, DocumentError, EncodingError, SignatureError

@@ -22,7 +22,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from client.errors import SiteError
+from client.errors import SiteError, place_of
 from client.guardpb import guard_pb2, guard_pb2_grpc
 from consortium.plan import MAX_PARAMETERS
 from consortium.wire import CORRELATION_SIZE, Refusal, encode_refusal
@@ -155,10 +155,10 @@ class _Servicer(guard_pb2_grpc.GuardServicer):
             return kind, refusal("BUSY"), b""
         try:
             return kind, *self._answer(KIND_NAMES[kind], control, body)
-        except Exception:
+        except Exception as error:
             # The one place outside a program's main() that catches all: gRPC would send an unforeseen error's text,
-            # which may hold patient data, to the gateway. The detail stays in this site's own log.
-            log.exception("request=%s state=failed", KIND_NAMES[kind])
+            # which may hold patient data, to the gateway. Its class and place go to this site's own log, its text nowhere.
+            log.error("request=%s state=failed detail=%s", KIND_NAMES[kind], place_of(error))  # noqa: TRY400 - no text
             return kind, refusal("INTERNAL"), b""
         finally:
             self._at_work.release()
@@ -167,8 +167,8 @@ class _Servicer(guard_pb2_grpc.GuardServicer):
         del request, context
         try:
             return guard_pb2.StatusReply(json=json.dumps(self._status(), sort_keys=True))
-        except Exception:  # as in _exchange: no text of ours may leave through gRPC
-            log.exception("request=status state=failed")
+        except Exception as error:  # as in _exchange: no text of ours may leave through gRPC
+            log.error("request=status state=failed detail=%s", place_of(error))  # noqa: TRY400 - no text
             return guard_pb2.StatusReply(json='{"state": "failed"}')
 
 

@@ -9,14 +9,13 @@ import os
 import resource
 import signal
 import threading
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from client.errors import Refused, TrainerError
+from client.errors import Refused, TrainerError, place_of
 from client.job import Job, Result
 from tasks.data import load_cohort
 from tasks.errors import TaskError
@@ -157,10 +156,3 @@ def _child_main(pipe: Connection, source: DataSource) -> None:
             pipe.send(answer)
         except OSError:
             return  # the guard is gone
-
-
-def place_of(error: BaseException) -> str:
-    """Class of an error and where in the code it arose: its text may quote a patient's row, so the text is dropped."""
-    frames = list(traceback.extract_tb(error.__traceback__))
-    places = " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames[-4:]))
-    return f"{type(error).__name__} at {places}"

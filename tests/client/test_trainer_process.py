@@ -13,9 +13,9 @@ import pytest
 from guards_in_process import SITES, TASK_NAME, Consortium, answered, code_of
 
 from client.daemon import data_source
-from client.errors import Refused, TrainerError
+from client.errors import Refused, TrainerError, place_of
 from client.job import Job
-from client.trainer_process import DataSource, TrainerProcess, place_of
+from client.trainer_process import DataSource, TrainerProcess
 
 SITE = SITES[0]
 

@@ -201,7 +201,7 @@ def test_bytes_that_are_no_frame_end_without_a_word_of_ours(server: GuardServer,
     assert recorder.calls == []
 
 
-def test_the_text_of_an_unforeseen_error_stays_in_the_guard(socket_path: Path) -> None:
+def test_the_text_of_an_unforeseen_error_stays_in_the_guard(socket_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def failing(kind: str, control: bytes, body: bytes) -> tuple[bytes, bytes]:
         raise RuntimeError(PATIENT)
 
@@ -218,6 +218,8 @@ def test_the_text_of_an_unforeseen_error_stays_in_the_guard(socket_path: Path) -
     assert body == b""
     assert PATIENT.encode() not in control
     assert PATIENT not in str(status)
+    assert "RuntimeError at test_guard_socket.py" in caplog.text, "the log names class and place"
+    assert PATIENT not in caplog.text
 
 
 def test_one_request_at_a_time_and_status_meanwhile(socket_path: Path) -> None:
