@@ -11,7 +11,8 @@ from secagg.errors import SecaggError
 class Context:
     """Roster and plan of a run, as far as the protocol needs them.
 
-    `identities`: the plan's participants, id -> Ed25519 public key. `colluders` and `minimum_cohort` are the roster's c and n_min.
+    `identities`: the plan's participants, id -> Ed25519 public key. `colluders` and `minimum_cohort` are the roster's c and n_min,
+    `ring_bits` (16 or 32) is the plan's width of a body value.
     """
 
     roster_digest: bytes
@@ -20,6 +21,7 @@ class Context:
     colluders: int
     minimum_cohort: int
     max_round: int
+    ring_bits: int = 32
 
     def threshold(self, n: int) -> int:
         """t of an epoch of n sites; `TOO_FEW` below the smallest epoch that the roster allows."""

@@ -1,7 +1,8 @@
 """The coordinator carries, counts and adds: keys -> kem -> epoch -> uploads -> votes -> sum, one immutable value per phase.
 
 `receive` refuses a bad message with a `SecaggError` that names its site and leaves the phase as it was; a repeated message
-changes nothing. No phase waits: deadlines are the caller's.
+changes nothing. No phase waits: deadlines are the caller's. Only the sum of the vectors is not a value: it grows in place, and
+an upload phase that was left behind takes no more.
 """
 
 import hashlib
@@ -10,12 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-import numpy as np
-
 from consortium.canonical import integer, pack, text
 from secagg import derive
 from secagg import field as element
-from secagg.aggregate import Aggregate, Sum, empty_sum, open_sum, split
+from secagg.aggregate import Aggregate, Bytes, Total, open_total, signed
 from secagg.context import Context
 from secagg.errors import SecaggError
 from secagg.framing import fields_of, integer_of, items_of, message, sized, text_of
@@ -32,7 +31,7 @@ from secagg.messages import (
     VoteRequest,
     check_purpose,
 )
-from secagg.opening import View
+from secagg.opening import Finding, View, open_view
 from secagg.roll import Roll, check_ciphertext_size, check_kem_entry, check_keys, make_roll
 
 BOX_SIZE = derive.NONCE_SIZE + element.ELEMENT_SIZE + derive.TAG_SIZE
@@ -162,7 +161,7 @@ class Epoch:
         """Ask every site for its update. `header_length` counts word 0."""
         sized(derive.DIGEST_SIZE, model_hash)
         terms = Terms(round_number, check_purpose(purpose), model_hash, header_length, body_length)
-        return UploadPhase(self, terms, {}, empty_sum(header_length, body_length))
+        return UploadPhase(self, terms, {}, Total(header_length, body_length, self.context.ring_bits))
 
     def encode(self) -> bytes:
         """The epoch as the coordinator keeps it; holds nothing secret."""
@@ -178,7 +177,10 @@ class Epoch:
         kem_phase = phase.close()
         for one in items_of(kems):
             kem_phase = kem_phase.receive(Kem.decode(one).site, one)
-        return kem_phase.close()
+        epoch = kem_phase.close()
+        _check_listed(items_of(keys), epoch.keys)
+        _check_listed(items_of(kems), epoch.kems)
+        return epoch
 
 
 @dataclass(frozen=True)
@@ -188,7 +190,7 @@ class UploadPhase:
     epoch: Epoch
     terms: Terms
     uploads: Mapping[str, bytes] = field(repr=False)
-    total: Sum = field(repr=False)
+    total: Total = field(repr=False)
 
     @property
     def delta(self) -> bytes:
@@ -207,14 +209,19 @@ class UploadPhase:
             for site in self.missing
         }
 
-    def receive(self, site: str, control: bytes, y: bytes) -> "UploadPhase":
+    def receive(self, site: str, control: bytes, y: Bytes) -> "UploadPhase":
         """Add an upload after checking digest, lengths, counts and signature. Another upload of the same site -> `ROUND`."""
         with _about(site, self.epoch.sites):
             upload = _checked_upload(self.epoch, self.delta, site, control)
             if len(y) != self.total.size or hashlib.sha256(y).digest() != upload.y_digest:
                 raise SecaggError("ENCODING", f"vector of {site} is not the one it signed, or not {self.total.size} bytes")
             uploads = _with(self.uploads, site, control)
-            return self if uploads is self.uploads else replace(self, uploads=uploads, total=self.total.plus(y))
+            if uploads is self.uploads:
+                return self
+            if self.total.sites != set(self.uploads):
+                raise SecaggError("ROUND", "this phase was left behind by a later one, which holds the sum: go on with that")
+            self.total.add(site, y)
+            return replace(self, uploads=uploads)
 
     def close(self) -> "VotePhase":
         """Fix U = the sites received; `TOO_FEW` below the threshold. Keep `encode()` of the result before the first vote."""
@@ -247,7 +254,7 @@ class VotePhase:
     view: View = field(repr=False)
     view_id: bytes
     uploads: Mapping[str, bytes] = field(repr=False)
-    total: Sum = field(repr=False)
+    total: Total = field(repr=False)
     ballots: Mapping[str, bytes] = field(repr=False)
 
     @property
@@ -296,65 +303,112 @@ class VotePhase:
             ballot.check_signature(self.epoch.context.identities[site])
             return replace(self, ballots=_with(self.ballots, site, data))
 
-    def close(self) -> Aggregate:
+    def close(self, *, threads: int = 1) -> Aggregate:
         """The sum over U. `NOT_OPENABLE` (more ballots may still help) or `SPOILED`; then the next round number follows."""
         ballots = {site: Ballot.decode(data) for site, data in self.ballots.items()}
-        opened, findings = open_sum(self.view, ballots, self.total)
+        ring_bits = self.epoch.context.ring_bits
+        findings = open_total(self.view, ballots, self.total, ring_bits=ring_bits, threads=threads)
         voted = (self.ballots[site] for site in sorted(self.ballots))
-        record = message(
-            "record", self.epoch.encode(), _encode_terms(self.terms), pack(*self.uploads.values()), pack(*voted), opened.encode()
-        )
-        header, body = opened.header.view(np.int64), opened.body.view(np.int32).astype(np.int64)
-        return Aggregate(header, body, self.survivors, record, findings)
+        parts = (self.epoch.encode(), _encode_terms(self.terms), pack(*self.uploads.values()), pack(*voted))
+        record = message("opened-round", *parts, self.total.digest())
+        total = self.total
+        return Aggregate(total.header.view("<i8"), signed(total.body), self.survivors, total.data, record, findings)
 
     def encode(self) -> bytes:
-        """V as the coordinator fsyncs it before the first request, with all it needs to open it after a restart."""
+        """V as the coordinator fsyncs it before the first request; with `total.data`, kept beside it, all that a restart needs."""
         uploads = pack(*self.uploads.values())
-        return message("stored-view", self.epoch.encode(), _encode_terms(self.terms), uploads, self.total.encode())
+        return message("open-view", self.epoch.encode(), _encode_terms(self.terms), uploads, self.total.digest())
 
     @staticmethod
-    def decode(context: Context, data: bytes) -> "VotePhase":
+    def decode(context: Context, data: bytes, total: Bytes) -> "VotePhase":
         """A view kept by `encode`, every signature checked again; ballots are asked for anew and come as the same bytes."""
-        stored, terms_data, uploads, total = fields_of(data, "stored-view", 4)
-        epoch, terms = Epoch.decode(context, stored), _decode_terms(terms_data)
-        return _restored(epoch, terms, items_of(uploads), total)
+        stored, terms, uploads, digest = fields_of(data, "open-view", 4)
+        phase = _restored(Epoch.decode(context, stored), _decode_terms(terms), items_of(uploads))
+        if len(total) != phase.total.size or hashlib.sha256(total).digest() != digest:
+            raise SecaggError("ENCODING", "the sum beside this view is not the one it was kept with: take the next round")
+        phase.total.restore(frozenset(phase.uploads), total)
+        return phase
 
 
-def _restored(epoch: Epoch, terms: Terms, controls: Sequence[bytes], total: bytes) -> VotePhase:
-    """The vote phase over these uploads and their sum."""
+def _restored(epoch: Epoch, terms: Terms, controls: tuple[bytes, ...]) -> VotePhase:
+    """The vote phase over these uploads, each checked again; nothing is added up yet."""
     phase = epoch.open_round(
         terms.round_number, terms.purpose, terms.model_hash, header_length=terms.header_length, body_length=terms.body_length
     )
-    sized(phase.total.size, total)
     uploads: Mapping[str, bytes] = {}
     for control in controls:
         site = Upload.decode(control).site
         with _about(site, epoch.sites):
             _checked_upload(epoch, phase.delta, site, control)
         uploads = _with(uploads, site, control)
-    return replace(phase, uploads=uploads, total=Sum(*split(total, terms.header_length))).close()
+    voting = replace(phase, uploads=uploads).close()
+    _check_listed(controls, tuple(voting.uploads.values()))
+    return voting
 
 
-def recompute(context: Context, record: bytes, vectors: Mapping[str, bytes]) -> Aggregate:
+@dataclass(frozen=True)
+class Opened:
+    """What a round's record proves by itself: who was counted, who voted, and that the masks of exactly this view open.
+
+    `digests`: SHA-256 of each survivor's y, which that site signed. `sum_digest`: SHA-256 of the sum as the coordinator says;
+    only `recompute` proves it.
+    """
+
+    sites: tuple[str, ...]
+    threshold: int
+    terms: Terms
+    digests: Mapping[str, bytes]
+    voters: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    sum_digest: bytes
+
+    @property
+    def survivors(self) -> tuple[str, ...]:
+        """U."""
+        return tuple(self.digests)
+
+
+def examine(context: Context, record: bytes) -> Opened:
+    """Every check of an opened round that needs no vector, from its record alone; for sites and audits."""
+    phase, sum_digest = _recorded(context, record)
+    masks = open_view(phase.view, {site: Ballot.decode(data) for site, data in phase.ballots.items()})
+    digests = {site: upload.y_digest for site, upload in phase.view.uploads.items()}
+    voters, roll = tuple(sorted(phase.ballots)), phase.epoch.roll
+    return Opened(roll.sites, roll.threshold, phase.terms, digests, voters, masks.findings, sum_digest)
+
+
+def recompute(context: Context, record: bytes, vectors: Mapping[str, Bytes], *, threads: int = 1) -> Aggregate:
     """An opened round again, from its record and the y of its survivors, with every check of the coordinator; for audits.
 
-    `ENCODING` if the record's sum is not what its messages and the vectors give.
+    `ENCODING` if the record's sum is not what its messages and the vectors give. Each vector is looked up once.
     """
-    stored, terms_data, uploads, ballots, _ = fields_of(record, "record", 5)
-    epoch, terms = Epoch.decode(context, stored), _decode_terms(terms_data)
-    uploading = epoch.open_round(
-        terms.round_number, terms.purpose, terms.model_hash, header_length=terms.header_length, body_length=terms.body_length
-    )
-    for control in items_of(uploads):
-        site = Upload.decode(control).site
-        uploading = uploading.receive(site, control, vectors.get(site, b""))
-    phase = uploading.close()
-    for ballot in items_of(ballots):
-        phase = phase.receive(Ballot.decode(ballot).site, ballot)
-    aggregate = phase.close()
+    phase, _ = _recorded(context, record)
+    for site, control in phase.uploads.items():
+        y = vectors.get(site, b"")
+        if len(y) != phase.total.size or hashlib.sha256(y).digest() != Upload.decode(control).y_digest:
+            raise SecaggError("ENCODING", f"vector of {site} is missing, or not the one it signed in this round", (site,))
+        phase.total.add(site, y)
+    aggregate = phase.close(threads=threads)
     if aggregate.record != record:
         raise SecaggError("ENCODING", "the record's sum is not the sum of these vectors: record or vectors altered")
     return aggregate
+
+
+def _recorded(context: Context, record: bytes) -> tuple[VotePhase, bytes]:
+    """The vote phase of a record with all its ballots, and the digest of its sum; no vector is added up."""
+    stored, terms, uploads, ballots, sum_digest = fields_of(record, "opened-round", 5)
+    sized(derive.DIGEST_SIZE, sum_digest)
+    phase = _restored(Epoch.decode(context, stored), _decode_terms(terms), items_of(uploads))
+    for ballot in items_of(ballots):
+        phase = phase.receive(Ballot.decode(ballot).site, ballot)
+    _check_listed(items_of(ballots), tuple(phase.ballots[site] for site in sorted(phase.ballots)))
+    return phase, sum_digest
+
+
+def _check_listed(found: tuple[bytes, ...], written: tuple[bytes, ...]) -> None:
+    """`ENCODING` unless a kept list stands as it is written: each message once, ascending by site."""
+    if found != written:
+        raise SecaggError("ENCODING", "a kept list of messages does not ascend by site, or repeats one: file altered")
 
 
 def _encode_terms(terms: Terms) -> bytes:

@@ -4,7 +4,7 @@ Specification 4.4. No state is kept here; `secagg.site` decides whether an answe
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from typing import TypeAlias
@@ -14,8 +14,10 @@ import numpy as np
 from consortium.canonical import pack, text
 from consortium.identity import Entropy
 from secagg import derive, field, shamir
+from secagg.encoding import Update
+from secagg.errors import SecaggError
 from secagg.joining import Identity, Joined
-from secagg.masks import BodyWords, HeaderWords, apply_masks
+from secagg.masks import BODY_SECTION, HEADER_SECTION, BodyWords, HeaderWords, MaskKeys, Step, body_type, mask_section
 from secagg.messages import Ballot, Upload, VoteRequest, sign
 from secagg.roll import Roll
 
@@ -25,22 +27,38 @@ class Sent:
     """The bytes of an upload and its D, kept for a repeated request: masked, so they say nothing more the second time."""
 
     control: bytes = dataclass_field(repr=False)
-    y: bytes = dataclass_field(repr=False)
+    y: memoryview = dataclass_field(repr=False)
     masked: bytes
 
 
 OwnShares: TypeAlias = tuple[int, ...]  # the site's own share of each value it dealt
 
 
+@dataclass(frozen=True)
+class Vector:
+    """What a site adds to the sum: header words, and a body that is encoded already or on its way into the masks."""
+
+    header: HeaderWords = dataclass_field(repr=False)
+    body: BodyWords | Update = dataclass_field(repr=False)
+
+    def check(self, ring_bits: int) -> None:
+        """`ENCODING` for words of another type than the ring's."""
+        found = self.body.word_type if isinstance(self.body, Update) else self.body.dtype
+        if self.header.dtype != np.uint64 or found != body_type(ring_bits):
+            expected = f"uint64 and {body_type(ring_bits)}"
+            raise SecaggError("ENCODING", f"words are {self.header.dtype} and {found}, expected {expected}: encode first")
+
+
 def mask_and_deal(
-    me: Identity, joined: Joined, delta: bytes, vector: tuple[HeaderWords, BodyWords], entropy: Entropy
+    me: Identity, joined: Joined, delta: bytes, vector: Vector, entropy: Entropy, *, threads: int = 1
 ) -> tuple[Sent, OwnShares]:
-    """Mask (header, body) with b and all e, and deal t-of-n shares of these n values; values and polynomials end here."""
+    """Mask the vector with b and all e, and deal t-of-n shares of these n values; values and polynomials end here."""
     roll, others = joined.roll, joined.roll.others(me.site)
     pair_masks = {peer: derive.pair_mask(joined.pairs[peer], delta) for peer in others}
     values = [field.random_element(entropy), *(pair_masks[peer] for peer in others)]
-    y = _mask(me.site, delta, vector, values[0], pair_masks)
-    y_digest = hashlib.sha256(y).digest()
+    added = [values[0], *(mask for peer, mask in pair_masks.items() if peer > me.site)]
+    removed = [mask for peer, mask in pair_masks.items() if peer < me.site]
+    y, y_digest = _mask(vector, MaskKeys.of(delta, added=added, removed=removed), me.context.ring_bits, threads)
     commitments = tuple(derive.commitment(delta, me.site, index, value) for index, value in enumerate(values))
     masked = derive.masked_digest(y_digest, commitments)
     shares = [shamir.share(value, roll.threshold, roll.points, entropy) for value in values]
@@ -59,15 +77,28 @@ def mask_and_deal(
     return Sent(control, y, masked), rows[me.site]
 
 
-def _mask(site: str, delta: bytes, vector: tuple[HeaderWords, BodyWords], self_mask: int, pair_masks: Mapping[str, int]) -> bytes:
-    """y: header and body as sent. The lower site of a pair adds its mask, the higher one takes it off."""
-    y = bytearray(vector[0].nbytes + vector[1].nbytes)  # the caller's arrays stay as they are
-    header, body = np.frombuffer(y, "<u8", len(vector[0])), np.frombuffer(y, "<u4", offset=vector[0].nbytes)
-    header[:], body[:] = vector
-    added = [self_mask, *(mask for peer, mask in pair_masks.items() if peer > site)]
-    removed = [mask for peer, mask in pair_masks.items() if peer < site]
-    apply_masks(header, body, delta, added=added, removed=removed)
-    return bytes(y)
+def _mask(vector: Vector, keys: MaskKeys, ring_bits: int, threads: int) -> tuple[memoryview, bytes]:
+    """(y, its SHA-256): header and body as sent. The body is encoded, masked and hashed block by block, into y alone."""
+    word, size = body_type(ring_bits), vector.header.nbytes
+    data = np.empty(size + len(vector.body) * word.itemsize, np.uint8)
+    header, body = data[:size].view("<u8"), data[size:].view(word)
+    header[:] = vector.header
+    mask_section(header, HEADER_SECTION, keys)
+    digest = hashlib.sha256(header.data)
+    mask_section(
+        body,
+        BODY_SECTION,
+        keys,
+        before=vector.body.write if isinstance(vector.body, Update) else _copy_of(vector.body),
+        after=lambda _, block: digest.update(block.data),
+        threads=threads,
+    )
+    return data.data.toreadonly(), digest.digest()
+
+
+def _copy_of(words: BodyWords) -> Step:
+    """Words that are encoded already; the caller's array stays as it is."""
+    return lambda at, block: np.copyto(block, words[at : at + len(block)])
 
 
 def value_index(roll: Roll, dealer: str, peer: str) -> int:

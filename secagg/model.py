@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from consortium.canonical import integer
 from secagg.derive import hash_of
 
+Bytes = bytes | bytearray | memoryview
 
-def model_digest(chunks: bytes | Iterable[bytes]) -> bytes:
+
+def model_digest(chunks: Bytes | Iterable[Bytes]) -> bytes:
     """32 bytes over the model's bytes (buffers, then parameters, float32 little-endian); chunk borders do not matter."""
     state, size = hashlib.sha256(), 0
     for chunk in [chunks] if isinstance(chunks, bytes | bytearray | memoryview) else chunks:

@@ -3,8 +3,9 @@
 from secagg.errors import SecaggError
 
 SMALLEST_EPOCH = 3
-MAX_SITES = 2**16 - 1  # keeps L of the ring at least 2^15; consortia have 3 to 30 sites
+MAX_SITES = {16: 255, 32: 2**16 - 1}  # by ring; keeps L at least 2^7 and 2^15. Consortia have 3 to 30 sites
 EPOCH_LIFE_S = 24 * 3600.0
+RING_BITS = (16, 32)  # of a body value; the plan chooses
 
 
 def threshold(n: int, c: int) -> int:
@@ -22,13 +23,25 @@ def honest_in_sum(n: int, c: int) -> int:
     return threshold(n, c) - c
 
 
+def limits(n: int, c: int) -> tuple[str, ...]:
+    """What an epoch of n sites does not withstand, in sentences for whoever plans or approves a run."""
+    gone, honest = tolerated(n, c), honest_in_sum(n, c)
+    said = [] if gone else [f"{n} sites with {c} colluding tolerate no dropout: a single site that is gone costs the round"]
+    if c == 0:
+        said.append("no colluding site is tolerated: one that works with the coordinator is outside every promise")
+    if honest == 2:  # the fewest that masks can hide among each other
+        said.append("a sum may hold only two honest sites: whoever knows one of the two updates reads the other")
+    return tuple(said)
+
+
 def smallest_epoch(c: int, minimum_cohort: int) -> int:
     """max(3, c+2, n_min): below it an epoch is refused."""
     return max(SMALLEST_EPOCH, c + 2, minimum_cohort)
 
 
-def ring_scale(n: int) -> int:
-    """L = 2^(31 - bit_length(n)): a body value of one site lies in [-L, L], and n L < 2^31 never wraps."""
-    if not 1 <= n <= MAX_SITES:
-        raise SecaggError("RANGE", f"{n} sites, expected 1 to {MAX_SITES}: no ring scale for them")
-    return int(2 ** (31 - n.bit_length()))
+def ring_scale(n: int, ring_bits: int = 32) -> int:
+    """L = 2^(ring_bits - 1 - bit_length(n)): a body value of one site lies in [-L, L], and n L < half the ring never wraps."""
+    most = MAX_SITES[ring_bits] if ring_bits in RING_BITS else 0
+    if not 1 <= n <= most:
+        raise SecaggError("RANGE", f"{n} sites in a ring of {ring_bits} bits, expected 1 to {most}: no scale for them")
+    return int(2 ** (ring_bits - 1 - n.bit_length()))

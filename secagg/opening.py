@@ -23,6 +23,14 @@ Opened = TypeVar("Opened")
 Row = tuple[int, ...] | None  # a voter's shares of one dealer's needed values; None where it sent none
 
 
+FINDINGS = {
+    "box": "a box in the ballot of {0} does not open with the release of {1}: either may have sent it wrong",
+    "ballot": "the ballot of {0} stays shut, or holds no answer",
+    "deal": "{1} could not use the shares that {0} dealt to it: either may lie, or the way between them changed them",
+    "share": "a share of {1} does not lie on the polynomial of {0}: one of the two sent a wrong one",
+}
+
+
 @dataclass(frozen=True)
 class Finding:
     """Signed evidence that somebody deviated, though the round may have opened.
@@ -33,6 +41,11 @@ class Finding:
 
     what: str
     sites: tuple[str, ...]
+
+    @property
+    def sentence(self) -> str:
+        """What was seen, for people."""
+        return FINDINGS[self.what].format(*self.sites)
 
 
 @dataclass(frozen=True)

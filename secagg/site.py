@@ -7,15 +7,14 @@ import threading
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-
 from consortium.identity import Entropy, SigningKey
 from secagg import derive, numbers
 from secagg.context import Context
-from secagg.dealing import OwnShares, Sent, Standing, cast_ballot, mask_and_deal
+from secagg.dealing import OwnShares, Sent, Standing, Vector, cast_ballot, mask_and_deal
+from secagg.encoding import Update
 from secagg.errors import SecaggError
 from secagg.joining import Encapsulate, Identity, Joined, Keyed, Listed, announce, encapsulate, join, take_list
+from secagg.masks import BodyWords, HeaderWords
 from secagg.messages import KemEntry, KemRequest, KeysRequest, UpdateRequest, VoteRequest, check_purpose
 from secagg.roll import Roll, check_ascending
 
@@ -95,7 +94,7 @@ class Repeated:
     """This very request was answered before; these are the bytes."""
 
     control: bytes = field(repr=False)
-    y: bytes = field(repr=False)
+    y: memoryview = field(repr=False)
 
 
 class SiteSession:
@@ -184,12 +183,16 @@ class SiteSession:
             self._round, self._last_round = state, asked.round_number
             return Taken(asked, state)
 
-    def finish_update(self, taken: Taken, header: NDArray[np.uint64], body: NDArray[np.uint32]) -> tuple[bytes, bytes]:
-        """(upload message, y): encoded words masked, y = header || body. `ROUND` if a vote or a later round came between."""
-        asked = taken.asked
-        if header.dtype != np.uint64 or body.dtype != np.uint32:
-            raise SecaggError("ENCODING", f"words are {header.dtype} and {body.dtype}, expected uint64 and uint32: encode first")
-        sent, own_shares = mask_and_deal(self._me, asked.joined, asked.delta, (header, body), self._entropy)
+    def finish_update(
+        self, taken: Taken, header: HeaderWords, body: BodyWords | Update, *, threads: int = 1
+    ) -> tuple[bytes, memoryview]:
+        """(upload message, y): y = header || body, masked; an `Update` is encoded on its way, with no copy beside y.
+
+        `ROUND` if a vote or a later round came between, `RANGE` for an update that holds NaN or infinity.
+        """
+        asked, vector = taken.asked, Vector(header, body)
+        vector.check(self._me.context.ring_bits)
+        sent, own_shares = mask_and_deal(self._me, asked.joined, asked.delta, vector, self._entropy, threads=threads)
         with self._lock:
             if self._round is not taken.state:
                 raise SecaggError("ROUND", f"round {asked.round_number} was closed while training: nothing is sent")
