@@ -17,7 +17,8 @@ from consortium.identity import SigningKey
 from consortium.roster import MAX_SITES, SMALLEST_COHORT, Roster
 
 KIND = "plan"
-VERSION = 1
+VERSION = 2
+RING_BITS = (16, 32)
 NOT_PRIVATE = -1.0  # how "no bound" is written where a number must stand
 PURPOSES = ("describe", "train", "evaluate")
 RUN_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
@@ -88,7 +89,12 @@ class Schedule:
 
 @dataclass(frozen=True)
 class PrivacyTerms:
-    """Noise multipliers are standard deviations relative to a patient's L2 bound: `clip` (train), `describe_clip`, 1 (evaluate)."""
+    """Noise multipliers are standard deviations relative to a patient's L2 bound: `clip` (train), `describe_clip`, 1 (evaluate).
+
+    `count_noise`: above 0, the number of a site's training patients rides in every training round's header, with this noise
+    drawn once per run and site and reused: a fresh draw for each round would average out, and an exact count could be read
+    off by subtracting two sums with different survivors.
+    """
 
     mode: Literal["local", "none"]
     delta: float
@@ -101,6 +107,12 @@ class PrivacyTerms:
     describe_clip: float
     describe_noise: float
     evaluate_noise: float
+    count_noise: float = 0.0
+
+    @property
+    def counted(self) -> bool:
+        """Whether patient counts are released at all."""
+        return self.count_noise > 0.0
 
 
 @dataclass(frozen=True)
@@ -123,6 +135,9 @@ class Deadlines:
 class HeaderField:
     name: str
     length: int
+
+
+PATIENTS = HeaderField("patients", 1)  # training patients of the survivors; noised once per run and site
 
 
 @dataclass(frozen=True)
@@ -152,7 +167,7 @@ class Plan:
         _require(len(self.roster_digest) == 32, "roster_digest must be 32 bytes")
         _require(0 <= self.statistics <= 2**20, f"statistics {self.statistics} outside [0, 2^20]")
         _require(2 <= self.histogram_bins <= 1024, f"histogram_bins {self.histogram_bins} outside [2, 1024]")
-        _require(self.ring_bits == 32, f"ring_bits {self.ring_bits}, this version knows 32")
+        _require(self.ring_bits in RING_BITS, f"ring_bits {self.ring_bits}, this version knows {RING_BITS}")
         _require(
             math.isfinite(self.coordinate_clip) and self.coordinate_clip > 0 and math.frexp(self.coordinate_clip)[0] == 0.5,
             f"coordinate_clip {self.coordinate_clip} is not a power of two",
@@ -253,10 +268,11 @@ def _check_privacy(terms: PrivacyTerms) -> None:
     noises = (terms.train_noise, terms.describe_noise, terms.evaluate_noise)
     epsilons = (terms.epsilon_exposed, terms.epsilon_model)
     if terms.mode == "none":
-        _require(noises == (0.0, 0.0, 0.0), "mode none has no noise: set the noise multipliers to 0")
+        _require((*noises, terms.count_noise) == (0.0, 0.0, 0.0, 0.0), "mode none has no noise: set the noise multipliers to 0")
         _require(epsilons == (NOT_PRIVATE, NOT_PRIVATE), f"mode none bounds nothing: write epsilon as {NOT_PRIVATE}")
     else:
         _require(min(noises) > 0, "a private plan needs noise on every release")
+        _require(terms.count_noise >= 0, f"count_noise {terms.count_noise} is below 0")
         _require(min(epsilons) > 0, "a private plan states both epsilons")
 
 
@@ -268,7 +284,8 @@ def header_fields(plan: Plan, round_number: int, purpose: str) -> tuple[HeaderFi
     if purpose == "evaluate":
         return (histogram,)
     if purpose == "train":
-        return (histogram,) if round_number % plan.schedule.evaluate_every == 0 else ()
+        counts = (PATIENTS,) if plan.privacy.counted else ()
+        return (*counts, histogram) if round_number % plan.schedule.evaluate_every == 0 else counts
     raise DocumentError(f"purpose {purpose!r} is not one of {', '.join(PURPOSES)}")
 
 

@@ -21,12 +21,14 @@ _MARGIN: Final = 2e-3  # relative steps upwards until the fine grid certifies
 
 @dataclass(frozen=True)
 class Releases:
-    """The most of each release that a plan allows; train releases include local steps."""
+    """The most of each release that a plan allows; train releases include local steps. `count_noise` above 0: the patient count
+    is released once, with this noise, and the others make room for it."""
 
     describe: int
     train: int
     evaluate: int
     sample_rate: float
+    count_noise: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,12 @@ def calibrate(target_epsilon: float, delta: float, releases: Releases, *, descri
     )
     describe = whole * math.sqrt(max(releases.describe, 1) / describe_share)
     described = (Spend(GaussianEvent(describe), "train", releases.describe),) if releases.describe else ()
+    counted = (Spend(GaussianEvent(releases.count_noise), "train"),) if releases.count_noise else ()
+    if counted and epsilon((*described, *counted), delta, interval=ENFORCE_INTERVAL) >= target_epsilon:
+        raise AccountingError(f"count_noise {releases.count_noise} alone uses up epsilon {target_epsilon}: give it more noise")
 
     def train_side(noise: float) -> Sequence[Spend]:
-        return (*described, Spend(_step(noise, releases.sample_rate), "train", releases.train))
+        return (*described, *counted, Spend(_step(noise, releases.sample_rate), "train", releases.train))
 
     return Noises(_least_noise(train_side, target_epsilon, delta), describe, evaluate)
 

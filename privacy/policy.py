@@ -15,7 +15,7 @@ from consortium.roster import Roster
 from privacy.accountant import ENFORCE_INTERVAL, epsilon
 from privacy.errors import PolicyError
 from privacy.events import NonPrivateEvent, Spend, is_private
-from privacy.terms import coordinate_noise, epsilon_model, plan_limit, round_spends, split_id
+from privacy.terms import coordinate_noise, epsilon_model, plan_limit, split_id
 
 VERSION: Final = 1
 CLIP_SIGMAS: Final = 7.0  # noise that far out is one value in 10^11
@@ -241,11 +241,6 @@ def _private_epsilon(spent: Spent, spends: Iterable[Spend], delta: float, split_
     """Epsilon of all releases that have noise, these included."""
     private = [spend for spend in (*spent.spends(), *spends) if not isinstance(spend.event, NonPrivateEvent)]
     return epsilon(private, delta, interval=ENFORCE_INTERVAL, split_ids={*spent.split_ids, split_id})
-
-
-def check_round(policy: Policy, ledger: Spent, plan: Plan, round_number: int, purpose: str, split_id: str) -> Objection | None:
-    """`check_spend` for one round of an approved plan."""
-    return check_spend(policy, ledger, round_spends(plan, round_number, purpose), plan.privacy.delta, split_id)
 
 
 def _objection(code: str, detail: str) -> Objection:

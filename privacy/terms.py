@@ -16,7 +16,7 @@ from privacy.accountant import CERTIFY_INTERVAL, epsilon
 from privacy.errors import AccountingError
 from privacy.events import Event, GaussianEvent, NonPrivateEvent, PoissonGaussianEvent, Spend, aggregate
 
-_KNOWN_FIELDS: Final = frozenset({"statistics", "histogram"})
+_KNOWN_FIELDS: Final = frozenset({"statistics", "histogram", "patients"})
 
 
 def split_id(roster: Roster) -> str:
@@ -26,7 +26,7 @@ def split_id(roster: Roster) -> str:
 
 
 def round_spends(plan: Plan, round_number: int, purpose: str) -> tuple[Spend, ...]:
-    """All that one site releases in this round, as one charge."""
+    """All that one site releases in this round, as one charge, but for what `once_spends` charges."""
     if purpose not in PURPOSES:
         raise AccountingError(f"purpose {purpose!r} is not one of {', '.join(PURPOSES)}: nothing can be charged for it")
     fields = {field.name for field in header_fields(plan, round_number, purpose)}
@@ -40,8 +40,18 @@ def round_spends(plan: Plan, round_number: int, purpose: str) -> tuple[Spend, ..
     return aggregate(spends)
 
 
+def once_spends(plan: Plan) -> tuple[Spend, ...]:
+    """What is released once per run and then repeated to the letter: charged with the round that draws it, and not again."""
+    return (Spend(_full(plan, plan.privacy.count_noise), "train"),) if plan.privacy.counted else ()
+
+
 def plan_limit(plan: Plan) -> tuple[Spend, ...]:
     """The most that one site can ever be charged for this plan: every maximum used up, repeats after failures included."""
+    return aggregate([*_repeated(plan), *once_spends(plan)])
+
+
+def _repeated(plan: Plan) -> tuple[Spend, ...]:
+    """What is drawn anew in every round."""
     schedule = plan.schedule
     spends = [Spend(spend.event, spend.population, spend.count * schedule.max_train) for spend in (_train(plan),)]
     if schedule.max_describe and plan.statistics:
@@ -68,7 +78,9 @@ def epsilon_model(plan: Plan, *, colluders: int, minimum_cohort: int, interval: 
     """
     sizes = range(min(smallest_epoch(colluders, minimum_cohort), len(plan.participants)), len(plan.participants) + 1)
     worst = min(sizes, key=lambda size: honest_in_sum(size, colluders))
-    return epsilon(in_opened_sum(plan, plan_limit(plan), worst, colluders), plan.privacy.delta, interval=interval)
+    hidden = in_opened_sum(plan, _repeated(plan), worst, colluders)
+    # What repeats is exposed: the sums of two rounds with different survivors differ by one site's noised value.
+    return epsilon((*hidden, *once_spends(plan)), plan.privacy.delta, interval=interval)
 
 
 def smallest_epoch(colluders: int, minimum_cohort: int) -> int:

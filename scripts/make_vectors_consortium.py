@@ -66,7 +66,7 @@ def example_roster() -> Roster:
 
 def example_plan(roster: Roster) -> Plan:
     return Plan(
-        version=1,
+        version=2,
         run_id="cis-2026-01",
         lead=LEAD,
         created="2026-01-31T12:00:00Z",
@@ -347,7 +347,8 @@ ROSTER_RULES: tuple[Change, ...] = (
 )
 
 PLAN_RULES: tuple[Change, ...] = (
-    ("version-2", "version", 2, "this code knows 1"),
+    ("version-1", "version", 1, "this code knows 2"),
+    ("version-3", "version", 3, "this code knows 2"),
     ("run-id-empty", "run_id", "", "run_id must be"),
     ("run-id-dash-first", "run_id", "-a", "run_id must be"),
     ("run-id-path", "run_id", "../x", "run_id must be"),
@@ -359,7 +360,8 @@ PLAN_RULES: tuple[Change, ...] = (
     ("statistics-negative", "statistics", -1, "outside [0, 2^20]"),
     ("one-bin", "histogram_bins", 1, "outside [2, 1024]"),
     ("bins-too-many", "histogram_bins", 1025, "outside [2, 1024]"),
-    ("ring-of-16", "ring_bits", 16, "this version knows 32"),
+    ("ring-of-8", "ring_bits", 8, "this version knows (16, 32)"),
+    ("ring-of-64", "ring_bits", 64, "this version knows (16, 32)"),
     ("clip-no-power", "coordinate_clip", 0.3, "not a power of two"),
     ("clip-zero", "coordinate_clip", 0.0, "not a power of two"),
     ("clip-negative", "coordinate_clip", -0.25, "not a power of two"),
@@ -410,6 +412,7 @@ PLAN_RULES: tuple[Change, ...] = (
     ("no-train-noise", "privacy.train_noise", 0.0, "needs noise on every release"),
     ("no-describe-noise", "privacy.describe_noise", 0.0, "needs noise on every release"),
     ("no-evaluate-noise", "privacy.evaluate_noise", 0.0, "needs noise on every release"),
+    ("count-noise-negative", "privacy.count_noise", -1.0, "is below 0"),
     ("epsilon-none-in-private-plan", "privacy.epsilon_exposed", -1.0, "states both epsilons"),
     ("mode-none-with-noise", "privacy.mode", "none", "has no noise"),
     ("deadline-0", "deadlines.vote_s", 0, "at least 1 second"),

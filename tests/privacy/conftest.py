@@ -110,7 +110,7 @@ def make_plan() -> Callable[..., Plan]:
             silent = {"train_noise": 0.0, "describe_noise": 0.0, "evaluate_noise": 0.0}
             mine = {**silent, "epsilon_exposed": NOT_PRIVATE, "epsilon_model": NOT_PRIVATE, **mine}
         plan = Plan(
-            version=1,
+            version=2,
             run_id="run-1",
             lead="lead-anna",
             created="2026-11-21T09:00:00Z",

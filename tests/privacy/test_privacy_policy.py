@@ -11,8 +11,8 @@ from consortium.roster import Roster
 from privacy.errors import PolicyError
 from privacy.events import GaussianEvent, NonPrivateEvent, Spend
 from privacy.ledger import Ledger
-from privacy.policy import SENTENCES, Objection, Policy, check_epoch, check_plan, check_round, check_spend, parse_policy
-from privacy.terms import epsilon_exposed, epsilon_model
+from privacy.policy import SENTENCES, Objection, Policy, check_epoch, check_plan, check_spend, parse_policy
+from privacy.terms import epsilon_exposed, epsilon_model, round_spends
 
 from .conftest import DELTA, LEAD, NOW, SPLIT, TRAIN, details
 
@@ -168,8 +168,8 @@ def test_a_run_without_noise_never_loosens_the_budget_of_private_ones(ledger: Le
 def test_a_round_of_a_plan_is_judged_by_all_that_it_releases(make_plan: Callable[..., Plan], ledger: Ledger) -> None:
     policy = parse_policy({**DOCUMENT, "budget_epsilon": 0.6})
     plan = make_plan(evaluate_noise=2.0)
-    assert check_round(policy, ledger, plan, 4, "train", SPLIT) is None
-    objection = check_round(policy, ledger, plan, 5, "train", SPLIT)  # carries a histogram
+    assert check_spend(policy, ledger, round_spends(plan, 4, "train"), plan.privacy.delta, SPLIT) is None
+    objection = check_spend(policy, ledger, round_spends(plan, 5, "train"), plan.privacy.delta, SPLIT)  # carries a histogram
     assert objection is not None
     assert objection.code == "budget-exceeded"
 
