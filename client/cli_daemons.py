@@ -37,7 +37,7 @@ def _guard(home: Home, args: argparse.Namespace, out: Output) -> int:
     config = load_config(home)
     source = data_source(home.load_roster(), folder=config.data, task=config.task, threads=config.threads)
     trainer = TrainerProcess(source, log.warning)
-    site = open_site(home, site=config.site, task=config.task, train=trainer, now=time.time())
+    site = open_site(home, site=config.site, task=config.task, train=trainer, now=time.time(), threads=config.threads)
     try:
         trainer.start()
         guard = Guard(site)

@@ -18,11 +18,13 @@ from consortium.approval import Approval
 from consortium.errors import DocumentError
 from consortium.identity import fingerprint
 from consortium.plan import PURPOSES, Plan, body_length, header_fields
+from consortium.roster import Roster
 from consortium.statement import sign_statement
 from privacy.errors import LedgerError
 from privacy.policy import check_plan
 from privacy.snapshot import read_snapshot
 from privacy.verify import Report, verify_ledger
+from secagg.numbers import honest_in_sum, limits
 
 
 def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -101,6 +103,7 @@ def _show(home: Home, args: argparse.Namespace, out: Output) -> int:
         "columns used": ", ".join(plan.task.columns),
         "model": f"{plan.model.name}, {plan.n_parameters} parameters",
         "with": ", ".join(plan.sites),
+        **_secrecy(plan, roster),
         "rounds": f"{plan.schedule.rounds} meant, at most {plan.schedule.max_train} answered",
         **_privacy(plan),
         **{f"leaves to {purpose}": _leaves(plan, purpose) for purpose in PURPOSES},
@@ -114,6 +117,13 @@ def _show(home: Home, args: argparse.Namespace, out: Output) -> int:
         facts["policy"] = "NO POLICY FILE: nothing trains"
     out.facts(f"plan {plan.run_id}", facts)
     return 0
+
+
+def _secrecy(plan: Plan, roster: Roster) -> dict[str, object]:
+    """What is behind every sum that can be opened, if all participants are there."""
+    n, c = len(plan.sites), roster.colluders
+    facts: dict[str, object] = {"summed": f"never fewer than {honest_in_sum(n, c)} honest sites, if at most {c} of {n} collude"}
+    return facts | ({"mind": "; ".join(said)} if (said := limits(n, c)) else {})
 
 
 def _privacy(plan: Plan) -> dict[str, object]:

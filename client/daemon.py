@@ -1,5 +1,6 @@
 """Opens a site: identity, roster, ledger, policy and trainer are all in order before the guard answers its first message."""
 
+import ctypes
 import importlib.metadata
 import logging
 import os
@@ -35,8 +36,11 @@ def code_version() -> str:
 
 
 def harden_process() -> None:
-    """No core dumps: protocol secrets live in this process's memory only."""
+    """No core dumps, and no other process of this user may read this one's memory: protocol secrets live there only."""
+    set_dumpable = 4  # PR_SET_DUMPABLE, linux/prctl.h; also forbids ptrace and /proc/PID/mem to all but root
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if ctypes.CDLL(None, use_errno=True).prctl(set_dumpable, 0, 0, 0, 0):
+        raise ConfigError(f"the system does not let the guard close its memory (errno {ctypes.get_errno()}): run it on Linux")
     os.umask(0o077)
 
 
@@ -59,7 +63,7 @@ def create_ledger(home: Home, *, site: str, key: SigningKey, roster: Roster, pop
     ).close()
 
 
-def open_site(home: Home, *, site: str, task: str, train: Train, now: float) -> Site:
+def open_site(home: Home, *, site: str, task: str, train: Train, now: float, threads: int = 1) -> Site:
     """Raises `ConfigError`, `KeyFileError` or `LedgerError`: a guard with anything missing does not start."""
     roster = home.load_roster()
     key = home.load_identity()
@@ -76,6 +80,7 @@ def open_site(home: Home, *, site: str, task: str, train: Train, now: float) -> 
         train=train,
         task=task,
         code_version=code_version(),
+        threads=threads,
     )
 
 

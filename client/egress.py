@@ -25,8 +25,8 @@ class Part:
     masked: bool
 
 
-def part(what: str, data: bytes, *, shape: str = "", masked: bool = False) -> Part:
-    return Part(what, shape or f"{len(data)} bytes", len(data), hashlib.sha256(data).hexdigest(), masked)
+def part(what: str, data: bytes) -> Part:
+    return Part(what, f"{len(data)} bytes", len(data), hashlib.sha256(data).hexdigest(), masked=False)
 
 
 class EgressManifest:

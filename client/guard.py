@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import numpy as np
-from numpy.typing import NDArray
 
 from client.clock import utc
-from client.egress import EgressManifest, part
+from client.egress import EgressManifest, Part, part
 from client.errors import Refused, SiteError, TrainerError, place_of
 from client.home import Home
 from client.job import Job, Result, Train
+from client.once import Once
 from client.plans import KnownPlan, PlanStore
 from client.policy_file import PolicyFile
 from client.release import Bound
@@ -28,20 +28,22 @@ from consortium.approval import Approval
 from consortium.documents import Signed
 from consortium.errors import ConsortiumError, DocumentError, EncodingError, SignatureError
 from consortium.identity import SigningKey
-from consortium.plan import NOT_PRIVATE, Plan, body_length, header_fields, verify_plan
+from consortium.plan import NOT_PRIVATE, PATIENTS, Plan, body_length, header_fields, verify_plan
 from consortium.roster import Roster
 from consortium.wire import KINDS, Refusal, decode_keys_request, decode_request, encode_answer, encode_refusal
 from privacy.accountant import ENFORCE_INTERVAL
 from privacy.entries import PlanApproved, PlanRefused, SpendDetails, Withdrawn
 from privacy.errors import AccountingError, EventError, LedgerError, PrivacyError
+from privacy.events import aggregate
 from privacy.ledger import Ledger
 from privacy.noise import GRID_NAME, SAMPLER_NAME
-from privacy.policy import Policy, check_epoch, check_plan, check_round
-from privacy.terms import epsilon_exposed, round_spends, split_id
+from privacy.policy import Policy, check_epoch, check_plan, check_spend
+from privacy.terms import epsilon_exposed, once_spends, round_spends, split_id
 from secagg.context import Context
-from secagg.encoding import encode_body, encode_header
+from secagg.encoding import Update, encode_header
 from secagg.errors import SecaggError
-from secagg.messages import UpdateRequest, VoteRequest
+from secagg.masks import HeaderWords
+from secagg.messages import UpdateRequest, Upload, VoteRequest
 from secagg.model import model_digest
 from secagg.site import Asked, Repeated, SiteSession, Taken
 from tasks.errors import TaskError
@@ -49,6 +51,7 @@ from tasks.errors import TaskError
 log = logging.getLogger("wardround.guard")
 
 Entropy = Callable[[int], bytes]
+Bytes = bytes | bytearray | memoryview  # of a model, or of a masked vector: never copied on its way
 BY_POLICY = "by policy: signer, task and epsilon are within its limits"
 DETAIL_MOST = 500  # characters of a reason in the log: what is quoted there may come from outside
 TRAINING_MOST_S = 24 * 3600  # a plan's deadline beyond this is cut: keys live no longer
@@ -81,6 +84,7 @@ class Site:
     train: Train
     task: str
     code_version: str
+    threads: int = 1  # processors that masking may use
     entropy: Entropy = field(default=os.urandom, repr=False)
     now: Callable[[], float] = time.time
 
@@ -92,13 +96,14 @@ class Guard:
         self._site = site
         self._plans = PlanStore(site.home.plans, site.id, site.key.public)
         self._egress = EgressManifest(site.home.egress)
+        self._once = Once(site.home.plans)
         self._runs: dict[bytes, Run] = {}
         self._lock = threading.Lock()  # over the table of runs
         self._ledger_lock = threading.Lock()  # budget check and spend are one act, over all runs
         self._noted: dict[bytes, Approval] = {}
         self._state = "idle"
 
-    def answer(self, kind: str, control: bytes, body: bytes) -> tuple[bytes, bytes]:
+    def answer(self, kind: str, control: bytes, body: Bytes) -> tuple[bytes, Bytes]:
         """(control, body) of the reply; a refusal where anything at all is not in order. Never raises."""
         correlation = self._site.entropy(8).hex()
         try:
@@ -118,7 +123,7 @@ class Guard:
         except Exception as error:
             return self._refuse("INTERNAL", (), correlation, kind, place_of(error))
 
-    def _answer(self, kind: str, control: bytes, body: bytes) -> tuple[bytes, bytes]:
+    def _answer(self, kind: str, control: bytes, body: Bytes) -> tuple[bytes, Bytes]:
         if kind == "sa1_update":
             return self._update(control, body)
         handlers = {"sa1_keys": self._keys, "sa1_kem": self._kem, "sa1_vote": self._vote}
@@ -134,19 +139,19 @@ class Guard:
 
     # -- the four kinds ------------------------------------------------------------------------------------------------
 
-    def _keys(self, control: bytes) -> tuple[bytes, bytes]:
+    def _keys(self, control: bytes) -> tuple[bytes, Bytes]:
         signed_bytes, sa1 = decode_keys_request(control)
         known = self._verified(signed_bytes)
         self._authorise(known, first=True)
         answer = self._run(known).session.keys(sa1, self._site.now())
         return self._leave(known, 0, "keys", answer)
 
-    def _kem(self, control: bytes) -> tuple[bytes, bytes]:
+    def _kem(self, control: bytes) -> tuple[bytes, Bytes]:
         run, sa1 = self._known_run(control)
         self._authorise(run.known)
         return self._leave(run.known, 0, "kem", run.session.kem(sa1, self._site.now()))
 
-    def _update(self, control: bytes, body: bytes) -> tuple[bytes, bytes]:
+    def _update(self, control: bytes, body: Bytes) -> tuple[bytes, Bytes]:
         run, sa1 = self._known_run(control)
         with run.update_lock:
             self._authorise(run.known)
@@ -156,13 +161,13 @@ class Guard:
                 answer, y = begun.control, begun.y
             else:
                 taken = self._spend(run, begun)
-                encoded = self._encode(run.plan, begun, self._train(run, begun, body))
+                vector = self._encode(run.known, begun, self._train(run, begun, body))
                 self._authorise(run.known)  # a steward who paused or withdrew while it trained has the last word
-                answer, y = run.session.finish_update(taken, *encoded)
+                answer, y = run.session.finish_update(taken, *vector, threads=self._site.threads)
         asked = UpdateRequest.decode(sa1)
         return self._leave(run.known, asked.round_number, f"update ({asked.purpose})", answer, y)
 
-    def _vote(self, control: bytes) -> tuple[bytes, bytes]:
+    def _vote(self, control: bytes) -> tuple[bytes, Bytes]:
         run, sa1 = self._known_run(control)
         self._authorise(run.known)
         answer = run.session.vote(sa1, self._site.now())
@@ -294,6 +299,7 @@ class Guard:
             colluders=roster.colluders,
             minimum_cohort=roster.minimum_cohort,
             max_round=plan.schedule.max_round,
+            ring_bits=plan.ring_bits,
         )
 
     def _known_run(self, control: bytes) -> tuple[Run, bytes]:
@@ -306,7 +312,7 @@ class Guard:
             raise Refused("UNKNOWN_PLAN", f"no plan with digest {digest.hex()[:16]}")
         return run, sa1
 
-    def _check_model(self, plan: Plan, body: bytes) -> None:
+    def _check_model(self, plan: Plan, body: Bytes) -> None:
         vector = np.frombuffer(body, dtype="<f4") if len(body) % 4 == 0 else np.zeros(0, dtype="<f4")
         if vector.size != plan.model_size or not np.isfinite(vector).all():
             raise Refused("MODEL", f"model of {len(body)} bytes, the plan's has {4 * plan.model_size}; all values must be finite")
@@ -319,6 +325,8 @@ class Guard:
         describe = schedule.max_describe if plan.statistics else 0  # nothing to release, so nothing to charge
         maxima = {"describe": describe, "train": schedule.max_train, "evaluate": schedule.max_evaluate}
         spends = round_spends(plan, asked.round_number, asked.purpose)
+        if asked.purpose == "train" and not self._once.known(run.known.digest):
+            spends = aggregate([*spends, *once_spends(plan)])  # drawn with this round's noise, and repeated from then on
         if run.unfit is not None:
             raise Refused(run.unfit.code, f"as in an earlier round: {run.unfit.detail}")
         with self._ledger_lock:
@@ -327,8 +335,7 @@ class Guard:
             policy = self._policy()
             if objection := check_epoch(policy, plan, asked.sites):
                 raise Refused("POLICY", f"{objection.code}: {objection.detail}")
-            objection = check_round(policy, site.ledger, plan, asked.round_number, asked.purpose, split_id(site.roster))
-            if objection:
+            if objection := check_spend(policy, site.ledger, spends, plan.privacy.delta, split_id(site.roster)):
                 raise Refused("BUDGET", f"{objection.code}: {objection.detail}")
             taken = run.session.take(asked)
             site.ledger.spend(spend_details(run.known, asked, site), spends, self._time())
@@ -336,7 +343,7 @@ class Guard:
         log.info("run=%s round=%d purpose=%s state=spent privacy=%s", plan.run_id, asked.round_number, asked.purpose, privacy)
         return taken
 
-    def _train(self, run: Run, asked: Asked, model: bytes) -> Result:
+    def _train(self, run: Run, asked: Asked, model: Bytes) -> Result:
         plan, number = run.plan, asked.round_number
         self._state = f"training {plan.run_id} round {number}"
         try:
@@ -348,24 +355,28 @@ class Guard:
         finally:
             self._state = "idle"
 
-    def _encode(self, plan: Plan, asked: Asked, result: Result) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
-        n = len(asked.sites)
+    def _encode(self, known: KnownPlan, asked: Asked, result: Result) -> tuple[HeaderWords, Update]:
+        plan, n = known.plan, len(asked.sites)
         fields = header_fields(plan, asked.round_number, asked.purpose)
         expected = (sum(item.length for item in fields), body_length(plan, asked.purpose))
         if (result.header.size, result.body.size) != expected:
             raise TrainerError(f"the trainer gave {(result.header.size, result.body.size)} values, the plan has {expected}")
-        header = encode_header(result.header, n)
-        weight, clip = plan.weight(self._site.id), plan.coordinate_clip
-        return header, encode_body(result.body, weight=weight, clip=clip, n=n, entropy=self._site.entropy)
+        values = np.array(result.header, np.float64)
+        if PATIENTS in fields:
+            values[0] = self._once.keep(known.digest, float(values[0]))
+        weight, clip, entropy = plan.weight(self._site.id), plan.coordinate_clip, self._site.entropy
+        update = Update(result.body, weight=weight, clip=clip, n=n, entropy=entropy, ring_bits=plan.ring_bits)
+        return encode_header(values, n), update
 
     # -- what leaves -----------------------------------------------------------------------------------------------------
 
-    def _leave(self, known: KnownPlan, round_number: int, kind: str, answer: bytes, y: bytes = b"") -> tuple[bytes, bytes]:
+    def _leave(self, known: KnownPlan, round_number: int, kind: str, answer: bytes, y: Bytes = b"") -> tuple[bytes, Bytes]:
         """Every answer passes here, a repeated one too: what is not in the manifest does not leave."""
         plan, control, now = known.plan, encode_answer(answer), utc(self._site.now())
         parts = [part("protocol message", control)]
-        if y:
-            parts.append(part("masked header and body", y, shape=_shape(plan, round_number, kind), masked=True))
+        if len(y):
+            sha256 = Upload.decode(answer).y_digest.hex()  # of these very bytes, as they were masked
+            parts.append(Part("masked header and body", _shape(plan, round_number, kind), len(y), sha256, masked=True))
         self._egress.record(plan.run_id, plan=known.digest, round_number=round_number, kind=kind, time=now, parts=tuple(parts))
         log.info("run=%s round=%d answer=%s bytes=%d", plan.run_id, round_number, kind.split()[0], len(control) + len(y))
         return control, y

@@ -7,6 +7,7 @@ lengths: a body is read to its declared length and not a byte further.
 """
 
 import fcntl
+import io
 import json
 import logging
 import os
@@ -27,7 +28,8 @@ from client.guardpb import guard_pb2, guard_pb2_grpc
 from consortium.plan import MAX_PARAMETERS
 from consortium.wire import CORRELATION_SIZE, Refusal, encode_refusal
 
-Answer = Callable[[str, bytes, bytes], tuple[bytes, bytes]]
+Bytes = bytes | bytearray | memoryview
+Answer = Callable[[str, bytes, bytes], tuple[bytes, Bytes]]
 Status = Callable[[], Mapping[str, Any]]
 
 CHUNK_SIZE = 1 << 20  # bytes of body in one frame
@@ -85,8 +87,8 @@ def refusal(code: str) -> bytes:
     return encode_refusal(Refusal(code, (), secrets.token_hex(CORRELATION_SIZE // 2)))
 
 
-def write_frames(kind: guard_pb2.Kind, control: bytes, body: bytes) -> Iterator[guard_pb2.Frame]:
-    """One Head, then `body` in chunks of `CHUNK_SIZE` bytes; an empty body has no chunk."""
+def write_frames(kind: guard_pb2.Kind, control: bytes, body: Bytes) -> Iterator[guard_pb2.Frame]:
+    """One Head, then `body` in chunks of `CHUNK_SIZE` bytes, each copied when it is its turn; an empty body has no chunk."""
     yield guard_pb2.Frame(head=guard_pb2.Head(kind=kind, control=control, body_length=len(body)))
     view = memoryview(body)
     for start in range(0, len(body), CHUNK_SIZE):
@@ -97,6 +99,7 @@ def read_frames(frames: Iterable[guard_pb2.Frame]) -> tuple[guard_pb2.Kind, byte
     """(kind, control, body) of exactly one message; `FrameError` on any other sequence, as soon as it shows.
 
     A body that is declared too long is refused before any of it is read: whoever declares decides what is allocated here.
+    The body is collected where it is returned: a model is in memory once.
     """
     sequence = iter(frames)
     first = next(sequence, None)
@@ -105,18 +108,18 @@ def read_frames(frames: Iterable[guard_pb2.Frame]) -> tuple[guard_pb2.Kind, byte
     head = first.head
     if head.body_length > BODY_LIMIT:
         raise FrameError(f"declared body of {head.body_length} bytes, limit {BODY_LIMIT}")
-    body = bytearray()
+    body, size = io.BytesIO(), 0  # its content is handed over without a copy
     for frame in sequence:
         if frame.WhichOneof("content") != "chunk":
             raise FrameError("a frame after the head is not a chunk")
         if not 0 < len(frame.chunk) <= CHUNK_SIZE:
             raise FrameError(f"chunk of {len(frame.chunk)} bytes, limit {CHUNK_SIZE}")
-        body += frame.chunk
-        if len(body) > head.body_length:
+        size += body.write(frame.chunk)
+        if size > head.body_length:
             raise FrameError(f"more than the {head.body_length} bytes of body that were declared")
-    if len(body) != head.body_length:
-        raise FrameError(f"{len(body)} bytes of body, {head.body_length} were declared")
-    return head.kind, head.control, bytes(body)
+    if size != head.body_length:
+        raise FrameError(f"{size} bytes of body, {head.body_length} were declared")
+    return head.kind, head.control, body.getvalue()
 
 
 class _Servicer(guard_pb2_grpc.GuardServicer):
@@ -140,7 +143,7 @@ class _Servicer(guard_pb2_grpc.GuardServicer):
             self._places.release()
         yield from write_frames(kind, control, body)
 
-    def _exchange(self, frames: Iterable[guard_pb2.Frame], context: grpc.ServicerContext) -> tuple[guard_pb2.Kind, bytes, bytes]:
+    def _exchange(self, frames: Iterable[guard_pb2.Frame], context: grpc.ServicerContext) -> tuple[guard_pb2.Kind, bytes, Bytes]:
         try:
             kind, control, body = read_frames(frames)
         except FrameError as error:

@@ -11,13 +11,13 @@ from consortium.plan import Plan
 
 @dataclass(frozen=True)
 class Job:
-    """One round's work. `model`: float32 little-endian, buffers then parameters, in plan order."""
+    """One round's work. `model`: float32 little-endian, buffers then parameters, in plan order; any buffer, read only."""
 
     plan: Plan
     site: str
     round_number: int
     purpose: str
-    model: bytes
+    model: bytes | bytearray | memoryview
 
 
 @dataclass(frozen=True)

@@ -62,8 +62,8 @@ def serve(guards: dict[str, Guard], source: BinaryIO, sink: BinaryIO) -> None:
     """Answer frames in order until the input ends."""
     while (frame := read_frame(source)) is not None:
         number, site, kind, control, body = unpack(frame, 5)
-        answer = guards[parse_text(site)].answer(parse_text(kind), control, body)
-        write_frame(sink, pack(number, site, *answer))
+        answer, y = guards[parse_text(site)].answer(parse_text(kind), control, body)
+        write_frame(sink, pack(number, site, answer, bytes(y)))
 
 
 def init(folder: Path, sites: list[str], *, task: str, data: Path) -> int:

@@ -16,7 +16,7 @@ from torch.func import functional_call, grad, vmap
 from client.errors import Refused
 from client.job import Job, Result
 from client.release import Bound, Entropy, FloatMatrix, FloatVector, clipped_grid_sum, noised
-from consortium.plan import Plan, body_length, header_fields
+from consortium.plan import PATIENTS, Plan, body_length, header_fields
 from privacy.noise import poisson_mask
 from tasks.base import Cohort, Task
 from tasks.errors import ContractError
@@ -65,9 +65,10 @@ class Trainer:
         if job.purpose == "describe":
             return Result(self._describe(job.plan), np.zeros(0))
         train_inputs, held_out_inputs = self._encoded(job.plan, buffers)
-        header = np.zeros(0)
-        if header_fields(job.plan, job.round_number, job.purpose):
-            header = self._evaluate(job.plan, weights, held_out_inputs)
+        fields = header_fields(job.plan, job.round_number, job.purpose)
+        header = self._patients(job.plan) if PATIENTS in fields else np.zeros(0)
+        if any(item != PATIENTS for item in fields):
+            header = np.concatenate([header, self._evaluate(job.plan, weights, held_out_inputs)])
         body = np.zeros(0)
         if body_length(job.plan, job.purpose):
             body = self._train(job, weights, train_inputs)
@@ -117,6 +118,12 @@ class Trainer:
         bound = Bound(plan.privacy.describe_clip, plan.privacy.grid_bits)
         total = clipped_grid_sum(rows, bound)
         return noised(total, noise_multiplier=plan.privacy.describe_noise, bound=bound, entropy=self._entropy)
+
+    def _patients(self, plan: Plan) -> FloatVector:
+        """The number of training patients with fresh noise, (1,); the guard lets only the first draw of a run out."""
+        bound = Bound(1.0, plan.privacy.grid_bits)
+        grid = np.array([len(self.training.labels) << plan.privacy.grid_bits], dtype=np.int64)
+        return noised(grid, noise_multiplier=plan.privacy.count_noise, bound=bound, entropy=self._entropy)
 
     def _evaluate(self, plan: Plan, weights: NDArray[np.float32], inputs: torch.Tensor) -> FloatVector:
         model = self._model(plan)

@@ -2,6 +2,7 @@
 
 Spawned, never forked: the child starts from nothing and is told only where the data is, so no key or protocol secret of the
 guard is ever in its memory. One request at a time over a pipe; a child that is late, whatever it hangs in, is killed and replaced.
+Model and update cross the pipe as they lie in memory, beside the small message they belong to, and are copied nowhere else.
 """
 
 import multiprocessing
@@ -10,10 +11,13 @@ import resource
 import signal
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from client.errors import Refused, TrainerError, place_of
 from client.job import Job, Result
@@ -91,8 +95,11 @@ class TrainerProcess:
         watchdog.start()
         try:
             if job is not None:
-                pipe.send(job)
+                pipe.send(replace(job, model=b""))
+                pipe.send_bytes(job.model)
             answer = pipe.recv()
+            if isinstance(answer, _Update):
+                return Result(answer.header, np.frombuffer(pipe.recv_bytes(), answer.body_type))
         except (EOFError, OSError) as error:
             self._stop()
             if late.is_set():
@@ -104,9 +111,7 @@ class TrainerProcess:
             raise answer
         if isinstance(answer, str):
             raise TrainerError(answer)
-        if not isinstance(answer, Result):
-            raise TrainerError(f"the trainer answered with a {type(answer).__name__}")
-        return answer
+        raise TrainerError(f"the trainer answered with a {type(answer).__name__}")
 
     def _stop(self) -> None:
         if self._child is not None:
@@ -115,6 +120,20 @@ class TrainerProcess:
             pipe.close()
             process.kill()
             process.join(5)
+
+
+@dataclass(frozen=True)
+class _Update:
+    """A `Result` whose body follows as bytes."""
+
+    header: NDArray[np.float64]
+    body_type: str
+
+
+def _send(pipe: Connection, result: Result) -> None:
+    body = np.ascontiguousarray(result.body)
+    pipe.send(_Update(result.header, body.dtype.str))
+    pipe.send_bytes(body.data.cast("B") if body.size else b"")
 
 
 def _end_late(process: Any, late: threading.Event) -> None:
@@ -137,12 +156,10 @@ def _child_main(pipe: Connection, source: DataSource) -> None:
     except Exception as error:
         pipe.send(place_of(error))
         return
-    import numpy as np
-
-    pipe.send(Result(np.zeros(0), np.zeros(0)))
+    _send(pipe, Result(np.zeros(0), np.zeros(0)))
     while True:
         try:
-            job = pipe.recv()
+            job = replace(pipe.recv(), model=pipe.recv_bytes())
         except EOFError:
             return
         answer: Result | Refused | str
@@ -153,6 +170,9 @@ def _child_main(pipe: Connection, source: DataSource) -> None:
         except Exception as error:
             answer = place_of(error)
         try:
-            pipe.send(answer)
+            if isinstance(answer, Result):
+                _send(pipe, answer)
+            else:
+                pipe.send(answer)
         except OSError:
             return  # the guard is gone

@@ -123,6 +123,8 @@ def _with_children(pid: int) -> set[psutil.Process]:
 def _mib(process: psutil.Process) -> float:
     try:
         return float(process.memory_full_info().pss) / 2**20
+    except psutil.AccessDenied:  # a guard shows its memory to nobody but root: its resident size counts shared pages in full
+        return float(process.memory_info().rss) / 2**20
     except psutil.Error:
         return 0.0
 

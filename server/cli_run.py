@@ -157,6 +157,9 @@ def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", c
     raw = argparse.RawDescriptionHelpFormatter
     run = verbs.add_parser("run", parents=[common], help="start a signed plan", epilog=RUN_EXAMPLE, formatter_class=raw)
     run.add_argument("plan", type=Path, help="signed plan")
+    run.add_argument(
+        "--keep-vectors", action="store_true", help="keep every masked vector, so that auditors can add up each round again"
+    )
     resume = verbs.add_parser("resume", parents=[common], help="go on with a run that stopped or was killed")
     resume.add_argument("run", type=Path, help="run folder or run id")
     for part, handler in ((run, start), (resume, resume_run)):
@@ -194,6 +197,8 @@ def start(home: LeadHome, args: argparse.Namespace, out: Output) -> int:
     folder = create_folder(home.runs / plan.run_id, signed, home.signed_roster())
     if read_state(folder.path).phase != "new":
         raise ServerError(f"run {plan.run_id} was started before: wardround-lead resume {plan.run_id}")
+    if args.keep_vectors:
+        folder.vectors.mkdir(exist_ok=True)
     return _drive(home, folder.path, args, out)
 
 

@@ -38,7 +38,10 @@ class TaskConfig:
 
 @dataclass(frozen=True)
 class PrivacyConfig:
-    """`target_epsilon` is of the whole run, one site's updates exposed; `delta` 0: chosen from the declared patients."""
+    """`target_epsilon` is of the whole run, one site's updates exposed; `delta` 0: chosen from the declared patients.
+
+    `count_noise` 0: no patient counts are released; above: the standard deviation of each site's, drawn once per run.
+    """
 
     mode: str
     target_epsilon: float
@@ -47,6 +50,7 @@ class PrivacyConfig:
     grid_bits: int
     sample_rate: float
     describe_share: float
+    count_noise: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,7 @@ class LeadConfig:
     federation: FederationConfig
     schedule: ScheduleConfig
     deadlines: DeadlinesConfig
+    ring_bits: int = 32
 
 
 def load_config(overrides: Sequence[str] = (), *, config_dir: Path | None = None) -> LeadConfig:

@@ -5,6 +5,7 @@ and of the transport; they are marked so.
 """
 
 import math
+import textwrap
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -12,12 +13,12 @@ import numpy as np
 from consortium.canonical import Json
 from consortium.plan import Participant, Plan, header_fields
 from privacy.terms import epsilon_exposed, ride_along_limit
-from secagg.numbers import honest_in_sum, ring_scale, threshold
+from secagg.numbers import honest_in_sum, limits, ring_scale, threshold
 from server.card import NOT_PRIVATE_BANNER
 from server.errors import PlanningError
 
 HEADER_WORD = 8  # bytes
-BODY_WORD = 4  # bytes, masked update and model alike
+MODEL_VALUE = 4  # bytes
 HEADER_SIGMAS = 8.0
 HEADER_MARGIN = 2.0  # a site may hold twice its declared patients
 
@@ -30,6 +31,7 @@ EPOCH_DOWN = (8_000.0, 13_000.0, 25_000.0, 51_000.0, 76_000.0)
 
 SECONDS_A_MESSAGE = 0.7  # over the real transport, four sites on two cores
 MESSAGES_A_ROUND = 2
+NAME_WIDTH, LINE_WIDTH = 18, 80  # characters of the lines for a terminal
 BYTES_A_SECOND = 2.5e6  # 20 Mbit/s, both ways, at the slowest site
 
 
@@ -60,6 +62,7 @@ class Cost:
     minimum_survivors: int
     dropouts_tolerated: int
     honest_in_every_sum: int
+    limits: tuple[str, ...]
     bytes_up: int
     bytes_down: int
     seconds_estimated: float
@@ -95,11 +98,12 @@ def cost(plan: Plan, *, colluders: int) -> Cost:
         minimum_survivors=threshold(sites, colluders),
         dropouts_tolerated=sites - threshold(sites, colluders),
         honest_in_every_sum=honest_in_sum(sites, colluders),
+        limits=limits(sites, colluders),
         bytes_up=up,
         bytes_down=down,
         seconds_estimated=seconds(plan, up + down),
         coordinate_clip=plan.coordinate_clip,
-        ring_step=plan.coordinate_clip / ring_scale(sites),
+        ring_step=plan.coordinate_clip / ring_scale(sites, plan.ring_bits),
         sites=tuple(_site(plan, participant, exposed, model) for participant in plan.participants),
     )
 
@@ -118,8 +122,8 @@ def bytes_per_site(plan: Plan) -> tuple[int, int]:
     for number, purpose in enumerate(purposes, start=1):
         header = 1 + sum(field.length for field in header_fields(plan, number, purpose))
         body = plan.n_parameters if purpose == "train" else 0
-        up += HEADER_WORD * header + BODY_WORD * body + np.interp(sites, SITES, ROUND_UP)
-        down += BODY_WORD * plan.model_size + np.interp(sites, SITES, ROUND_DOWN)
+        up += HEADER_WORD * header + plan.ring_bits // 8 * body + np.interp(sites, SITES, ROUND_UP)
+        down += MODEL_VALUE * plan.model_size + np.interp(sites, SITES, ROUND_DOWN)
     return round(float(up)), round(float(down))
 
 
@@ -134,7 +138,7 @@ def check_header_range(plan: Plan) -> None:
     terms = plan.privacy
     limit = 2.0**31 / len(plan.participants)
     largest = HEADER_MARGIN * max(participant.declared_patients for participant in plan.participants)
-    noise = HEADER_SIGMAS * max(terms.evaluate_noise, terms.describe_noise * terms.describe_clip)
+    noise = HEADER_SIGMAS * max(terms.evaluate_noise, terms.describe_noise * terms.describe_clip, terms.count_noise)
     if largest + noise >= limit:
         raise PlanningError(
             f"a header value of {largest + noise:.3g} could leave the ring, limit {limit:.3g}: more epsilon or fewer evaluations"
@@ -163,6 +167,7 @@ def cost_lines(found: Cost) -> tuple[str, ...]:
         f"{found.evaluations} evaluations",
         f"attempts          at most {found.attempts_allowed} round numbers; epsilon covers them all",
         f"sites             {len(found.sites)}; {survive}; at least {found.honest_in_every_sum} honest in every sum",
+        *(line for sentence in found.limits for line in _wrapped("mind", sentence)),
         f"bytes per site    {found.bytes_up / 1e6:.2f} MB up, {found.bytes_down / 1e6:.2f} MB down (estimate)",
         f"time              about {found.seconds_estimated / 60:.1f} min over the network, local computing not in it",
         f"coordinate clip   {found.coordinate_clip:g}; step of the opened update {found.ring_step:.1e}",
@@ -171,6 +176,11 @@ def cost_lines(found: Cost) -> tuple[str, ...]:
             for site in found.sites
         ),
     )
+
+
+def _wrapped(name: str, sentence: str) -> list[str]:
+    first, later = f"{name:<{NAME_WIDTH}}", " " * NAME_WIDTH
+    return textwrap.wrap(sentence, LINE_WIDTH, initial_indent=first, subsequent_indent=later)
 
 
 def _privacy_lines(found: Cost) -> tuple[str, ...]:

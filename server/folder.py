@@ -4,6 +4,8 @@ plan.signed  roster.signed      what the run may do, and who is in it
 events.jsonl                    the truth about what happened (`server.journal`)
 checkpoints/                    the model after each round (`server.checkpoint`)
 records/                        the messages of every opened round: with the masked vectors, anybody can open it again
+vectors/                        those masked vectors, where the lead asked to keep them: `round-0000000003/SITE.y`
+open/                           the epoch in force and the round that is being opened, for a coordinator that takes over
 model/  report.html             made at the end, from the files above
 mirror.json  mirror.log         state of the tracking mirror; may be deleted at any time
 """
@@ -48,6 +50,14 @@ class RunFolder:
         return self.path / "records"
 
     @property
+    def vectors(self) -> Path:
+        return self.path / "vectors"
+
+    @property
+    def open(self) -> Path:
+        return self.path / "open"
+
+    @property
     def model(self) -> Path:
         return self.path / "model"
 
@@ -62,6 +72,16 @@ class RunFolder:
     @property
     def mirror_log(self) -> Path:
         return self.path / "mirror.log"
+
+    @property
+    def keeps_vectors(self) -> bool:
+        """Whether the masked vectors of every round are kept, so that an auditor can add them up again."""
+        return self.vectors.is_dir()
+
+    def keep_vector(self, round_number: int, site: str, y: bytes | memoryview) -> None:
+        folder = self.vectors / f"round-{round_number:010d}"
+        folder.mkdir(exist_ok=True)
+        keep(folder / f"{site}.y", y)
 
     def signed_plan(self) -> Signed:
         return _signed(self.plan_file, plans.KIND)
@@ -101,7 +121,7 @@ def open_folder(path: Path) -> RunFolder:
     return folder
 
 
-def write_durably(path: Path, data: bytes) -> None:
+def write_durably(path: Path, data: bytes | memoryview) -> None:
     """All of `data` under `path` or, after a crash at any instant, what was there before. Raises OSError."""
     draft = path.with_name(f".{path.name}.draft")
     with draft.open("wb") as file:
@@ -110,6 +130,14 @@ def write_durably(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
     draft.replace(path)
     sync_directory(path.parent)
+
+
+def keep(path: Path, data: bytes | memoryview) -> None:
+    """`write_durably` of what a run cannot go on without; raises `FolderError` where the disk refuses."""
+    try:
+        write_durably(path, data)
+    except OSError as error:
+        raise FolderError(f"cannot write {path}: {error.strerror}; free some space and resume") from error
 
 
 def sync_directory(path: Path) -> None:

@@ -33,7 +33,8 @@ def named(values: Mapping[str, float]) -> Named:
 
 @dataclass(frozen=True)
 class Dropped:
-    """A site that did not contribute. `phase`: keys, kem, update or vote; `code`: its refusal's, LATE or UNREACHABLE."""
+    """A site that did not contribute. `phase`: keys, kem, update, vote, or open (what it dealt or voted does not open);
+    `code`: its refusal's, LATE or UNREACHABLE."""
 
     site: str
     phase: str
@@ -96,6 +97,15 @@ class VoteAsked:
 
     round: int
     survivors: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Signed evidence that somebody deviated in a round that opened all the same: a `secagg.opening.Finding`."""
+
+    round: int
+    what: str
+    sites: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -165,6 +175,7 @@ Event: TypeAlias = (
     | EpochReady
     | RoundAttempt
     | VoteAsked
+    | Found
     | RoundDone
     | RoundFailed
     | Checkpointed
@@ -181,6 +192,7 @@ KINDS: Mapping[str, type[Event]] = {
     "epoch-ready": EpochReady,
     "round-attempt": RoundAttempt,
     "vote-asked": VoteAsked,
+    "found": Found,
     "round-done": RoundDone,
     "round-failed": RoundFailed,
     "checkpoint": Checkpointed,

@@ -76,7 +76,7 @@ def make_plan(config: LeadConfig, roster: Roster, node_ids: Mapping[str, int], *
         statistics=parts.statistics,
         histogram_bins=config.task.histogram_bins,
         coordinate_clip=1.0,
-        ring_bits=32,
+        ring_bits=config.ring_bits,
         schedule=schedule,
         privacy=open_terms(config.privacy, parts, participants),
         strategy=StrategyRef(config.strategy.name, tuple(sorted(config.strategy.options.items()))),
@@ -166,6 +166,7 @@ def open_terms(config: PrivacyConfig, parts: TaskParts, participants: tuple[Part
         describe_clip=parts.describe_bound,
         describe_noise=noise,
         evaluate_noise=noise,
+        count_noise=config.count_noise,
     )
 
 
@@ -184,6 +185,7 @@ def calibrated(draft: Plan, config: PrivacyConfig, roster: Roster) -> Plan:
         train=schedule.max_train * schedule.local_steps,
         evaluate=ride_along_limit(draft) + schedule.max_evaluate,
         sample_rate=draft.privacy.sample_rate,
+        count_noise=draft.privacy.count_noise,
     )
     noises = calibrate(config.target_epsilon, draft.privacy.delta, releases, describe_share=config.describe_share)
     terms = replace(

@@ -29,6 +29,11 @@ def buffers(plan: Plan, sums: NDArray[np.float64], *, contributors: int) -> dict
     return {"feature_mean": mean, "feature_scale": scale}
 
 
+def patients(plan: Plan, count: float, *, contributors: int) -> dict[str, float]:
+    """Training patients behind a round's sum, and the standard error that the sites' noise leaves in it."""
+    return {"patients": float(count), "patients_noise_se": plan.privacy.count_noise * math.sqrt(contributors)}
+
+
 def metrics(plan: Plan, histogram: NDArray[np.float64], *, contributors: int) -> dict[str, float]:
     """Pooled metrics of an opened histogram (2 * bins,); a figure that cannot be computed is left out."""
     noise = plan.privacy.evaluate_noise * math.sqrt(contributors)

@@ -12,6 +12,8 @@ import numpy as np
 
 from consortium.canonical import Json
 from consortium.plan import Plan
+from consortium.wire import SENTENCES
+from secagg.opening import Finding
 from server.card import (
     NOT_PRIVATE_BANNER,
     epsilon_note,
@@ -24,7 +26,7 @@ from server.card import (
 )
 from server.charts import Mark, axis, line_chart, stacked_bars
 from server.folder import open_folder, write_durably
-from server.journal import RoundDone
+from server.journal import Found, RoundDone, RoundFailed
 from server.state import RunState, read_state
 from tasks.metrics import pooled_metrics
 
@@ -68,6 +70,8 @@ def status(run_dir: Path) -> dict[str, Json]:
         "rounds_planned": plan.schedule.rounds,
         "last_round": state.last_done,
         "failed_rounds": len(state.failed),
+        "lost": [lost_sentence(failed) for failed in state.failed],
+        "findings": [found_sentence(found) for found in state.found],
         "resumes": state.resumes,
         "waiting": dict(state.waiting),
         "sites": dict(state.participation()),
@@ -140,6 +144,7 @@ def page(plan: Plan, state: RunState, *, colluders: int) -> str:
         "<h2>Sites</h2>",
         _sites(plan, state, colluders),
         "<h2>Rounds that opened nothing</h2>" + _failures(state) if state.failed else "",
+        "<h2>Messages that were wrong</h2>" + _findings(state) if state.found else "",
         "<h2>What is promised to a patient</h2>",
         "".join(f"<p>{_emphasised(sentence)}</p>" for sentence in guarantee(plan)),
         "<h2>Provenance</h2>",
@@ -259,6 +264,25 @@ def _failures(state: RunState) -> str:
         for failed in state.failed
     ]
     return _table(["round", "purpose", "code", "sites missing"], rows)
+
+
+def lost_sentence(failed: RoundFailed) -> str:
+    """Why a round opened nothing, and who was missing at which phase."""
+    sites = ", ".join(f"{drop.site} ({drop.phase} {drop.code})" for drop in failed.dropped) or "no site is named"
+    why = LOST if failed.code in LOST else SENTENCES
+    return f"round {failed.round} {failed.purpose}: {failed.code}. {why[failed.code]} {sites}"
+
+
+LOST = {"DIVERGED": "The step left the range of float32: a smaller rate, or another strategy."}
+
+
+def found_sentence(found: Found) -> str:
+    return f"round {found.round}: {Finding(found.what, found.sites).sentence}"
+
+
+def _findings(state: RunState) -> str:
+    rows = [[str(found.round), Finding(found.what, found.sites).sentence] for found in state.found]
+    return _table(["round", "what was seen (the round opened all the same)"], rows)
 
 
 def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,13 +1,15 @@
 """Drives a run from its folder: kill this process at any instant, start it again, and at most the unfinished round is repeated.
 
-A round or epoch number is on disk before a request carries it, survivors before the first vote request, a checkpoint before
-the round counts as done. Every wait has a deadline; every site that does not contribute is named with phase and code.
+A round or epoch number is on disk before a request carries it, survivors and their masked sum before the first vote request, a
+checkpoint before the round counts as done. A coordinator that takes over asks for the open round again, in the same words:
+sites repeat their bytes, and nothing is spent anew. Every wait has a deadline; every site that does not contribute is named
+with phase and code.
 What the coordinator knows is only what it opened: sums over the survivors.
 """
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -25,17 +27,19 @@ from secagg.aggregate import Aggregate
 from secagg.context import Context
 from secagg.encoding import decode_body, decode_header
 from secagg.errors import SecaggError
+from secagg.masks import usable_threads
 from secagg.model import model_digest
 from server import pooled
 from server.checkpoint import Checkpoint, latest_checkpoint, model_bytes, save_checkpoint
-from server.errors import ServerError
-from server.folder import RunFolder, open_folder, write_durably
+from server.errors import FolderError, ServerError
+from server.folder import RunFolder, keep, open_folder
 from server.journal import (
     Checkpointed,
     Dropped,
     EpochAsked,
     EpochReady,
     Event,
+    Found,
     Journal,
     RoundAttempt,
     RoundDone,
@@ -67,6 +71,7 @@ DIVERGED = "DIVERGED"  # the step left the range of float32: the same step would
 FAILURES_IN_A_ROW = 5
 EPOCH_AGE_S = 23 * 3600.0  # sites refuse an epoch older than 24 h
 
+Bytes = bytes | memoryview
 Vector = NDArray[np.float64]
 Phase = TypeVar("Phase", coordinator.KeysPhase, coordinator.KemPhase, coordinator.VotePhase)
 
@@ -89,6 +94,16 @@ class Current:
     state: tuple[Vector, ...] = field(repr=False)
 
 
+@dataclass(frozen=True, eq=False)
+class Wire:
+    """The bytes of a round's model and their name."""
+
+    source: Current = field(repr=False)
+    purpose: str
+    data: bytes = field(repr=False)
+    digest: bytes
+
+
 @dataclass
 class Tally:
     """What one round cost so far: seconds by phase, bytes over all sites, who was lost where."""
@@ -97,9 +112,73 @@ class Tally:
     up: int = 0
     down: int = 0
     dropped: dict[str, Dropped] = field(default_factory=dict)
+    held_back: set[str] = field(default_factory=set)
+
+    def hold_back(self, site: str) -> None:
+        """Leave out the upload of a site whose shares or ballots kept an earlier round shut."""
+        self.held_back.add(site)
+        self.lose(site, "update", "NOT_OPENABLE")
 
     def lose(self, site: str, phase: str, code: str) -> None:
         self.dropped.setdefault(site, Dropped(site, phase, code))
+
+
+class OpenRound:
+    """The epoch in force and the view that is being voted on, on disk: a coordinator that takes over asks for the same.
+
+    Nothing in these files is secret, and nothing in them is believed: every signature is checked again.
+    """
+
+    def __init__(self, folder: RunFolder, context: Context) -> None:
+        self._folder = folder
+        self._context = context
+
+    def keep_epoch(self, epoch: coordinator.Epoch) -> None:
+        self._folder.open.mkdir(exist_ok=True)
+        keep(self._folder.open / "epoch", epoch.encode())
+
+    def epoch(self) -> coordinator.Epoch | None:
+        """None where there is none that verifies."""
+        try:
+            return coordinator.Epoch.decode(self._context, (self._folder.open / "epoch").read_bytes())
+        except (OSError, SecaggError) as error:
+            log.warning("state=epoch-not-taken-over reason=%s", _reason(error))
+            return None
+
+    def keep_view(self, number: int, votes: coordinator.VotePhase) -> None:
+        """The survivors are durable before the first vote request. Their sum, which the view names by its digest, is written but
+        not synchronised: it outlives this process; a power cut may cost the round, which then opens nothing."""
+        view, total = self._files(number)
+        self._folder.open.mkdir(exist_ok=True)
+        try:
+            total.write_bytes(votes.total.data)
+        except OSError as error:
+            raise FolderError(f"cannot write {total}: {error.strerror}; free some space and resume") from error
+        keep(view, votes.encode())
+
+    def view(self, number: int) -> coordinator.VotePhase | None:
+        """The vote phase of this round as it was kept; None where it was not, or does not verify."""
+        view, total = self._files(number)
+        if not view.exists():
+            return None
+        try:
+            return coordinator.VotePhase.decode(self._context, view.read_bytes(), total.read_bytes())
+        except (OSError, SecaggError) as error:
+            log.warning("round=%d state=view-not-taken-over reason=%s", number, _reason(error))
+            raise RoundLostError("NOT_OPENABLE") from error  # never a second set of survivors under this number
+
+    def forget(self, *, but: int = 0) -> None:
+        """What was kept of rounds is of no more use once they ended; `but` one that did not."""
+        for path in (*self._folder.open.glob("round-*.view"), *self._folder.open.glob("round-*.sum")):
+            if path not in self._files(but):
+                path.unlink(missing_ok=True)
+
+    def _files(self, number: int) -> tuple[Path, Path]:
+        return self._folder.open / f"round-{number:010d}.view", self._folder.open / f"round-{number:010d}.sum"
+
+
+def _reason(error: OSError | SecaggError) -> str:
+    return error.code if isinstance(error, SecaggError) else str(error.strerror)
 
 
 class RoundLostError(Exception):
@@ -158,7 +237,11 @@ class Driver:
             colluders=roster.colluders,
             minimum_cohort=roster.minimum_cohort,
             max_round=plan.schedule.max_round,
+            ring_bits=plan.ring_bits,
         )
+        self._open_round = OpenRound(folder, self._context)
+        self._taken_over = False
+        self._sent: Wire | None = None
         self._least = numbers.smallest_epoch(roster.colluders, roster.minimum_cohort)
         self._state = read_state(folder.path)
         self._epoch: coordinator.Epoch | None = None
@@ -182,10 +265,13 @@ class Driver:
         started = self._clock.monotonic()
         current = self._begin()
         while (purpose := self._next_purpose(current)) is not None:
-            if code := self._exhausted(purpose) or self._enter_epoch():
-                self._append(RunStopped(code))
-                return
-            current = self._attempt(current, purpose)
+            attempt = self._left_open(current, purpose)
+            if attempt is None:
+                if code := self._exhausted(purpose) or self._enter_epoch():
+                    self._append(RunStopped(code))
+                    return
+                attempt = self._new_attempt(current, purpose)
+            current = self._attempt(current, attempt)
         final = self._wire_model(current, final=True)
         self._append(RunFinished(model_digest(final), self._clock.monotonic() - started))
 
@@ -197,6 +283,8 @@ class Driver:
             log.warning("checkpoint=skipped detail=%s", sentence)
         if not self._plan.private:
             log.warning("run=%s privacy=NOT-PRIVATE", self._plan.run_id)
+        unfinished = self._state.unfinished
+        self._open_round.forget(but=unfinished.round if unfinished else 0)
         if self._state.phase == "new":
             self._append(RunStarted(self._plan.run_id, self._digest, self._plan.sites, self._plan.private))
         else:
@@ -223,6 +311,13 @@ class Driver:
         if self._state.next_round > schedule.max_round or self._state.attempts.get(purpose, 0) >= allowed[purpose]:
             return "LIMIT"
         return ""
+
+    def _wire(self, current: Current, purpose: str) -> "Wire":
+        """The model as sites receive it in a round; made once a round."""
+        if self._sent is None or self._sent.source is not current or self._sent.purpose != purpose:
+            data = self._wire_model(current, final=purpose == "evaluate")
+            self._sent = Wire(current, purpose, data, model_digest(data))
+        return self._sent
 
     def _wire_model(self, current: Current, *, final: bool = False) -> bytes:
         """The bytes that sites receive; the last evaluation sees the model that the run hands out."""
@@ -302,6 +397,7 @@ class Driver:
                 kems = _received(kems, site, answer, tally, "kem")
             if not kems.missing:
                 epoch = kems.close()
+                self._open_round.keep_epoch(epoch)
                 seconds = self._clock.monotonic() - started
                 self._append(EpochReady(number, epoch.sites, epoch.threshold, tuple(tally.dropped.values()), seconds))
                 return epoch
@@ -330,21 +426,43 @@ class Driver:
 
     # -- a round -----------------------------------------------------------------------------------------------------------
 
-    def _attempt(self, current: Current, purpose: str) -> Current:
+    def _new_attempt(self, current: Current, purpose: str) -> RoundAttempt:
+        """A round with a number that no request has carried."""
+        epoch = self._epoch
+        assert epoch is not None, "a round is attempted only inside an epoch"  # noqa: S101 - cannot happen
+        attempt = RoundAttempt(self._state.next_round, purpose, epoch.roll.number, self._wire(current, purpose).digest)
+        self._append(attempt)
+        return attempt
+
+    def _left_open(self, current: Current, purpose: str) -> RoundAttempt | None:
+        """The round that an earlier coordinator left open, if it can be asked for again to the letter. Looked for once."""
+        attempt, looked = self._state.unfinished, self._taken_over
+        self._taken_over = True
+        if looked or attempt is None or attempt.purpose != purpose or attempt.round <= current.round:
+            return None
+        epoch, model = self._open_round.epoch(), self._wire(current, purpose).digest
+        if epoch is None or epoch.roll.number != attempt.epoch or model != attempt.model_digest:
+            return None
+        self._epoch, self._epoch_since = epoch, self._clock.monotonic()
+        log.info("round=%d state=taken-over", attempt.round)
+        return attempt
+
+    def _attempt(self, current: Current, attempt: RoundAttempt) -> Current:
         """One round; on success the new state is durable before it is returned, on failure the old one is returned."""
         epoch = self._epoch
         assert epoch is not None, "a round is attempted only inside an epoch"  # noqa: S101 - cannot happen
-        number, tally = self._state.next_round, Tally()
-        model = self._wire_model(current, final=purpose == "evaluate")
-        digest = model_digest(model)
-        self._append(RoundAttempt(number, purpose, epoch.roll.number, digest))
+        number, purpose, tally = attempt.round, attempt.purpose, Tally()
         try:
-            aggregate = self._exchange(epoch, number, purpose, model, tally)
+            votes = self._open_round.view(number) or self._survivors(epoch, current, attempt, tally)
+            if self._state.last_vote is None or self._state.last_vote.round != number:
+                self._append(VoteAsked(number, votes.survivors))
+            aggregate = self._opened(votes, tally)
             after, metrics, histogram = self._apply(current, number, purpose, aggregate, epoch.roll.n)
         except RoundLostError as lost:
             self._failures += 1
             self._leave_out(tally, lost.code)
             self._append(RoundFailed(number, purpose, lost.code, tuple(tally.dropped.values()), named(tally.seconds)))
+            self._open_round.forget()
             return current
         self._failures = 0
         self._leave_out(tally)
@@ -367,12 +485,13 @@ class Driver:
         else:
             self._save(after)
             self._append(done)
+        self._open_round.forget()
         return after
 
     def _leave_out(self, tally: Tally, lost: str = "") -> None:
         """After a round with losses (`lost`: its code if nothing opened) the next one needs an epoch without those who refused
         for good: they would take a place in the threshold and never fill it. Whoever was only late may join again."""
-        if tally.dropped or lost:
+        if lost or any(drop.site not in tally.held_back for drop in tally.dropped.values()):
             self._epoch = None
         self._left_out |= {site: drop for site, drop in tally.dropped.items() if drop.code in FOR_GOOD}
         if lost == DIVERGED:
@@ -383,36 +502,61 @@ class Driver:
     def _keep(self, number: int, aggregate: Aggregate) -> None:
         """The opened round's messages, for sites and auditors, and what they prove about whoever sent a wrong one."""
         self._folder.records.mkdir(exist_ok=True)
-        write_durably(self._folder.records / f"round-{number:010d}.record", aggregate.record)
+        keep(self._folder.records / f"round-{number:010d}.record", aggregate.record)
         for finding in aggregate.findings:
             log.warning("round=%d finding=%s sites=%s", number, finding.what, ",".join(finding.sites))
+            self._append(Found(number, finding.what, finding.sites))
 
-    def _exchange(self, epoch: coordinator.Epoch, number: int, purpose: str, model: bytes, tally: Tally) -> Aggregate:
-        """Both messages of a round. Raises `RoundLostError` when nothing opens."""
-        plan, deadlines = self._plan, self._plan.deadlines
+    def _survivors(self, epoch: coordinator.Epoch, current: Current, attempt: RoundAttempt, tally: Tally) -> coordinator.VotePhase:
+        """The uploads of a round, their set fixed and on disk. Raises `RoundLostError` with too few."""
+        plan, number, purpose = self._plan, attempt.round, attempt.purpose
         header = sum(item.length for item in header_fields(plan, number, purpose))
         uploads = epoch.open_round(
-            number, purpose, model_digest(model), header_length=1 + header, body_length=body_length(plan, purpose)
+            number, purpose, attempt.model_digest, header_length=1 + header, body_length=body_length(plan, purpose)
         )
+        model = self._wire(current, purpose).data
         requests = {site: self._request(request, model) for site, request in uploads.requests().items()}
-        patience = Patience(deadlines.update_s, quorum=epoch.threshold, grace_s=GRACE_S)
+        patience = Patience(plan.deadlines.update_s, quorum=epoch.threshold, grace_s=GRACE_S)
+        held_back: dict[str, tuple[bytes, Bytes]] = {}
         for site, answer, y in self._ask("sa1_update", requests, patience, tally, "update"):
-            try:
-                uploads = uploads.receive(site, answer, y)
-            except SecaggError as error:
-                tally.lose(site, "update", error.code)
+            if site in self._state.suspects:
+                held_back[site] = answer, y
+            else:
+                uploads = self._uploaded(uploads, site, answer, y, tally)
+        for site, (answer, y) in held_back.items():
+            if len(uploads.uploads) < epoch.threshold:
+                uploads = self._uploaded(uploads, site, answer, y, tally)
+            else:
+                tally.hold_back(site)
         try:
             votes = uploads.close()
         except SecaggError as error:
             raise RoundLostError(error.code) from error
-        self._append(VoteAsked(number, votes.survivors))
+        self._open_round.keep_view(number, votes)
+        return votes
+
+    def _uploaded(
+        self, uploads: coordinator.UploadPhase, site: str, answer: bytes, y: Bytes, tally: Tally
+    ) -> coordinator.UploadPhase:
+        """`uploads` with one more; one that does not fit loses its site, not the round."""
+        try:
+            after = uploads.receive(site, answer, y)
+        except SecaggError as error:
+            tally.lose(site, "update", error.code)
+            return uploads
+        if self._folder.keeps_vectors:
+            self._folder.keep_vector(uploads.terms.round_number, site, y)
+        return after
+
+    def _opened(self, votes: coordinator.VotePhase, tally: Tally) -> Aggregate:
+        """The sum over the survivors. Raises `RoundLostError` when nothing opens, or nothing usable."""
         requests = {site: self._request(request) for site, request in votes.requests().items()}
-        patience = Patience(deadlines.vote_s, quorum=epoch.threshold, grace_s=GRACE_S)
+        patience = Patience(self._plan.deadlines.vote_s, quorum=votes.epoch.threshold, grace_s=GRACE_S)
         for site, answer, _ in self._ask("sa1_vote", requests, patience, tally, "vote"):
             votes = _received(votes, site, answer, tally, "vote")
         started = self._clock.monotonic()
         try:
-            return votes.close()
+            return votes.close(threads=usable_threads())
         except SecaggError as error:
             for site in error.sites:
                 tally.lose(site, "open", error.code)
@@ -422,9 +566,13 @@ class Driver:
 
     def _ask(
         self, kind: str, requests: Mapping[str, Request], patience: Patience, tally: Tally, phase: str
-    ) -> list[tuple[str, bytes, bytes]]:
-        """All answers of one exchange: (site, protocol message, body). Refusals and silence are noted in `tally`."""
-        started, answers, answered = self._clock.monotonic(), [], set()
+    ) -> Iterator[tuple[str, bytes, Bytes]]:
+        """The answers of one exchange as they come, each held only until the next: (site, protocol message, body).
+
+        Refusals and silence are noted in `tally`.
+        """
+        started, answered = self._clock.monotonic(), set()
+        tally.down += sum(len(request.control) + len(request.body) for request in requests.values())
         for site, reply in self._transport.exchange(kind, requests, patience):
             if site not in requests or site in answered:
                 continue  # a transport hands over one reply a site; whatever else comes is nobody's answer
@@ -435,12 +583,10 @@ class Driver:
                 log.info("site=%s phase=%s refused=%s correlation=%s", site, phase, message.code, message.correlation)
                 tally.lose(site, phase, message.code)
             else:
-                answers.append((site, message, reply.body))
+                yield site, message, reply.body
         for site in sorted(set(requests) - answered):
             tally.lose(site, phase, self._transport.failures.get(site, "LATE"))
-        tally.down += sum(len(request.control) + len(request.body) for request in requests.values())
         tally.seconds[phase] = tally.seconds.get(phase, 0.0) + self._clock.monotonic() - started
-        return answers
 
     def _apply(
         self, current: Current, number: int, purpose: str, aggregate: Aggregate, n: int
@@ -451,14 +597,19 @@ class Driver:
         if purpose == "describe":
             described = with_buffers(self._plan, current.model, pooled.buffers(self._plan, header, contributors=count))
             after = replace(after, model=described, described=current.described + 1)
-        elif header.size:
-            histogram = [float(value) for value in header]
-            metrics = pooled.metrics(self._plan, header, contributors=count)
+        else:
+            if purpose == "train" and self._plan.privacy.counted:
+                metrics = pooled.patients(self._plan, header[0], contributors=count)
+                header = header[1:]
+            if header.size:
+                histogram = [float(value) for value in header]
+                metrics |= pooled.metrics(self._plan, header, contributors=count)
         if purpose == "evaluate":
             after = replace(after, evaluated=current.evaluated + 1)
         if purpose == "train":
             weights = sum(self._plan.weight(site) for site in aggregate.survivors)
-            mean = decode_body(aggregate.body, self._plan.coordinate_clip, n) / weights
+            mean = decode_body(aggregate.body, self._plan.coordinate_clip, n, ring_bits=self._plan.ring_bits)
+            mean /= weights
             try:
                 state, model = step_model(self._plan, self._strategy, current.state, current.model, mean)
             except ServerError as error:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from consortium.plan import NOT_PRIVATE, Plan
 from privacy.accountant import ENFORCE_INTERVAL, epsilon
 from privacy.events import Spend
-from privacy.terms import in_opened_sum, round_spends
+from privacy.terms import in_opened_sum, once_spends, round_spends
 from server.state import RunState
 
 COMPUTED = "computed from the plan and the rounds asked"
@@ -34,6 +34,9 @@ def site_epsilon(plan: Plan, state: RunState, site: str, *, colluders: int) -> S
             spends = round_spends(plan, asked.round, asked.purpose)
             exposed += spends
             model += in_opened_sum(plan, spends, len(asked.sites), colluders)
+    if any(asked.purpose == "train" and site in asked.sites for asked in state.asked):
+        exposed += once_spends(plan)
+        model += once_spends(plan)
     delta = plan.privacy.delta
     bounds = [epsilon(spends, delta, interval=ENFORCE_INTERVAL) for spends in (exposed, model)]
     return SiteEpsilon(bounds[0], bounds[1])

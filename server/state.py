@@ -13,6 +13,7 @@ from server.journal import (
     EpochAsked,
     EpochReady,
     EpsilonPublished,
+    Found,
     RoundAttempt,
     RoundDone,
     RoundFailed,
@@ -52,12 +53,14 @@ class RunState:
     epoch_sites: tuple[str, ...] = ()
     threshold: int = 0
     last_attempted: int = 0
+    last_attempt: RoundAttempt | None = None
     last_vote: VoteAsked | None = None
     attempts: Mapping[str, int] = field(default_factory=dict)
     asked: tuple[Asked, ...] = ()
     done: tuple[RoundDone, ...] = ()
     done_at: tuple[str, ...] = ()
     failed: tuple[RoundFailed, ...] = ()
+    found: tuple[Found, ...] = ()
     waiting: Mapping[str, str] = field(default_factory=dict)
     checkpoint: Checkpointed | None = None
     published: Mapping[str, EpsilonPublished] = field(default_factory=dict)
@@ -74,6 +77,18 @@ class RunState:
     @property
     def next_epoch(self) -> int:
         return self.last_epoch + 1
+
+    @property
+    def unfinished(self) -> RoundAttempt | None:
+        """The round that was begun last, if the journal does not say how it ended."""
+        last = self.last_attempt
+        ended = {done.round for done in self.done} | {failed.round for failed in self.failed}
+        return None if last is None or last.round in ended else last
+
+    @property
+    def suspects(self) -> frozenset[str]:
+        """Sites whose shares or ballots kept a round shut: their uploads are left out where enough others came."""
+        return frozenset(drop.site for failed in self.failed for drop in failed.dropped if drop.phase == "open")
 
     @property
     def last_done(self) -> int:
@@ -134,9 +149,12 @@ def _after_round(state: RunState, entry: Entry) -> RunState:
         case RoundAttempt(number, purpose):
             attempts = {**state.attempts, purpose: state.attempts.get(purpose, 0) + 1}
             asked = (*state.asked, Asked(number, purpose, state.epoch_sites))
-            return replace(state, last_attempted=max(state.last_attempted, number), attempts=attempts, asked=asked)
+            latest = max(state.last_attempted, number)
+            return replace(state, last_attempted=latest, last_attempt=entry.event, attempts=attempts, asked=asked)
         case VoteAsked():
             return replace(state, last_vote=entry.event)
+        case Found():
+            return replace(state, found=(*state.found, entry.event))
         case RoundDone():
             return replace(state, done=(*state.done, entry.event), done_at=(*state.done_at, entry.at))
         case RoundFailed():

@@ -170,7 +170,7 @@ class Consortium:
             rounds=4, max_round=12, max_describe=1, max_train=4, max_evaluate=1, evaluate_every=2, local_steps=1, local_rate=0.5
         )
         plan = Plan(
-            version=1,
+            version=2,
             run_id="run-1",
             lead="lead-a",
             created="2026-11-21T10:00:00Z",
@@ -251,9 +251,9 @@ class Run:
         return np.full(self.plan.model_size, value, "<f4").tobytes()
 
     def reply(self, site: str, kind: str, control: bytes, body: bytes = b"") -> tuple[bytes, bytes]:
-        answered = self.consortium.guard(site).answer(kind, control, body)
-        self.consortium.left.append((site, kind, *answered))
-        return answered
+        answer, y = self.consortium.guard(site).answer(kind, control, body)
+        self.consortium.left.append((site, kind, answer, bytes(y)))
+        return answer, bytes(y)
 
     def keys_control(self, number: int = 1) -> bytes:
         requests = start_epoch(self.context, number, self.plan.sites).requests()

@@ -60,7 +60,7 @@ def make_plan(*, private: bool = True) -> Plan:
     noise = 5.0 if private else 0.0
     epsilons = (3.0, 1.2) if private else (NOT_PRIVATE, NOT_PRIVATE)
     return Plan(
-        version=1,
+        version=2,
         run_id="run-7",
         lead="lead-a",
         created="2026-01-02T03:04:05Z",

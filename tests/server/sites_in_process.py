@@ -38,7 +38,7 @@ from consortium.wire import (
 from secagg.context import Context
 from secagg.encoding import encode_body, encode_header
 from secagg.errors import SecaggError
-from secagg.messages import UpdateRequest
+from secagg.messages import UpdateRequest, Upload
 from secagg.model import model_digest
 from secagg.site import Repeated, SiteSession
 from server.folder import RunFolder, create_folder
@@ -92,6 +92,11 @@ def histogram_of(site: str) -> Vector:
     return cells
 
 
+def patients_of(site: str) -> float:
+    """As noised once: 100.25, and ten more for each place on the list."""
+    return 100.25 + 10.0 * SITES.index(site)
+
+
 def statistics_of(site: str, design: Design) -> Vector:
     """Ten patients of the same age, 20 years and three more for each place on the list."""
     values = np.full((10, len(design.contract.columns)), np.nan)
@@ -120,7 +125,7 @@ def make_plan(roster: Roster, *, rounds: int = 2, **changes: object) -> Plan:
     parameters = tuple(ParameterSpec(*spec) for spec in parameter_specs(model))
     sites = [member.id for member in roster.sites]
     plan = Plan(
-        version=1,
+        version=2,
         run_id="run-7",
         lead="lead-a",
         created="2026-01-02T03:04:05Z",
@@ -158,6 +163,7 @@ class Site:
         self.digest = folder.signed_plan().digest
         self.refuses: Callable[[str, int], str] = lambda kind, number: ""
         self.garbage = False
+        self.deals_garbage = False
         self.charged: list[tuple[int, str]] = []
         self.restarts = 0
         self._context = Context(
@@ -167,6 +173,7 @@ class Site:
             roster.colluders,
             roster.minimum_cohort,
             self.plan.schedule.max_round,
+            self.plan.ring_bits,
         )
         self.restart()
 
@@ -200,24 +207,32 @@ class Site:
             return Reply(encode_answer(self.session.vote(sa1, 0.0)))
         begun = self.session.begin_update(sa1, model_digest(request.body), 0.0)
         if isinstance(begun, Repeated):
-            return Reply(encode_answer(begun.control), begun.y)
+            return Reply(encode_answer(begun.control), bytes(begun.y))
         asked = UpdateRequest.decode(sa1)
         taken = self.session.take(begun)
         assert asked.round_number not in [number for number, _ in self.charged]
         self.charged.append((asked.round_number, asked.purpose))
         words = self._words(asked.round_number, asked.purpose, len(taken.sites))
         control, y = self.session.finish_update(taken, *words)
-        return Reply(encode_answer(control), y)
+        if self.deals_garbage:  # no share of it opens; its signature does not cover them
+            upload = Upload.decode(control)
+            control = replace(upload, sealed_shares=tuple(bytes(len(one)) for one in upload.sealed_shares)).encode()
+        return Reply(encode_answer(control), bytes(y))
 
     def _words(self, number: int, purpose: str, n: int) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
         design = Design(get_task("cis_conversion").contract, COLUMNS)
         fields = [item.name for item in header_fields(self.plan, number, purpose)]
-        held = {"histogram": histogram_of(self.name), "statistics": statistics_of(self.name, design)}
+        held = {
+            "histogram": histogram_of(self.name),
+            "statistics": statistics_of(self.name, design),
+            "patients": np.array([patients_of(self.name)]),
+        }
         header = encode_header(np.concatenate([np.zeros(0), *(held[name] for name in fields)]), n)
         body = np.zeros(0)
         if purpose == "train":
             body = update_of(self.name, number, self.plan.n_parameters)
-        words = encode_body(body, self.plan.weight(self.name), self.plan.coordinate_clip, n, self._entropy)
+        weight, clip = self.plan.weight(self.name), self.plan.coordinate_clip
+        words = encode_body(body, weight=weight, clip=clip, n=n, entropy=self._entropy, ring_bits=self.plan.ring_bits)
         return (header + np.uint64(1), words) if self.garbage else (header, words)
 
 

@@ -12,6 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from sites_in_process import (
+    CLIP,
     DECLARED,
     DROP_REPLY,
     DROP_REQUEST,
@@ -88,6 +89,24 @@ def test_a_run_without_failures_is_the_plain_weighted_mean(world: Make) -> None:
     # (50 * 0.1 + 100 * 0.2 + 150 * 0.3 + 200 * 0.4) / 500 = 0.3 a round, two rounds; 0.02 + 0.03 from their numbers
     assert final(found)[2:4] == pytest.approx([0.6, 0.05], abs=1e-6)
     assert final(found) == pytest.approx(expected_model(found.plan, contributed(state)), abs=1e-6)
+
+
+def test_a_ring_of_16_bits_gives_the_same_model_to_its_step_with_half_the_bytes(world: Make, tmp_path: Path) -> None:
+    wide, narrow = world(), make_world(tmp_path / "narrow", ring_bits=16)
+    sent = [sum(done.bytes_up for done in drive(one).done) for one in (wide, narrow)]
+    step = CLIP / 2**12  # four sites: L = 2^12
+    assert final(narrow) == pytest.approx(final(wide), abs=2 * 4 * step)  # two rounds, each site rounds to one step
+    assert final(narrow).tolist() != final(wide).tolist()
+    assert sent[0] - sent[1] == 2 * 4 * 2 * narrow.plan.n_parameters  # rounds, sites, bytes
+
+
+def test_patient_counts_come_as_a_sum_with_the_error_that_their_noise_leaves(world: Make) -> None:
+    terms = make_plan(make_roster(ALL)).privacy
+    found = world(privacy=replace(terms, count_noise=4.0))
+    found.transport.fault = once("sa1_update", "oslo", DROP_REPLY, exchange=FIRST_TRAIN)
+    first, second = (dict(done.metrics) for done in drive(found).done[1:3])
+    assert (first["patients"], first["patients_noise_se"]) == pytest.approx((330.75, 4.0 * 3**0.5))  # 100.25 + 110.25 + 120.25
+    assert (second["patients"], second["patients_noise_se"]) == pytest.approx((461.0, 8.0))
 
 
 def test_normalisation_is_that_of_all_patients_together(world: Make) -> None:
@@ -380,8 +399,8 @@ def test_a_run_that_is_stopped_from_outside_says_so_and_goes_on_when_resumed(wor
     assert [event.code for event in events(found, RunStopped)] == ["STOPPED"]
     found.transport.before = lambda number, kind: None
     state = drive(found)
-    assert (state.phase, [done.round for done in state.done]) == ("finished", [1, 2, 4, 5])
-    assert final(found)[2:4] == pytest.approx([0.6, 0.06], abs=1e-6)
+    assert (state.phase, [done.round for done in state.done]) == ("finished", [1, 2, 3, 4])  # the open round is asked for again
+    assert final(found)[2:4] == pytest.approx([0.6, 0.05], abs=1e-6)
 
 
 def test_a_resumed_run_passes_over_a_damaged_checkpoint(world: Make, caplog: pytest.LogCaptureFixture) -> None:
