@@ -27,6 +27,9 @@ from privacy.verify import Report, verify_ledger
 from secagg.numbers import honest_in_sum, limits
 
 
+COUNTED = "released with noise of standard deviation {:g}, drawn once for this run, and only in sums"
+
+
 def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     plans = verbs.add_parser("plans", help="what is asked of this site, at what cost, by whom; approve or refuse")
     kinds = plans.add_subparsers(dest="what", required=True)
@@ -134,6 +137,7 @@ def _privacy(plan: Plan) -> dict[str, object]:
         "privacy": f"mode {terms.mode}, unit patient, neighbours add/remove one patient, delta {terms.delta:g}",
         "epsilon, one update exposed": f"{terms.epsilon_exposed:.3f} at most: this is charged to the budget",
         "epsilon, model and coordinator": f"{terms.epsilon_model:.3f} at most, given that secure aggregation holds",
+        **({"patient count": COUNTED.format(terms.count_noise)} if terms.counted else {}),
     }
 
 

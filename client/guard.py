@@ -52,6 +52,7 @@ log = logging.getLogger("wardround.guard")
 
 Entropy = Callable[[int], bytes]
 Bytes = bytes | bytearray | memoryview  # of a model, or of a masked vector: never copied on its way
+MODEL_PART = 2**18  # values looked at together: a large model needs no second array of its length
 BY_POLICY = "by policy: signer, task and epsilon are within its limits"
 DETAIL_MOST = 500  # characters of a reason in the log: what is quoted there may come from outside
 TRAINING_MOST_S = 24 * 3600  # a plan's deadline beyond this is cut: keys live no longer
@@ -314,7 +315,8 @@ class Guard:
 
     def _check_model(self, plan: Plan, body: Bytes) -> None:
         vector = np.frombuffer(body, dtype="<f4") if len(body) % 4 == 0 else np.zeros(0, dtype="<f4")
-        if vector.size != plan.model_size or not np.isfinite(vector).all():
+        parts = range(0, vector.size, MODEL_PART)
+        if vector.size != plan.model_size or not all(np.isfinite(vector[at : at + MODEL_PART]).all() for at in parts):
             raise Refused("MODEL", f"model of {len(body)} bytes, the plan's has {4 * plan.model_size}; all values must be finite")
 
     # -- a round ---------------------------------------------------------------------------------------------------------
