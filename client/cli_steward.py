@@ -26,7 +26,6 @@ from privacy.snapshot import read_snapshot
 from privacy.verify import Report, verify_ledger
 from secagg.numbers import honest_in_sum, limits
 
-
 COUNTED = "released with noise of standard deviation {:g}, drawn once for this run, and only in sums"
 
 

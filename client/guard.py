@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -98,6 +98,7 @@ class Guard:
         self._plans = PlanStore(site.home.plans, site.id, site.key.public)
         self._egress = EgressManifest(site.home.egress)
         self._once = Once(site.home.plans)
+        self._roster_seen = b""  # the file's bytes when it was last looked at
         self._runs: dict[bytes, Run] = {}
         self._lock = threading.Lock()  # over the table of runs
         self._ledger_lock = threading.Lock()  # budget check and spend are one act, over all runs
@@ -125,6 +126,7 @@ class Guard:
             return self._refuse("INTERNAL", (), correlation, kind, place_of(error))
 
     def _answer(self, kind: str, control: bytes, body: Bytes) -> tuple[bytes, Bytes]:
+        self._follow_roster()
         if kind == "sa1_update":
             return self._update(control, body)
         handlers = {"sa1_keys": self._keys, "sa1_kem": self._kem, "sa1_vote": self._vote}
@@ -176,6 +178,24 @@ class Guard:
 
     # -- checks ----------------------------------------------------------------------------------------------------------
 
+    def _follow_roster(self) -> None:
+        """A roster that the site has taken meanwhile is in force from the next message on: whoever it leaves out shares no key
+        with this site any more. Plans of the old one are refused, and all sessions and their secrets end."""
+        data = self._site.home.roster.read_bytes()
+        with self._lock:
+            if data == self._roster_seen:
+                return
+            site, roster = self._site, self._site.home.load_roster()
+            if split_id(roster) != split_id(site.roster):
+                raise Refused("ROSTER", f"roster version {roster.version} splits patients in another way: restart the guard")
+            if roster.member(site.id).identity_key != site.key.public:
+                raise Refused("ROSTER", f"roster version {roster.version} lists another key for {site.id}: join again")
+            if roster.digest != site.roster.digest:
+                log.info("roster=%d state=in-force", roster.version)
+                self._site = replace(site, roster=roster)
+                self._runs.clear()
+            self._roster_seen = data
+
     def _verified(self, signed_bytes: bytes) -> KnownPlan:
         """The plan in a keys request, if a lead on this site's roster signed exactly these bytes and they list this site."""
         site = self._site
@@ -203,6 +223,8 @@ class Guard:
     def _authorise(self, known: KnownPlan, *, first: bool = False) -> None:
         """Policy and steward allow this plan now; asked anew at every request, so a withdrawal takes effect at once."""
         site, plan = self._site, known.plan
+        if plan.roster_digest != site.roster.digest:
+            raise Refused("ROSTER", f"plan {plan.run_id} was made for another roster than version {site.roster.version}")
         if site.home.paused.exists():
             raise Refused("PAUSED", "the site is paused: `wardround-site pause --off` ends it")
         policy = self._policy()

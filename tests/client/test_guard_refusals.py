@@ -19,7 +19,7 @@ from consortium.canonical import Json, encode_json
 from consortium.documents import Signed, to_document
 from consortium.identity import SigningKey
 from consortium.plan import Participant, Plan, TaskRef, sign_plan
-from consortium.roster import Member, sign_roster
+from consortium.roster import Member, Roster, sign_roster
 from consortium.wire import KINDS, Refusal, decode_reply, encode_keys_request, encode_request
 from privacy.policy import Objection, Policy
 from secagg.messages import KeysRequest
@@ -71,20 +71,22 @@ def test_a_plan_for_another_roster_is_refused(consortium: Consortium) -> None:
     assert ask(consortium, consortium.sign(consortium.plan(roster_digest=bytes(32)))) == "ROSTER"
 
 
+def taken(consortium: Consortium, roster: Roster) -> Roster:
+    """A later roster, in force at the site."""
+    return consortium.home(SITE).follow_roster(sign_roster(roster, "founder", consortium.founder), consortium.pin)
+
+
 def test_a_plan_that_does_not_list_the_site_is_refused(consortium: Consortium) -> None:
     """Four sites on the roster, three others in the plan."""
-    guard = consortium.guard()
     fourth = Member("hospital-4", "site", SigningKey.from_seed(b"4" * 32).public, "key")
-    roster = replace(consortium.roster, members=tuple(sorted((*consortium.roster.members, fourth), key=lambda member: member.id)))
-    guard._site = replace(guard._site, roster=roster)
+    members = tuple(sorted((*consortium.roster.members, fourth), key=lambda member: member.id))
+    roster = taken(consortium, replace(consortium.roster, version=2, members=members))
     others = tuple(Participant(site, at, 75) for at, site in enumerate(("hospital-2", "hospital-3", "hospital-4")))
     assert ask(consortium, consortium.sign(consortium.plan(participants=others, roster_digest=roster.digest))) == "NOT_LISTED"
 
 
 def test_a_plan_with_fewer_sites_than_the_roster_asks_for_is_refused(consortium: Consortium) -> None:
-    guard = consortium.guard()
-    roster = replace(consortium.roster, minimum_cohort=4)
-    guard._site = replace(guard._site, roster=roster)
+    roster = taken(consortium, replace(consortium.roster, version=2, minimum_cohort=4))
     assert ask(consortium, consortium.sign(consortium.plan(roster_digest=roster.digest))) == "PLAN_SIGNATURE"
 
 
