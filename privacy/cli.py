@@ -1,12 +1,10 @@
-"""`wardround-audit`: checks a site's ledger offline, without torch, network or trust in anybody.
+"""`wardround-audit`: checks a site's ledger, and a run's rounds, offline, without torch, network or trust in anybody.
 
 Exit status: 0 done and in order, 1 verification failed, 2 usage, or a file that cannot be read.
 """
 
 import argparse
-import json
 import math
-import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,27 +17,21 @@ from rich.table import Table
 
 from consortium.canonical import Json
 from consortium.identity import PUBLIC_SIZE, fingerprint
+from privacy import cli_rounds
 from privacy.check import Bracket
+from privacy.cli_output import DONE, FAILED, FINGERPRINT, USAGE, UsageError, print_json
 from privacy.entries import Entry, Genesis, SpendRecord
 from privacy.errors import LedgerError, PrivacyError
 from privacy.events import GaussianEvent, NonPrivateEvent, PoissonGaussianEvent, Spend, spend_to_document
 from privacy.ledger import head_path, read_entries
 from privacy.verify import Figure, Report, compare, recompute, verify_ledger
 
-DONE: Final = 0
-FAILED: Final = 1
-USAGE: Final = 2
 BANNER: Final = "NOT PRIVATE: something left this site without noise; no epsilon bounds it"
-_FINGERPRINT: Final = re.compile(r"[0-9a-f]{4}(-[0-9a-f]{4}){7}")
 
 _GUARANTEE: Final = (
     "Unit: the patient with all visits and scans. Neighbours: add or remove one patient. Against everybody outside the site. "
     "Train and held-out patients are disjoint and each have at most the epsilon shown."
 )
-
-
-class UsageError(PrivacyError):
-    """The command was asked for something it cannot do: exit status 2."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     epsilon.add_argument("--delta", type=_delta, help="at this delta too (default: the deltas that the ledger used)")
     show = _command(commands, "show", _show, "list every entry of a ledger")
     show.add_argument("ledger", type=Path, metavar="LEDGER")
+    cli_rounds.add_command(commands)
     return parser
 
 
@@ -120,7 +113,7 @@ def _verify(arguments: argparse.Namespace, console: Console) -> int:
     partings = compare([source.data for source in sources])
     ok = all(report.ok for report in reports) and not partings
     if arguments.json:
-        _print_json({"ok": ok, "ledgers": [_report_document(*pair) for pair in _pairs(sources, reports)], "forks": list(partings)})
+        print_json({"ok": ok, "ledgers": [_report_document(*pair) for pair in _pairs(sources, reports)], "forks": list(partings)})
     else:
         for source, report in _pairs(sources, reports):
             _print_report(console, source, report)
@@ -137,7 +130,7 @@ def _expected_key(text: str | None) -> tuple[bytes | None, str | None]:
     """The public key, or the fingerprint, that `--key` stands for."""
     if text is None:
         return None, None
-    if _FINGERPRINT.fullmatch(text):
+    if FINGERPRINT.fullmatch(text):
         return None, text
     try:
         data = Path(text).read_bytes()
@@ -173,7 +166,7 @@ def _epsilon(arguments: argparse.Namespace, console: Console) -> int:
         document = _report_document(source, report)
         document["epsilon"] = [_figure_document(figure) for figure in figures]
         document["ok"] = ok
-        _print_json(document)
+        print_json(document)
         return DONE if ok else FAILED
     _print_banner(console, report)
     console.print(_figures_table(figures))
@@ -196,7 +189,7 @@ def _show(arguments: argparse.Namespace, console: Console) -> int:
     if not entries:
         raise LedgerError("the ledger has no complete entry: nothing is recorded")
     if arguments.json:
-        _print_json([_entry_document(entry) for entry in entries])
+        print_json([_entry_document(entry) for entry in entries])
         return DONE
     report = verify_ledger(source.data, None, source.head)
     _print_banner(console, report)
@@ -301,10 +294,6 @@ def _claims_table(report: Report) -> Table:
 
 
 # JSON: infinity is written as null, because JSON has no other word for it.
-
-
-def _print_json(document: Json) -> None:
-    print(json.dumps(document, indent=1, sort_keys=True, allow_nan=False))
 
 
 def _number(value: float) -> float | None:

@@ -100,8 +100,8 @@ class Hospitals:
         """One round; every value that site i sends is 2^i. `destroyed`: dealer and receiver of a share that is not carried."""
         header = 1 + sum(field.length for field in header_fields(self.plan, number, purpose))
         body = body_length(self.plan, purpose)
-        kept = self.folder / "records" / f"round-{number:010d}"
-        kept.mkdir()
+        kept = self.folder / "vectors" / f"round-{number:010d}"
+        kept.mkdir(parents=True)
         phase = self.epoch.open_round(number, purpose, MODEL, header_length=header, body_length=body)
         for site, request in phase.requests().items():
             control, y = self.answer(site, request, header, body)
@@ -111,7 +111,7 @@ class Hospitals:
         votes = phase.close()
         for site, request in votes.requests().items():
             votes = votes.receive(site, self.left(site, number, "vote", self.sessions[site].vote(request, NOW)))
-        path = kept.with_suffix(".record")
+        path = record_in(self.folder, number)
         path.write_bytes(votes.close().record)
         return path
 
@@ -143,7 +143,7 @@ def record_in(folder: Path, number: int = TRAIN) -> Path:
 
 
 def vector_in(folder: Path, site: str, number: int = TRAIN) -> Path:
-    return record_in(folder, number).with_suffix("") / f"{site}.y"
+    return folder / "vectors" / f"round-{number:010d}" / f"{site}.y"
 
 
 Found = Callable[..., Hospitals]
@@ -194,7 +194,7 @@ def audit(capsys: pytest.CaptureFixture[str]) -> Audit:
 
 
 def with_vectors(folder: Path) -> tuple[object, ...]:
-    return ("--vectors", folder / "records")
+    return ("--vectors", folder / "vectors")
 
 
 def with_manifest(folder: Path, site: str) -> tuple[object, ...]:
@@ -483,12 +483,12 @@ def test_a_round_that_was_opened_as_two_sums_is_caught(found: Found, audit: Audi
     """Sites that vote twice, as resumed snapshots of their memory would: each record alone is in order."""
     hospitals = found()
     first = hospitals.open(TRAIN, "train", lost="d")
-    apart = (hospitals.folder / "records").rename(hospitals.folder / "apart") / first.name
-    (hospitals.folder / "records").mkdir()
+    apart = first.rename(hospitals.folder / first.name)
+    vectors = (hospitals.folder / "vectors").rename(hospitals.folder / "vectors-apart")
     hospitals.start(2)
     second = hospitals.open(TRAIN, "train", lost="a")
-    for path in (apart, second):
-        assert problems(audit, hospitals.folder, "--vectors", path.parent, records=[path]) == []
+    assert problems(audit, hospitals.folder, "--vectors", vectors, records=[apart]) == []
+    assert problems(audit, hospitals.folder, *with_vectors(hospitals.folder), records=[second]) == []
     assert problems(audit, hospitals.folder, records=[apart, apart]) == []
     assert problems(audit, hospitals.folder, records=[apart, second]) == [("rounds", list(SITES))]
     assert "round 3 was opened as two sums" in audit(hospitals.folder, records=[apart, second])[1]

@@ -114,6 +114,18 @@ def test_no_clock_network_or_environment_in_what_must_be_replayed(product: Trees
     assert found == []
 
 
+def test_the_auditors_command_alone_joins_privacy_and_secagg(product: Trees) -> None:
+    """The one exception among the import rules goes no further: its module is reached from the auditor's program only."""
+
+    def importing(package: str, wanted: str) -> list[str]:
+        named = re.compile(rf"{re.escape(wanted)}(\.|$)")
+        return [name for name, tree in product.items() if name.startswith(package) and any(map(named.match, imported(tree)))]
+
+    assert importing("privacy/", "secagg") == ["privacy/cli_rounds.py"]
+    assert importing("secagg/", "privacy") == []
+    assert importing("", "privacy.cli_rounds") == ["privacy/cli.py"]
+
+
 def test_nothing_is_checked_by_an_assert_that_optimisation_removes(product: Trees) -> None:
     """An assert is for what cannot happen, and says why: it has a message, or a comment at its line."""
     silent = []
