@@ -36,7 +36,6 @@ from secagg.context import Context
 from secagg.coordinator import Opened, Terms
 from secagg.errors import SecaggError
 from secagg.framing import fields_of, integer_of, items_of, message, text_of
-from secagg.opening import Finding
 
 NOT_PRIVATE: Final = "NOT PRIVATE: this plan adds no noise to what sites release; no epsilon bounds it"
 NOT_RECOMPUTED: Final = (
@@ -45,14 +44,6 @@ NOT_RECOMPUTED: Final = (
 HEADER_WORD: Final = 8  # bytes
 _NAME: Final = re.compile(r"round-([0-9]{10})\.record")
 _START: Final = message("opened-round", b"")[4:-4]  # how every record goes on after its number of fields
-
-# Deviations that did not stop a round from opening, by `Finding.what`; `{0}` and `{1}` are its sites.
-_WORDS: Final = {
-    "box": "a box of {0}'s ballot did not open with the release of {1}: one of the two deviated",
-    "ballot": "the ballot of {0} stayed shut or held no answer: {0} deviated, or a site that a box above names",
-    "deal": "{1} gave no share of {0}'s masks: one of the two deviated, or the coordinator that carried the share destroyed it",
-    "share": "a share of {0}'s masks that {1} gave is not one that fits {0}'s commitment: one of the two deviated",
-}
 
 
 @dataclass(frozen=True)
@@ -363,12 +354,6 @@ def _check(name: str) -> Iterator[None]:
 # Words and tables.
 
 
-def finding_text(finding: Finding) -> str:
-    """A deviation in words; a kind that this version has no words for is named as it is."""
-    words = _WORDS.get(finding.what)
-    return words.format(*finding.sites) if words else f"{finding.what}: {', '.join(finding.sites)}"
-
-
 def _line(console: Console, text: str) -> None:
     """One line that a search finds whole, however narrow the terminal."""
     console.print(text, soft_wrap=True)
@@ -432,7 +417,7 @@ def _print_opened(console: Console, run: Run, opened: Opened) -> None:
         f"sites in this sum are honest, and at least {opened.threshold - colluders} in any sum of this epoch",
     )
     for finding in opened.findings:
-        _line(console, f"[yellow]finding[/] {escape(finding_text(finding))}")
+        _line(console, f"[yellow]finding[/] {escape(finding.sentence)}")
 
 
 # JSON: everything that the tables show.
@@ -471,7 +456,7 @@ def _round_document(run: Run | None, judged: Judged) -> dict[str, Json]:
 
 def _opened_document(run: Run, opened: Opened) -> dict[str, Json]:
     colluders = run.roster.colluders
-    findings: list[Json] = [{"sites": list(one.sites), "text": finding_text(one), "what": one.what} for one in opened.findings]
+    findings: list[Json] = [{"sites": list(one.sites), "text": one.sentence, "what": one.what} for one in opened.findings]
     return {
         "absent": [site for site in run.plan.sites if site not in opened.sites],
         "colluders": colluders,

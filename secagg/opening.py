@@ -23,11 +23,11 @@ Opened = TypeVar("Opened")
 Row = tuple[int, ...] | None  # a voter's shares of one dealer's needed values; None where it sent none
 
 
-FINDINGS = {
-    "box": "a box in the ballot of {0} does not open with the release of {1}: either may have sent it wrong",
-    "ballot": "the ballot of {0} stays shut, or holds no answer",
-    "deal": "{1} could not use the shares that {0} dealt to it: either may lie, or the way between them changed them",
-    "share": "a share of {1} does not lie on the polynomial of {0}: one of the two sent a wrong one",
+FINDINGS = {  # in words, by `Finding.what`; its sites in order
+    "box": "a box of {0}'s ballot did not open with the release of {1}: one of the two deviated",
+    "ballot": "the ballot of {0} stayed shut or held no answer: {0} deviated, or a site that a box above names",
+    "deal": "{1} gave no share of {0}'s masks: one of the two deviated, or the coordinator that carried the share destroyed it",
+    "share": "a share of {0}'s masks that {1} gave is not one that fits {0}'s commitment: one of the two deviated",
 }
 
 
