@@ -1,0 +1,74 @@
+"""Fixtures: the same attack in two lanes, against guards in this process and over the real transport."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "flower"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "client"))
+sys.path.insert(0, str(Path(__file__).parent))
+
+from attack_lines import InProcess, Line, colluders_of, found, site_names
+from attacking import Attack, make_attack
+from guards_in_process import Consortium
+
+World = tuple[Line, Consortium]
+Worlds = Callable[[str, int, int], World]
+LANES = (
+    pytest.param(("process", 5, 1), id="process-n5-c1"),
+    pytest.param(("process", 7, 2), id="process-n7-c2"),
+    pytest.param(("flower", 5, 1), id="flower-n5-c1", marks=pytest.mark.e2e),
+)
+
+
+@pytest.fixture(scope="session")
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worlds]:
+    """Consortia, each made once: a script gets a plan of its own, so what another did is another run's."""
+    with ExitStack() as stack:
+
+        @cache
+        def world(lane: str, n: int, c: int) -> World:
+            folder = tmp_path_factory.mktemp(f"{lane}{n}")
+            consortium = found(folder, n, c)
+            honest = tuple(site for site in site_names(n) if site not in colluders_of(n, c))
+            if lane == "flower":
+                from line_over_flower import OverFlower
+
+                line = OverFlower(folder, honest)
+            else:
+                line = InProcess(folder, honest)
+            stack.callback(line.close)
+            line.open()
+            return line, consortium
+
+        yield world
+
+
+@pytest.fixture(params=LANES)
+def attack(request: pytest.FixtureRequest, worlds: Worlds) -> Attack:
+    """A plan of all sites, in both lanes."""
+    lane, n, c = request.param
+    return make_attack(*worlds(lane, n, c), n)
+
+
+@pytest.fixture(params=LANES[:2])
+def nearby(request: pytest.FixtureRequest, worlds: Worlds) -> Attack:
+    """The same in process only: for a further variant of what another test does in both lanes (a message costs 0.2 s there)."""
+    lane, n, c = request.param
+    return make_attack(*worlds(lane, n, c), n)
+
+
+@pytest.fixture
+def in_process(worlds: Worlds) -> Callable[[int, int], Attack]:
+    """`in_process(n, c)`: for what a line cannot show, such as the inside of a guard's memory."""
+    return lambda n, c: make_attack(*worlds("process", n, c), n)
+
+
+@pytest.fixture(params=[pytest.param("flower", marks=pytest.mark.e2e)])
+def over_flower(request: pytest.FixtureRequest, worlds: Worlds) -> Attack:
+    """Five sites, for what only the real transport can show."""
+    return make_attack(*worlds(request.param, 5, 1), 5)
