@@ -4,7 +4,6 @@ Header words are u64, body words u32 or u16 as the plan's ring says, all little-
 ring. A vector is only ever touched in blocks: beside it, a masking needs less than 3 MiB for each thread.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -40,11 +39,6 @@ def body_type(ring_bits: int) -> np.dtype[np.unsignedinteger]:
     if ring_bits not in RING_BITS:
         raise SecaggError("RANGE", f"ring of {ring_bits} bits, expected one of {RING_BITS}: correct the plan")
     return np.dtype(f"<u{ring_bits // 8}")
-
-
-def usable_threads() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def mask_key(value: int, delta: bytes) -> bytes:

@@ -8,6 +8,7 @@ What the coordinator knows is only what it opened: sums over the survivors.
 """
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -27,7 +28,6 @@ from secagg.aggregate import Aggregate
 from secagg.context import Context
 from secagg.encoding import decode_body, decode_header
 from secagg.errors import SecaggError
-from secagg.masks import usable_threads
 from secagg.model import model_digest
 from server import pooled
 from server.checkpoint import Checkpoint, latest_checkpoint, model_bytes, save_checkpoint
@@ -556,7 +556,7 @@ class Driver:
             votes = _received(votes, site, answer, tally, "vote")
         started = self._clock.monotonic()
         try:
-            return votes.close(threads=usable_threads())
+            return votes.close(threads=len(os.sched_getaffinity(0)))
         except SecaggError as error:
             for site in error.sites:
                 tally.lose(site, "open", error.code)

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
-from secagg import derive, encoding, field, masks, numbers, shamir
+from secagg import derive, encoding, field, numbers, shamir
 from secagg.errors import CODES, SecaggError
 from secagg.model import model_digest
-from secagg.opening import subsets
+from secagg.opening import FINDINGS, Finding, subsets
 
 SITES = st.integers(3, 30)
 
@@ -41,10 +40,10 @@ def test_the_ring_never_wraps_for_any_subset(n: int, scale: int) -> None:
     assert n * scale < 2**31
 
 
-@pytest.mark.parametrize("n", [0, -1, numbers.MAX_SITES + 1])
-def test_there_is_no_ring_for_no_sites_or_too_many(n: int) -> None:
+@pytest.mark.parametrize(("n", "ring_bits"), [(0, 32), (-1, 32), (2**16, 32), (0, 16), (256, 16), (3, 8), (3, 64)])
+def test_there_is_no_scale_for_no_sites_too_many_or_another_ring(n: int, ring_bits: int) -> None:
     with pytest.raises(SecaggError) as refused:
-        numbers.ring_scale(n)
+        numbers.ring_scale(n, ring_bits)
     assert refused.value.code == "RANGE"
 
 
@@ -52,6 +51,22 @@ def test_the_smallest_epoch_is_the_strictest_of_three_rules() -> None:
     assert numbers.smallest_epoch(0, 1) == 3
     assert numbers.smallest_epoch(4, 3) == 6
     assert numbers.smallest_epoch(1, 5) == 5
+
+
+@pytest.mark.parametrize(("n", "c", "said"), [
+    (3, 1, ["no dropout", "two honest"]), (3, 0, ["no colluding", "two honest"]), (4, 1, ["two honest"]), (10, 3, []),
+])  # fmt: skip
+def test_the_limits_of_an_epoch_are_said(n: int, c: int, said: list[str]) -> None:
+    limits = numbers.limits(n, c)
+    assert len(limits) == len(said)
+    assert all(words in sentence for words, sentence in zip(said, limits, strict=True))
+
+
+def test_every_finding_is_a_sentence_about_its_sites() -> None:
+    for what in FINDINGS:
+        sites = ("a-site",) if what == "ballot" else ("a-site", "b-site")
+        sentence = Finding(what, sites).sentence
+        assert all(site in sentence for site in sites)
 
 
 def test_an_error_names_its_code_and_sites() -> None:
@@ -101,84 +116,6 @@ def test_sealed_bytes_open_only_under_their_key_and_purpose() -> None:
     assert derive.unseal(b"k" * 32, b"other", sealed) is None
     assert derive.unseal(b"k" * 32, b"aad", sealed[:-1]) is None
     assert derive.unseal(b"k" * 32, b"aad", sealed[:20]) is None
-
-
-@pytest.mark.parametrize("length", [0, 1, 15, masks.CHUNK_BYTES // 4 - 1, masks.CHUNK_BYTES // 4, masks.CHUNK_BYTES // 4 + 1])
-def test_masks_of_a_pair_cancel(length: int) -> None:
-    header, body = np.arange(3, dtype=np.uint64), np.arange(length, dtype=np.uint32)
-    masks.apply_masks(header, body, b"d" * 32, added=[7, 8])
-    assert header.tolist() != [0, 1, 2]
-    masks.apply_masks(header, body, b"d" * 32, removed=[8, 7])
-    assert header.tolist() == [0, 1, 2]
-    assert body.tolist() == list(range(length))
-
-
-def test_a_mask_is_its_keystream_over_all_chunks() -> None:
-    length = 2 * masks.CHUNK_BYTES // 4 + 5
-    header, body = np.zeros(2, np.uint64), np.zeros(length, np.uint32)
-    masks.apply_masks(header, body, b"d" * 32, added=[7])
-    key = masks.mask_key(7, b"d" * 32)
-    assert body.astype("<u4").tobytes() == masks.keystream(key, masks.BODY_SECTION, 4 * length)
-    assert header.astype("<u8").tobytes() == masks.keystream(key, masks.HEADER_SECTION, 16)
-
-
-def test_rounds_and_sections_have_unrelated_masks() -> None:
-    streams = {
-        masks.keystream(masks.mask_key(7, delta), section, 64)
-        for delta in (b"d" * 32, b"e" * 32)
-        for section in (masks.HEADER_SECTION, masks.BODY_SECTION)
-    }
-    assert len(streams) == 4
-
-
-def test_a_section_that_would_repeat_its_counter_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(masks, "MAX_SECTION_BYTES", 8)
-    with pytest.raises(SecaggError) as refused:
-        masks.apply_masks(np.zeros(1, np.uint64), np.zeros(3, np.uint32), b"d" * 32, added=[1])
-    assert refused.value.code == "RANGE"
-
-
-def one_site(values: np.ndarray, weight: float = 1.0, clip: float = 1.0, n: int = 4) -> np.ndarray:
-    words = encoding.encode_body(values, weight, clip, n, os.urandom)
-    return encoding.decode_body(words.view(np.int32).astype(np.int64), clip, n)
-
-
-@given(hnp.arrays(np.float32, st.integers(0, 20), elements=st.floats(-4, 4, width=32)), st.integers(3, 30))
-@settings(max_examples=50)
-def test_a_body_value_is_kept_to_one_step(values: np.ndarray, n: int) -> None:
-    assert np.abs(one_site(values, clip=4.0, n=n) - values).max(initial=0.0) <= 4.0 / numbers.ring_scale(n)
-
-
-def test_a_body_saturates_at_the_clip_and_never_leaves_it() -> None:
-    words = encoding.encode_body(np.array([9.0, -9.0, 1.0, -1.0] * 1000), 1.0, 1.0, 3, os.urandom).view(np.int32)
-    assert words.max() == 2**29
-    assert words.min() == -(2**29)
-
-
-def test_the_weight_scales_the_body() -> None:
-    assert one_site(np.array([0.5]), weight=0.25)[0] == pytest.approx(0.125, abs=2**-27)
-
-
-def test_dither_makes_the_rounding_unbiased() -> None:
-    step = 1.0 / numbers.ring_scale(4)
-    values = np.full(200_000, 0.25 * step)
-    words = encoding.encode_body(values, 1.0, 1.0, 4, os.urandom).view(np.int32)
-    assert set(words.tolist()) == {0, 1}
-    assert abs(words.mean() - 0.25) < 0.01  # ten standard errors
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_body_that_is_not_a_number_is_refused(bad: float) -> None:
-    with pytest.raises(SecaggError) as refused:
-        encoding.encode_body(np.array([0.0, bad]), 1.0, 1.0, 4, os.urandom)
-    assert refused.value.code == "RANGE"
-
-
-@pytest.mark.parametrize(("weight", "clip"), [(0.0, 1.0), (1.5, 1.0), (np.nan, 1.0), (0.5, 0.0), (0.5, np.inf), (0.5, np.nan)])
-def test_a_plan_without_usable_weight_or_clip_is_refused(weight: float, clip: float) -> None:
-    with pytest.raises(SecaggError) as refused:
-        encoding.encode_body(np.zeros(1), weight, clip, 4, os.urandom)
-    assert refused.value.code == "RANGE"
 
 
 def test_a_header_counts_its_site_and_keeps_its_values() -> None:

@@ -7,7 +7,17 @@ from pathlib import Path
 import secagg
 
 FOLDER = Path(secagg.__file__).parent
-ALLOWED_STANDARD = {"collections", "contextlib", "dataclasses", "functools", "hashlib", "itertools", "threading", "typing"}
+ALLOWED_STANDARD = {
+    "collections",
+    "concurrent",
+    "contextlib",
+    "dataclasses",
+    "functools",
+    "hashlib",
+    "itertools",
+    "threading",
+    "typing",
+}
 ALLOWED = ALLOWED_STANDARD | {"consortium", "cryptography", "numpy", "secagg"}
 
 
