@@ -24,9 +24,12 @@ from privacy.errors import LedgerError
 from privacy.policy import check_plan
 from privacy.snapshot import read_snapshot
 from privacy.verify import Report, verify_ledger
-from secagg.numbers import honest_in_sum, limits
+from secagg.numbers import honest_in_sum, limits, weakest_epoch
 
-COUNTED = "released with noise of standard deviation {:g}, drawn once for this run, and only in sums"
+COUNTED = (
+    "released with noise of standard deviation {:g}, drawn once for this run; sums over different sites give this noised number "
+    "away, so it is charged as exposed"
+)
 
 
 def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -93,7 +96,7 @@ def _epsilon(plan: Plan) -> str:
 def _show(home: Home, args: argparse.Namespace, out: Output) -> int:
     store = _store(home)
     known = store.find(args.run)
-    plan, roster = known.plan, home.load_roster()
+    plan, roster, policy = known.plan, home.load_roster(), PolicyFile(home.policy).load()
     lead = roster.member(plan.lead)
     facts: dict[str, object] = {
         "run": plan.run_id,
@@ -105,13 +108,13 @@ def _show(home: Home, args: argparse.Namespace, out: Output) -> int:
         "columns used": ", ".join(plan.task.columns),
         "model": f"{plan.model.name}, {plan.n_parameters} parameters",
         "with": ", ".join(plan.sites),
-        **_secrecy(plan, roster),
+        **_secrecy(plan, roster, policy.minimum_sites if policy else 0),
         "rounds": f"{plan.schedule.rounds} meant, at most {plan.schedule.max_train} answered",
         **_privacy(plan),
         **{f"leaves to {purpose}": _leaves(plan, purpose) for purpose in PURPOSES},
         "decision": _row(store, known)["decision"],
     }
-    if (policy := PolicyFile(home.policy).load()) is not None:
+    if policy is not None:
         ledger = read_snapshot(home.ledger, home.load_identity().public)
         objections = check_plan(policy, plan, roster, spent=None if known.digest in ledger.plans else ledger)
         facts["policy and budget"] = "; ".join(f"{item.code}: {item.detail}" for item in objections) or "nothing speaks against it"
@@ -121,11 +124,12 @@ def _show(home: Home, args: argparse.Namespace, out: Output) -> int:
     return 0
 
 
-def _secrecy(plan: Plan, roster: Roster) -> dict[str, object]:
-    """What is behind every sum that can be opened, if all participants are there."""
-    n, c = len(plan.sites), roster.colluders
-    facts: dict[str, object] = {"summed": f"never fewer than {honest_in_sum(n, c)} honest sites, if at most {c} of {n} collude"}
-    return facts | ({"mind": "; ".join(said)} if (said := limits(n, c)) else {})
+def _secrecy(plan: Plan, roster: Roster, minimum_sites: int) -> dict[str, object]:
+    """What is behind every sum that can be opened, in the weakest epoch that this site would answer."""
+    n, c, least = len(plan.sites), roster.colluders, max(roster.minimum_cohort, minimum_sites)
+    honest = honest_in_sum(weakest_epoch(n, c, least), c)
+    facts: dict[str, object] = {"summed": f"never fewer than {honest} honest sites, if at most {c} of {n} collude"}
+    return facts | ({"mind": "; ".join(said)} if (said := limits(n, c, least)) else {})
 
 
 def _privacy(plan: Plan) -> dict[str, object]:

@@ -165,6 +165,7 @@ class Guard:
             else:
                 taken = self._spend(run, begun)
                 vector = self._encode(run.known, begun, self._train(run, begun, body))
+                self._follow_roster()
                 self._authorise(run.known)  # a steward who paused or withdrew while it trained has the last word
                 answer, y = run.session.finish_update(taken, *vector, threads=self._site.threads)
         asked = UpdateRequest.decode(sa1)
@@ -186,15 +187,23 @@ class Guard:
             if data == self._roster_seen:
                 return
             site, roster = self._site, self._site.home.load_roster()
-            if split_id(roster) != split_id(site.roster):
-                raise Refused("ROSTER", f"roster version {roster.version} splits patients in another way: restart the guard")
-            if roster.member(site.id).identity_key != site.key.public:
-                raise Refused("ROSTER", f"roster version {roster.version} lists another key for {site.id}: join again")
             if roster.digest != site.roster.digest:
+                self._runs.clear()  # whatever comes of the new one, nothing goes on under the old
+                self._check_roster(roster)
                 log.info("roster=%d state=in-force", roster.version)
                 self._site = replace(site, roster=roster)
-                self._runs.clear()
             self._roster_seen = data
+
+    def _check_roster(self, roster: Roster) -> None:
+        """Whether this guard can follow a newer roster while it runs."""
+        site = self._site
+        listed = [member for member in roster.sites if member.id == site.id]
+        if not listed:
+            raise Refused("NOT_LISTED", f"roster version {roster.version} does not list {site.id}: the consortium removed it")
+        if listed[0].identity_key != site.key.public:
+            raise Refused("ROSTER", f"roster version {roster.version} lists another key for {site.id}: join again")
+        if split_id(roster) != split_id(site.roster):
+            raise Refused("ROSTER", f"roster version {roster.version} splits patients in another way: restart the guard")
 
     def _verified(self, signed_bytes: bytes) -> KnownPlan:
         """The plan in a keys request, if a lead on this site's roster signed exactly these bytes and they list this site."""
@@ -304,7 +313,7 @@ class Guard:
         with self._lock:
             if known.digest not in self._runs:
                 session = SiteSession(
-                    self._context(known),
+                    Context.of(self._site.roster, known.plan, known.digest),
                     self._site.id,
                     self._site.key,
                     self._site.ledger.last_round(known.digest),
@@ -312,18 +321,6 @@ class Guard:
                 )
                 self._runs[known.digest] = Run(known, session)
             return self._runs[known.digest]
-
-    def _context(self, known: KnownPlan) -> Context:
-        roster, plan = self._site.roster, known.plan
-        return Context(
-            roster_digest=roster.digest,
-            plan_digest=known.digest,
-            identities={site: roster.member(site).identity_key for site in plan.sites},
-            colluders=roster.colluders,
-            minimum_cohort=roster.minimum_cohort,
-            max_round=plan.schedule.max_round,
-            ring_bits=plan.ring_bits,
-        )
 
     def _known_run(self, control: bytes) -> tuple[Run, bytes]:
         digest, sa1 = decode_request(control)
@@ -349,8 +346,9 @@ class Guard:
         describe = schedule.max_describe if plan.statistics else 0  # nothing to release, so nothing to charge
         maxima = {"describe": describe, "train": schedule.max_train, "evaluate": schedule.max_evaluate}
         spends = round_spends(plan, asked.round_number, asked.purpose)
-        if asked.purpose == "train" and not self._once.known(run.known.digest):
-            spends = aggregate([*spends, *once_spends(plan)])  # drawn with this round's noise, and repeated from then on
+        draws = asked.purpose == "train" and bool(once_spends(plan)) and not self._drawn(run.known)
+        if draws:
+            spends = aggregate([*spends, *once_spends(plan)])  # with the first round that may draw it; repeated from then on
         if run.unfit is not None:
             raise Refused(run.unfit.code, f"as in an earlier round: {run.unfit.detail}")
         with self._ledger_lock:
@@ -363,9 +361,15 @@ class Guard:
                 raise Refused("BUDGET", f"{objection.code}: {objection.detail}")
             taken = run.session.take(asked)
             site.ledger.spend(spend_details(run.known, asked, site), spends, self._time())
+            if draws:
+                self._once.charged(run.known.digest)
         privacy = plan.privacy.mode if plan.private else "NOT-PRIVATE"
         log.info("run=%s round=%d purpose=%s state=spent privacy=%s", plan.run_id, asked.round_number, asked.purpose, privacy)
         return taken
+
+    def _drawn(self, known: KnownPlan) -> bool:
+        """Whether the number that this plan releases again and again was charged. An older ledger, put back, has not."""
+        return self._once.known(known.digest) and self._site.ledger.count(known.digest, "train") > 0
 
     def _train(self, run: Run, asked: Asked, model: Bytes) -> Result:
         plan, number = run.plan, asked.round_number

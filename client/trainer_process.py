@@ -93,20 +93,24 @@ class TrainerProcess:
         watchdog = threading.Timer(deadline_s, _end_late, (process, late))
         watchdog.daemon = True
         watchdog.start()
+        in_step = False
         try:
             if job is not None:
                 pipe.send(replace(job, model=b""))
                 pipe.send_bytes(job.model)
             answer = pipe.recv()
-            if isinstance(answer, _Update):
-                return Result(answer.header, np.frombuffer(pipe.recv_bytes(), answer.body_type))
+            body = pipe.recv_bytes() if isinstance(answer, _Update) else b""
+            in_step = True
         except (EOFError, OSError) as error:
-            self._stop()
             if late.is_set():
                 raise TrainerError(f"the trainer gave no answer within {deadline_s:.0f} s and was ended") from error
             raise TrainerError("the trainer died (out of memory, or killed); it is started again at the next round") from error
         finally:
             watchdog.cancel()
+            if not in_step:  # half a message is left in the pipe: never may it be read as another one
+                self._stop()
+        if isinstance(answer, _Update):
+            return Result(answer.header, np.frombuffer(body, answer.body_type))
         if isinstance(answer, Refused):
             raise answer
         if isinstance(answer, str):

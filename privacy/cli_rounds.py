@@ -72,16 +72,7 @@ class Run:
 
     @property
     def context(self) -> Context:
-        roster, plan = self.roster, self.plan
-        return Context(
-            roster_digest=roster.digest,
-            plan_digest=plan.digest,
-            identities={site: roster.member(site).identity_key for site in plan.sites},
-            colluders=roster.colluders,
-            minimum_cohort=roster.minimum_cohort,
-            max_round=plan.schedule.max_round,
-            ring_bits=plan.ring_bits,
-        )
+        return Context.of(self.roster, self.plan, self.plan.digest)
 
     def lengths(self, round_number: int, purpose: str) -> tuple[int, int]:
         """Words of a masked vector's header, word 0 included, and of its body."""
@@ -326,17 +317,21 @@ def _travelled(answer: bytes) -> str:
 
 
 def opened_twice(judged: Sequence[Judged]) -> list[Problem]:
-    """Two different sums under one round number: more sites than the roster tolerates voted twice."""
+    """Two different records under one round number. Two views: more sites than the roster tolerates voted twice. One view: its
+    sum is one, and the digest of a sum is nobody's signature but the word of whoever wrote the record."""
     proven = [(one.path, one.opened) for one in judged if one.opened is not None]
     found = []
     for (path, one), (other_path, other) in combinations(proven, 2):
-        same = (one.terms, one.digests, one.sum_digest) == (other.terms, other.digests, other.sum_digest)
-        if one.terms.round_number == other.terms.round_number and not same:
+        number = one.terms.round_number
+        if number != other.terms.round_number:
+            continue
+        if (one.terms, one.digests) != (other.terms, other.digests):
             both = tuple(sorted(set(one.voters) & set(other.voters)))
-            text = (
-                f"round {one.terms.round_number} was opened as two sums, {path} and {other_path}; in both voted {', '.join(both)}"
-            )
+            text = f"round {number} was opened as two sums, {path} and {other_path}; in both voted {', '.join(both)}"
             found.append(Problem("rounds", both, text))
+        elif one.sum_digest != other.sum_digest:
+            text = f"{path} and {other_path} name two sums of one view of round {number}: one is false, give --vectors to see which"
+            found.append(Problem("sum", (), text))
     return found
 
 

@@ -15,7 +15,7 @@ from consortium.roster import Roster
 from privacy.accountant import ENFORCE_INTERVAL, epsilon
 from privacy.errors import PolicyError
 from privacy.events import NonPrivateEvent, Spend, is_private
-from privacy.terms import coordinate_noise, epsilon_model, plan_limit, split_id
+from privacy.terms import coordinate_noise, epsilon_model, off_grid, plan_limit, split_id
 
 VERSION: Final = 1
 CLIP_SIGMAS: Final = 7.0  # noise that far out is one value in 10^11
@@ -26,6 +26,7 @@ SENTENCES: Final[Mapping[str, str]] = {
     "column-forbidden": "The plan uses a column that this site does not share.",
     "delta-too-large": "The plan's delta is above the limit of this site.",
     "epsilon-understated": "The plan states a smaller epsilon than its terms lead to.",
+    "noise-off-grid": "The plan's noise does not fit its integer grid: the release could not be made.",
     "noise-cut-off": "The plan's coordinate clip would cut off the noise that protects the sum.",
     "lead-not-allowed": "This site does not accept plans of this lead.",
     "not-private": "The plan trains without privacy and this site does not allow that.",
@@ -205,6 +206,7 @@ def _check_model_claim(plan: Plan, roster: Roster) -> list[Objection]:
     model = epsilon_model(plan, colluders=roster.colluders, minimum_cohort=roster.minimum_cohort, interval=ENFORCE_INTERVAL)
     if min(model, terms.epsilon_exposed) > terms.epsilon_model + STATED_TOLERANCE:
         found.append(_objection("epsilon-understated", f"states {terms.epsilon_model} for the model, leads to {model:.4f}"))
+    found += [_objection("noise-off-grid", sentence) for sentence in off_grid(plan)]
     if plan.coordinate_clip < CLIP_SIGMAS * coordinate_noise(plan):
         least = CLIP_SIGMAS * coordinate_noise(plan)
         found.append(_objection("noise-cut-off", f"coordinate_clip {plan.coordinate_clip}, the noise needs {least:.3g}"))

@@ -15,6 +15,7 @@ from consortium.roster import SMALLEST_COHORT, Roster
 from privacy.accountant import CERTIFY_INTERVAL, epsilon
 from privacy.errors import AccountingError
 from privacy.events import Event, GaussianEvent, NonPrivateEvent, PoissonGaussianEvent, Spend, aggregate
+from privacy.noise import STD_LEAST, STD_MOST, sensitivity_factor
 
 _KNOWN_FIELDS: Final = frozenset({"statistics", "histogram", "patients"})
 
@@ -46,7 +47,10 @@ def once_spends(plan: Plan) -> tuple[Spend, ...]:
 
 
 def plan_limit(plan: Plan) -> tuple[Spend, ...]:
-    """The most that one site can ever be charged for this plan: every maximum used up, repeats after failures included."""
+    """The most that one site is charged for this plan: every maximum used up, repeats after failures included.
+
+    But for a site that loses the file of what it drew once (`once_spends`): that is charged anew with each loss.
+    """
     return aggregate([*_repeated(plan), *once_spends(plan)])
 
 
@@ -97,6 +101,23 @@ def in_opened_sum(plan: Plan, spends: Iterable[Spend], n_sites: int, colluders: 
     """
     factor = math.sqrt(honest_in_sum(n_sites, colluders)) if plan.schedule.local_steps == 1 else 1.0
     return tuple(scaled(spend, factor) for spend in spends)
+
+
+def off_grid(plan: Plan) -> tuple[str, ...]:
+    """Releases of a private plan whose noise no integer grid can carry exactly, in words: they would be charged and never leave."""
+    terms, bits = plan.privacy, plan.privacy.grid_bits
+    releases = [
+        ("train_noise", terms.train_noise, plan.n_parameters),
+        ("describe_noise", terms.describe_noise if plan.statistics else 0.0, max(plan.statistics, 1)),
+        ("evaluate_noise", terms.evaluate_noise, 2 * plan.histogram_bins),
+        ("count_noise", terms.count_noise, 1),
+    ]
+    steps = {name: noise * 2.0**bits * sensitivity_factor(size, bits) for name, noise, size in releases if noise > 0.0}
+    return tuple(
+        f"{name} is {value:.4g} steps of a grid of {bits} bits, possible are {STD_LEAST:.0f} to {STD_MOST:.3g}"
+        for name, value in steps.items()
+        if not STD_LEAST <= value <= STD_MOST
+    )
 
 
 def coordinate_noise(plan: Plan) -> float:

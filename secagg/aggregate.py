@@ -36,6 +36,7 @@ class Total:
         self._sites: frozenset[str] = frozenset()
         self._opened_as: bytes | None = None
         self._digest: bytes | None = None
+        self.sealed = False  # U is fixed: no upload phase adds to it any more
 
     @cached_property
     def _data(self) -> NDArray[np.uint8]:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from consortium.plan import Plan
+from consortium.roster import Roster
 from secagg import numbers
 from secagg.errors import SecaggError
 
@@ -22,6 +24,19 @@ class Context:
     minimum_cohort: int
     max_round: int
     ring_bits: int = 32
+
+    @staticmethod
+    def of(roster: Roster, plan: Plan, plan_digest: bytes) -> "Context":
+        """From verified documents. Raises `DocumentError` for a participant who is not on the roster."""
+        return Context(
+            roster_digest=roster.digest,
+            plan_digest=plan_digest,
+            identities={site: roster.member(site).identity_key for site in plan.sites},
+            colluders=roster.colluders,
+            minimum_cohort=roster.minimum_cohort,
+            max_round=plan.schedule.max_round,
+            ring_bits=plan.ring_bits,
+        )
 
     def threshold(self, n: int) -> int:
         """t of an epoch of n sites; `TOO_FEW` below the smallest epoch that the roster allows."""

@@ -218,7 +218,7 @@ class UploadPhase:
             uploads = _with(self.uploads, site, control)
             if uploads is self.uploads:
                 return self
-            if self.total.sites != set(self.uploads):
+            if self.total.sealed or self.total.sites != set(self.uploads):
                 raise SecaggError("ROUND", "this phase was left behind by a later one, which holds the sum: go on with that")
             self.total.add(site, y)
             return replace(self, uploads=uploads)
@@ -229,6 +229,7 @@ class UploadPhase:
             raise SecaggError(
                 "TOO_FEW", f"{len(self.uploads)} uploads, threshold is {self.epoch.threshold}: take the next round", self.missing
             )
+        self.total.sealed = True
         ordered = {site: self.uploads[site] for site in sorted(self.uploads)}
         view = View(self.epoch.roll, self.delta, {site: Upload.decode(control) for site, control in ordered.items()})
         return VotePhase(self.epoch, self.terms, view, view.view_id, ordered, self.total, {})

@@ -1,7 +1,7 @@
 """A mask value becomes a keystream of its own for each section of a vector, and is added or taken off in place, block by block.
 
 Header words are u64, body words u32 or u16 as the plan's ring says, all little-endian; arithmetic wraps around, which is the
-ring. A vector is only ever touched in blocks: beside it, a masking needs less than 3 MiB for each thread.
+ring. A vector is only ever touched in blocks: beside it, a masking needs less than 6 MiB for each thread.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,10 +14,10 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 from numpy.typing import NDArray
 
+from consortium.plan import RING_BITS
 from secagg import field as element
 from secagg.derive import expand
 from secagg.errors import SecaggError
-from secagg.numbers import RING_BITS
 
 HeaderWords: TypeAlias = NDArray[np.uint64]  # (header_length,)
 BodyWords: TypeAlias = NDArray[np.unsignedinteger]  # (body_length,) of u32 or u16
@@ -27,7 +27,7 @@ HEADER_SECTION = 0
 BODY_SECTION = 1
 FIRST_COUNTER = 2  # GCM's layout: its code path gives the very same stream
 MAX_SECTION_BYTES = (2**32 - FIRST_COUNTER) * 16  # AES blocks
-CHUNK_BYTES = 256 * 1024  # stays in a core's second-level cache, and is long enough for two threads not to wait for the interpreter
+CHUNK_BYTES = 512 * 1024  # stays in a core's second-level cache, and is long enough for two threads not to wait for the interpreter
 BLOCK_BYTES = 4 * CHUNK_BYTES  # what threads hand over to each other
 _ZEROS = bytes(CHUNK_BYTES)
 
@@ -185,7 +185,7 @@ class _Behind:
 
     def __init__(self, step: Step | None, stack: ExitStack | None) -> None:
         self._run = step
-        self._last: Future[None] | None = None
+        self._begun: list[Future[None]] = []
         self._pool = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="digest")) if step and stack else None
 
     def step(self, at: int, block: Words) -> None:
@@ -194,9 +194,9 @@ class _Behind:
         if self._pool is None:
             self._run(at, block)
         else:
-            self._last = self._pool.submit(self._run, at, block)
+            self._begun.append(self._pool.submit(self._run, at, block))
 
     def finish(self) -> None:
-        """Wait for the last block; the step's own error comes out here."""
-        if self._last is not None:
-            self._last.result()
+        """Wait for every block; the step's own error comes out here."""
+        for one in self._begun:
+            one.result()

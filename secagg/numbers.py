@@ -1,11 +1,11 @@
 """More than half of the honest sites stand behind every opened sum: the arithmetic of n sites of which c may collude."""
 
+from consortium.plan import RING_BITS
 from secagg.errors import SecaggError
 
 SMALLEST_EPOCH = 3
 MAX_SITES = {16: 255, 32: 2**16 - 1}  # by ring; keeps L at least 2^7 and 2^15. Consortia have 3 to 30 sites
 EPOCH_LIFE_S = 24 * 3600.0
-RING_BITS = (16, 32)  # of a body value; the plan chooses
 
 
 def threshold(n: int, c: int) -> int:
@@ -23,10 +23,21 @@ def honest_in_sum(n: int, c: int) -> int:
     return threshold(n, c) - c
 
 
-def limits(n: int, c: int) -> tuple[str, ...]:
-    """What an epoch of n sites does not withstand, in sentences for whoever plans or approves a run."""
-    gone, honest = tolerated(n, c), honest_in_sum(n, c)
-    said = [] if gone else [f"{n} sites with {c} colluding tolerate no dropout: a single site that is gone costs the round"]
+def weakest_epoch(n: int, c: int, minimum_cohort: int) -> int:
+    """The size, of all epochs that the coordinator may choose among n participants, whose sums hold the fewest honest sites."""
+    return min(range(min(smallest_epoch(c, minimum_cohort), n), n + 1), key=lambda size: honest_in_sum(size, c))
+
+
+def limits(n: int, c: int, minimum_cohort: int) -> tuple[str, ...]:
+    """What a run of n participants does not withstand, in sentences for whoever plans or approves it.
+
+    The coordinator chooses who is in an epoch, so they are about the weakest epoch that roster and policy let it choose.
+    """
+    size = weakest_epoch(n, c, minimum_cohort)
+    honest = honest_in_sum(size, c)
+    said = [f"the coordinator may run rounds with {size} of the {n} sites: a larger minimum cohort prevents it"] if size < n else []
+    if not tolerated(size, c):
+        said.append(f"{size} sites with {c} colluding tolerate no dropout: a single site that is gone costs the round")
     if c == 0:
         said.append("no colluding site is tolerated: one that works with the coordinator is outside every promise")
     if honest == 2:  # the fewest that masks can hide among each other

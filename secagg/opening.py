@@ -79,6 +79,15 @@ class Masks:
     findings: tuple[Finding, ...]
 
 
+class NotOpenableError(SecaggError):
+    """`NOT_OPENABLE` with all that was found until then. `dealer`: whose shares do not open its commitment, if that is why."""
+
+    def __init__(self, sentence: str, sites: tuple[str, ...], findings: Sequence[Finding], dealer: str = "") -> None:
+        super().__init__("NOT_OPENABLE", sentence, sites)
+        self.findings = tuple(findings)
+        self.dealer = dealer
+
+
 def open_view(view: View, ballots: Mapping[str, Ballot]) -> Masks:
     """The masks of a view from checked ballots for it; `NOT_OPENABLE` names who is missing, or the dealer that lied."""
     roll = view.roll
@@ -93,7 +102,7 @@ def open_view(view: View, ballots: Mapping[str, Ballot]) -> Masks:
             answers[voter] = answer
     if len(answers) < roll.threshold:
         shut = tuple(voter for voter in sorted(ballots) if voter not in answers)
-        raise SecaggError("NOT_OPENABLE", f"ballots of {', '.join(shut)} stay shut: leave them out of the next round", shut)
+        raise NotOpenableError(f"ballots of {', '.join(shut)} stay shut: take the next round", shut, findings)
     self_masks, pair_masks = {}, {}
     for place, dealer in enumerate(view.survivors):
         rows = {voter: answer[place] for voter, answer in answers.items()}
@@ -158,7 +167,8 @@ def _open_dealer(view: View, dealer: str, rows: Mapping[str, Row], findings: lis
 
         found = _recover(shares, roll.threshold, committed, subset)
         if found is None:
-            raise SecaggError("NOT_OPENABLE", f"shares dealt by {dealer} do not open its commitment: leave it out", (dealer,))
+            sentence = f"shares dealt by {dealer} do not open its commitment: leave it out"
+            raise NotOpenableError(sentence, (dealer,), findings, dealer)
         value, subset = found
         values.append(value)
         for point in sorted(shares):

@@ -47,7 +47,7 @@ def make(home: LeadHome, args: argparse.Namespace, out: Output) -> int:
     path: Path = args.out or home.plans / f"{plan.run_id}.plan"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_durably(path, Signed.of(plans.KIND, plan).encode())
-    found = cost(plan, colluders=roster.colluders)
+    found = cost(plan, colluders=roster.colluders, minimum_cohort=roster.minimum_cohort)
     out.lines(cost_lines(found), {"file": str(path), "digest": plan.digest.hex(), "cost": found.document()})
     out.say(f"written to {path}, not signed; next: wardround-lead sign {path}")
     return 0

@@ -65,7 +65,8 @@ def simulate(
     prepared = prepare_simulated(folder, config, data=data, split_salt=split_salt)
     run = plan_simulated(folder, config, prepared, data=data)
     if show:
-        for line in cost_lines(cost(run.plan(), colluders=prepared.roster.colluders)):
+        roster = prepared.roster
+        for line in cost_lines(cost(run.plan(), colluders=roster.colluders, minimum_cohort=roster.minimum_cohort)):
             Console(stderr=True).print(line, highlight=False)
     return run_simulated(run, prepared, workers=workers, show=show)
 

@@ -13,7 +13,7 @@ import numpy as np
 from consortium.canonical import Json
 from consortium.plan import Participant, Plan, header_fields
 from privacy.terms import epsilon_exposed, ride_along_limit
-from secagg.numbers import honest_in_sum, limits, ring_scale, threshold
+from secagg.numbers import honest_in_sum, limits, ring_scale, threshold, weakest_epoch
 from server.card import NOT_PRIVATE_BANNER
 from server.errors import PlanningError
 
@@ -75,7 +75,7 @@ class Cost:
         return _plain(asdict(self))
 
 
-def cost(plan: Plan, *, colluders: int) -> Cost:
+def cost(plan: Plan, *, colluders: int, minimum_cohort: int) -> Cost:
     """The cost of `plan` for every site. Raises `PlanningError` if the header could leave its ring."""
     check_header_range(plan)
     sites = len(plan.participants)
@@ -97,8 +97,8 @@ def cost(plan: Plan, *, colluders: int) -> Cost:
         attempts_allowed=schedule.max_round,
         minimum_survivors=threshold(sites, colluders),
         dropouts_tolerated=sites - threshold(sites, colluders),
-        honest_in_every_sum=honest_in_sum(sites, colluders),
-        limits=limits(sites, colluders),
+        honest_in_every_sum=honest_in_sum(weakest_epoch(sites, colluders, minimum_cohort), colluders),
+        limits=limits(sites, colluders, minimum_cohort),
         bytes_up=up,
         bytes_down=down,
         seconds_estimated=seconds(plan, up + down),

@@ -79,8 +79,7 @@ class RunFolder:
         return self.vectors.is_dir()
 
     def keep_vector(self, round_number: int, site: str, y: bytes | memoryview) -> None:
-        folder = self.vectors / f"round-{round_number:010d}"
-        folder.mkdir(exist_ok=True)
+        folder = kept_folder(self.vectors / f"round-{round_number:010d}")
         keep(folder / f"{site}.y", y)
 
     def signed_plan(self) -> Signed:
@@ -138,6 +137,15 @@ def keep(path: Path, data: bytes | memoryview) -> None:
         write_durably(path, data)
     except OSError as error:
         raise FolderError(f"cannot write {path}: {error.strerror}; free some space and resume") from error
+
+
+def kept_folder(path: Path) -> Path:
+    """`path`, made if absent; raises `FolderError` where the disk refuses."""
+    try:
+        path.mkdir(exist_ok=True)
+    except OSError as error:
+        raise FolderError(f"cannot make {path}: {error.strerror}; free some space and resume") from error
+    return path
 
 
 def sync_directory(path: Path) -> None:

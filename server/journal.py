@@ -33,8 +33,8 @@ def named(values: Mapping[str, float]) -> Named:
 
 @dataclass(frozen=True)
 class Dropped:
-    """A site that did not contribute. `phase`: keys, kem, update, vote, or open (what it dealt or voted does not open);
-    `code`: its refusal's, LATE or UNREACHABLE."""
+    """A site that did not contribute. `phase`: keys, kem, update, vote (also a ballot that stays shut), or deal (its shares do
+    not open its commitments); `code`: its refusal's, LATE or UNREACHABLE."""
 
     site: str
     phase: str

@@ -27,7 +27,7 @@ from consortium.plan import (
 )
 from consortium.roster import Roster
 from privacy.planning import Releases, calibrate
-from privacy.terms import coordinate_noise, epsilon_exposed, epsilon_model, ride_along_limit
+from privacy.terms import coordinate_noise, epsilon_exposed, epsilon_model, off_grid, ride_along_limit
 from server import strategy as strategies
 from server.config import FederationConfig, LeadConfig, PrivacyConfig, ScheduleConfig, TaskConfig
 from server.errors import PlanningError
@@ -83,6 +83,8 @@ def make_plan(config: LeadConfig, roster: Roster, node_ids: Mapping[str, int], *
         deadlines=Deadlines(**vars(config.deadlines)),
     )
     plan = calibrated(draft, config.privacy, roster) if config.privacy.mode == "local" else draft
+    if unfit := off_grid(plan):
+        raise PlanningError(f"{unfit[0]}: choose more or fewer privacy.grid_bits, or more noise")
     return replace(plan, coordinate_clip=coordinate_clip(plan))
 
 

@@ -8,6 +8,7 @@ What the coordinator knows is only what it opened: sums over the survivors.
 """
 
 import logging
+import mmap
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,10 +30,11 @@ from secagg.context import Context
 from secagg.encoding import decode_body, decode_header
 from secagg.errors import SecaggError
 from secagg.model import model_digest
+from secagg.opening import Finding, NotOpenableError
 from server import pooled
 from server.checkpoint import Checkpoint, latest_checkpoint, model_bytes, save_checkpoint
 from server.errors import FolderError, ServerError
-from server.folder import RunFolder, keep, open_folder
+from server.folder import RunFolder, keep, kept_folder, open_folder
 from server.journal import (
     Checkpointed,
     Dropped,
@@ -134,8 +136,7 @@ class OpenRound:
         self._context = context
 
     def keep_epoch(self, epoch: coordinator.Epoch) -> None:
-        self._folder.open.mkdir(exist_ok=True)
-        keep(self._folder.open / "epoch", epoch.encode())
+        keep(kept_folder(self._folder.open) / "epoch", epoch.encode())
 
     def epoch(self) -> coordinator.Epoch | None:
         """None where there is none that verifies."""
@@ -149,23 +150,36 @@ class OpenRound:
         """The survivors are durable before the first vote request. Their sum, which the view names by its digest, is written but
         not synchronised: it outlives this process; a power cut may cost the round, which then opens nothing."""
         view, total = self._files(number)
-        self._folder.open.mkdir(exist_ok=True)
+        kept_folder(self._folder.open)
         try:
             total.write_bytes(votes.total.data)
         except OSError as error:
             raise FolderError(f"cannot write {total}: {error.strerror}; free some space and resume") from error
         keep(view, votes.encode())
 
-    def view(self, number: int) -> coordinator.VotePhase | None:
-        """The vote phase of this round as it was kept; None where it was not, or does not verify."""
-        view, total = self._files(number)
+    def has_view(self, number: int) -> bool:
+        return self._files(number)[0].exists()
+
+    def view(self, attempt: RoundAttempt) -> coordinator.VotePhase | None:
+        """The vote phase of this round as it was kept; None where it was not. Raises `RoundLostError` for one that does not
+        verify: never is a second set of survivors asked for under its number."""
+        view, total = self._files(attempt.round)
         if not view.exists():
             return None
         try:
-            return coordinator.VotePhase.decode(self._context, view.read_bytes(), total.read_bytes())
-        except (OSError, SecaggError) as error:
-            log.warning("round=%d state=view-not-taken-over reason=%s", number, _reason(error))
-            raise RoundLostError("NOT_OPENABLE") from error  # never a second set of survivors under this number
+            with (
+                total.open("rb") as file,
+                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+                memoryview(mapped) as data,
+            ):
+                votes = coordinator.VotePhase.decode(self._context, view.read_bytes(), data)
+        except (OSError, ValueError, SecaggError) as error:  # ValueError: an empty file
+            log.warning("round=%d state=view-not-taken-over reason=%s", attempt.round, _reason(error))
+            raise RoundLostError("NOT_OPENABLE") from error
+        found = (votes.terms.round_number, votes.terms.purpose, votes.terms.model_hash)
+        if found != (attempt.round, attempt.purpose, attempt.model_digest):
+            raise RoundLostError("NOT_OPENABLE")
+        return votes
 
     def forget(self, *, but: int = 0) -> None:
         """What was kept of rounds is of no more use once they ended; `but` one that did not."""
@@ -177,8 +191,8 @@ class OpenRound:
         return self._folder.open / f"round-{number:010d}.view", self._folder.open / f"round-{number:010d}.sum"
 
 
-def _reason(error: OSError | SecaggError) -> str:
-    return error.code if isinstance(error, SecaggError) else str(error.strerror)
+def _reason(error: Exception) -> str:
+    return error.code if isinstance(error, SecaggError) else type(error).__name__
 
 
 class RoundLostError(Exception):
@@ -230,15 +244,7 @@ class Driver:
         self._clock = clock
         self._digest = signed_plan.digest
         self._strategy: Strategy = build(plan.strategy.name, dict(plan.strategy.options))
-        self._context = Context(
-            roster_digest=roster.digest,
-            plan_digest=self._digest,
-            identities={site: roster.member(site).identity_key for site in plan.sites},
-            colluders=roster.colluders,
-            minimum_cohort=roster.minimum_cohort,
-            max_round=plan.schedule.max_round,
-            ring_bits=plan.ring_bits,
-        )
+        self._context = Context.of(roster, plan, self._digest)
         self._open_round = OpenRound(folder, self._context)
         self._taken_over = False
         self._sent: Wire | None = None
@@ -440,6 +446,9 @@ class Driver:
         self._taken_over = True
         if looked or attempt is None or attempt.purpose != purpose or attempt.round <= current.round:
             return None
+        voting = self._state.last_vote is not None and self._state.last_vote.round == attempt.round
+        if voting and not self._open_round.has_view(attempt.round):
+            return None  # survivors were asked for, and who they are is lost: no other set may follow under this number
         epoch, model = self._open_round.epoch(), self._wire(current, purpose).digest
         if epoch is None or epoch.roll.number != attempt.epoch or model != attempt.model_digest:
             return None
@@ -453,10 +462,11 @@ class Driver:
         assert epoch is not None, "a round is attempted only inside an epoch"  # noqa: S101 - cannot happen
         number, purpose, tally = attempt.round, attempt.purpose, Tally()
         try:
-            votes = self._open_round.view(number) or self._survivors(epoch, current, attempt, tally)
+            votes = self._open_round.view(attempt) or self._survivors(epoch, current, attempt, tally)
             if self._state.last_vote is None or self._state.last_vote.round != number:
                 self._append(VoteAsked(number, votes.survivors))
             aggregate = self._opened(votes, tally)
+            self._keep(number, aggregate)
             after, metrics, histogram = self._apply(current, number, purpose, aggregate, epoch.roll.n)
         except RoundLostError as lost:
             self._failures += 1
@@ -466,7 +476,6 @@ class Driver:
             return current
         self._failures = 0
         self._leave_out(tally)
-        self._keep(number, aggregate)
         done = RoundDone(
             round=number,
             purpose=purpose,
@@ -501,11 +510,16 @@ class Driver:
 
     def _keep(self, number: int, aggregate: Aggregate) -> None:
         """The opened round's messages, for sites and auditors, and what they prove about whoever sent a wrong one."""
-        self._folder.records.mkdir(exist_ok=True)
-        keep(self._folder.records / f"round-{number:010d}.record", aggregate.record)
-        for finding in aggregate.findings:
-            log.warning("round=%d finding=%s sites=%s", number, finding.what, ",".join(finding.sites))
-            self._append(Found(number, finding.what, finding.sites))
+        keep(kept_folder(self._folder.records) / f"round-{number:010d}.record", aggregate.record)
+        self._note(number, aggregate.findings)
+
+    def _note(self, number: int, findings: tuple[Finding, ...]) -> None:
+        """What a round proves about whoever sent a wrong message; once, also if a coordinator that took over finds it again."""
+        for finding in findings:
+            found = Found(number, finding.what, finding.sites)
+            if found not in self._state.found:
+                log.warning("round=%d finding=%s sites=%s", number, finding.what, ",".join(finding.sites))
+                self._append(found)
 
     def _survivors(self, epoch: coordinator.Epoch, current: Current, attempt: RoundAttempt, tally: Tally) -> coordinator.VotePhase:
         """The uploads of a round, their set fixed and on disk. Raises `RoundLostError` with too few."""
@@ -517,13 +531,14 @@ class Driver:
         model = self._wire(current, purpose).data
         requests = {site: self._request(request, model) for site, request in uploads.requests().items()}
         patience = Patience(plan.deadlines.update_s, quorum=epoch.threshold, grace_s=GRACE_S)
-        held_back: dict[str, tuple[bytes, Bytes]] = {}
+        suspects, held_back = self._state.suspects, dict[str, tuple[bytes, Bytes]]()
         for site, answer, y in self._ask("sa1_update", requests, patience, tally, "update"):
-            if site in self._state.suspects:
+            if site in suspects:
                 held_back[site] = answer, y
             else:
                 uploads = self._uploaded(uploads, site, answer, y, tally)
-        for site, (answer, y) in held_back.items():
+        for site in sorted(held_back, key=suspects.__getitem__):  # whoever was blamed longest ago first
+            answer, y = held_back.pop(site)
             if len(uploads.uploads) < epoch.threshold:
                 uploads = self._uploaded(uploads, site, answer, y, tally)
             else:
@@ -557,9 +572,14 @@ class Driver:
         started = self._clock.monotonic()
         try:
             return votes.close(threads=len(os.sched_getaffinity(0)))
+        except NotOpenableError as error:
+            self._note(votes.terms.round_number, error.findings)
+            for site in error.sites:
+                tally.lose(site, "deal" if site == error.dealer else "vote", error.code)
+            raise RoundLostError(error.code) from error
         except SecaggError as error:
             for site in error.sites:
-                tally.lose(site, "open", error.code)
+                tally.lose(site, "vote", error.code)
             raise RoundLostError(error.code) from error
         finally:
             tally.seconds["open"] = self._clock.monotonic() - started

@@ -26,6 +26,8 @@ from server.journal import (
     read_entries,
 )
 
+SUSPECT_ROUNDS = 10
+
 Phase = Literal["new", "running", "finished", "stopped"]
 
 
@@ -86,9 +88,19 @@ class RunState:
         return None if last is None or last.round in ended else last
 
     @property
-    def suspects(self) -> frozenset[str]:
-        """Sites whose shares or ballots kept a round shut: their uploads are left out where enough others came."""
-        return frozenset(drop.site for failed in self.failed for drop in failed.dropped if drop.phase == "open")
+    def suspects(self) -> Mapping[str, int]:
+        """Dealers whose shares kept a round shut -> the last such round: their uploads are left out where enough others came.
+
+        A voter can frame a dealer, so a suspicion ends: after `SUSPECT_ROUNDS`, times how often the site was blamed.
+        """
+        blamed: dict[str, list[int]] = {}
+        for failed in self.failed:
+            for drop in failed.dropped:
+                if drop.phase == "deal":
+                    blamed.setdefault(drop.site, []).append(failed.round)
+        return {
+            site: rounds[-1] for site, rounds in blamed.items() if self.last_attempted <= rounds[-1] + SUSPECT_ROUNDS * len(rounds)
+        }
 
     @property
     def last_done(self) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from guards_in_process import SITES, Consortium, Run, answered, code_of, terms
 
+from client.errors import TrainerError
 from client.job import Job, Result
 from client.once import Once
 from privacy.events import GaussianEvent
@@ -72,7 +73,7 @@ def test_a_lost_draw_is_charged_again(consortium: Consortium, counted: Run) -> N
     assert [charged(consortium, site) for site in SITES] == [2, 1, 1]
 
 
-def test_a_crash_before_the_draw_is_kept_releases_nothing_and_is_never_refunded(
+def test_a_crash_before_the_draw_is_kept_releases_nothing_and_the_charge_stands_for_the_next_one(
     consortium: Consortium, counted: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def crash(*_: object) -> float:
@@ -84,15 +85,39 @@ def test_a_crash_before_the_draw_is_kept_releases_nothing_and_is_never_refunded(
         assert code_of(counted.update(phase, SITE)) == "INTERNAL"
     assert charged(consortium) == 1
     assert answered(counted.update(counted.open_round(counted.epoch(2), 2), SITE))
-    assert charged(consortium) == 2
+    assert charged(consortium) == 1
+
+
+def test_rounds_that_fail_before_a_draw_charge_the_count_once(consortium: Consortium, counted: Run) -> None:
+    def dies(job: Job, deadline_s: float) -> Result:
+        raise TrainerError("the trainer died")
+
+    drawing, consortium.train[SITE] = consortium.train[SITE], dies
+    epoch = counted.epoch()
+    for number in (1, 2, 3):
+        assert code_of(counted.update(counted.open_round(epoch, number), SITE)) == "TRAINING"
+    consortium.train[SITE] = drawing
+    consortium.restart(SITE)
+    assert sum_of_counts(counted, 4, 2) == 3 * 100.5
+    assert charged(consortium) == 1
+
+
+def test_a_draw_without_its_charge_in_the_ledger_is_charged(consortium: Consortium, counted: Run) -> None:
+    """As after an older ledger was put back, or a file that somebody wrote."""
+    path = consortium.home(SITE).plans / f"{counted.signed.digest.hex()}.once"
+    path.write_text('{"patients": 7.0}')
+    assert sum_of_counts(counted, 1, 1) == 2 * 100.5 + 7.0
+    assert charged(consortium) == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"patients": "many"}', b'{"patients": NaN}', b"[]"])
-def test_a_damaged_draw_stops_the_round(consortium: Consortium, counted: Run, content: bytes) -> None:
+def test_a_damaged_draw_stops_the_round_before_it_is_charged(consortium: Consortium, counted: Run, content: bytes) -> None:
     epoch = counted.epoch()
     counted.round(epoch, 1)
     (consortium.home(SITE).plans / f"{counted.signed.digest.hex()}.once").write_bytes(content)
+    before = consortium.spends()
     assert code_of(counted.update(counted.open_round(epoch, 2), SITE)) == "INTERNAL"
+    assert consortium.spends() == before
 
 
 def test_the_kept_number_is_the_noised_one_and_for_its_owner_alone(consortium: Consortium, counted: Run) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from guards_in_process import ENDLESS, SITES, Consortium, Run, answered, code_of
+from guards_in_process import ENDLESS, SITES, Consortium, Run, code_of
 
 from consortium.documents import Signed
 from consortium.identity import SigningKey
@@ -43,10 +43,17 @@ def test_a_roster_that_changes_while_a_site_trains_keeps_its_update_back(consort
     run = consortium.run()
     phase = run.open_round(run.epoch(), 1)
     consortium.train[SITE].before = lambda job: take(consortium, members=with_newcomer(consortium)) and None  # type: ignore[attr-defined]
-    consortium.train[SITES[1]].before = lambda job: None  # type: ignore[attr-defined]
-    first = run.update(phase, SITE)
-    assert answered(first)  # the answer was begun under the roster that was in force ...
-    assert code_of(run.update(phase, SITE)) == "EPOCH"  # ... and it is the last one
+    assert code_of(run.update(phase, SITE)) == "ROSTER"
+    assert consortium.spends() == 1  # what was spent stays spent
+
+
+def test_a_site_that_the_new_roster_removes_answers_nobody_and_forgets_its_keys(consortium: Consortium) -> None:
+    run = consortium.run()
+    run.epoch()
+    others = tuple(member for member in with_newcomer(consortium) if member.id != SITE)
+    take(consortium, members=others)
+    assert code_of(run.ask_keys(SITE, 2)) == "NOT_LISTED"
+    assert consortium.guard()._runs == {}
 
 
 def test_a_new_plan_under_the_new_roster_begins_with_fresh_keys_and_the_old_ledger(consortium: Consortium) -> None:

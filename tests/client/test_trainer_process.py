@@ -109,6 +109,24 @@ def test_a_child_that_hangs_does_not_hold_a_large_job_either(process: TrainerPro
     assert gone(first)
 
 
+def test_an_error_in_the_middle_of_an_answer_ends_the_child_so_that_no_rest_is_read_as_the_next(
+    process: TrainerProcess, consortium: Consortium, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Job(consortium.plan(), SITE, 1, "train", bytes(4 * consortium.plan().model_size))
+    first = child(process)
+
+    def no_memory(*_: object) -> bytes:
+        raise MemoryError
+
+    assert process._child is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(type(process._child[1]), "recv_bytes", no_memory)
+        with pytest.raises(MemoryError):
+            process(job, 20.0)
+    assert gone(first)
+    assert process(job, 20.0).body.shape == (consortium.plan().n_parameters,)
+
+
 def test_a_refusal_crosses_from_the_child_whole(process: TrainerProcess, consortium: Consortium) -> None:
     with pytest.raises(Refused) as refusal:
         process(Job(consortium.plan(statistics=99), SITE, 1, "describe", consortium.run().model()), 30.0)

@@ -174,6 +174,15 @@ def test_a_round_of_a_plan_is_judged_by_all_that_it_releases(make_plan: Callable
     assert objection.code == "budget-exceeded"
 
 
+@pytest.mark.parametrize("noise", ["train_noise", "describe_noise", "evaluate_noise", "count_noise"])
+def test_noise_that_no_grid_can_carry_is_refused_before_anything_is_charged(
+    make_plan: Callable[..., Plan], roster: Roster, noise: str
+) -> None:
+    """Half a bound in a grid of 2^10 steps a bound is 512 steps, too few for a sum of rounded noises to be a Gaussian."""
+    found = check_plan(parse_policy(DOCUMENT), make_plan(grid_bits=10, **{noise: 0.5}), roster)
+    assert [item.detail.split()[0] for item in found if item.code == "noise-off-grid"] == [noise]
+
+
 def test_a_plan_that_flatters_readers_of_the_model_is_refused(make_plan: Callable[..., Plan], roster: Roster) -> None:
     truth = epsilon_model(make_plan(), colluders=1, minimum_cohort=3)
     policy = parse_policy(DOCUMENT)

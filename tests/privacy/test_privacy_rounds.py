@@ -490,6 +490,17 @@ def test_a_round_that_was_opened_as_two_sums_is_caught(found: Found, audit: Audi
     assert "round 3 was opened as two sums" in audit(hospitals.folder, records=[apart, second])[1]
 
 
+def test_two_records_of_one_view_with_other_sums_accuse_nobody_of_voting_twice(found: Found, audit: Audit) -> None:
+    """Nobody signs the digest of a sum: whoever wrote one of the two records wrote a false one."""
+    hospitals = found()
+    record = hospitals.open(TRAIN, "train")
+    (hospitals.folder / "copy").mkdir()
+    copy = hospitals.folder / "copy" / record.name
+    copy.write_bytes(record.read_bytes()[:-1] + bytes([record.read_bytes()[-1] ^ 1]))
+    assert problems(audit, hospitals.folder, records=[record, copy]) == [("sum", [])]
+    assert "one is false, give --vectors to see which" in audit(hospitals.folder, records=[record, copy])[1]
+
+
 # A site's own manifest.
 
 

@@ -53,13 +53,25 @@ def test_the_smallest_epoch_is_the_strictest_of_three_rules() -> None:
     assert numbers.smallest_epoch(1, 5) == 5
 
 
-@pytest.mark.parametrize(("n", "c", "said"), [
-    (3, 1, ["no dropout", "two honest"]), (3, 0, ["no colluding", "two honest"]), (4, 1, ["two honest"]), (10, 3, []),
+@pytest.mark.parametrize(("n", "c", "cohort", "said"), [
+    (3, 1, 3, ["no dropout", "two honest"]), (3, 0, 3, ["no colluding", "two honest"]), (4, 1, 4, ["two honest"]), (10, 3, 10, []),
+    (4, 1, 3, ["with 3 of the 4", "no dropout", "two honest"]),
+    (10, 3, 3, ["with 5 of the 10", "no dropout", "two honest"]),  # c + 2: what the roster's cohort does not rule out
 ])  # fmt: skip
-def test_the_limits_of_an_epoch_are_said(n: int, c: int, said: list[str]) -> None:
-    limits = numbers.limits(n, c)
+def test_the_limits_of_a_run_are_those_of_its_weakest_epoch(n: int, c: int, cohort: int, said: list[str]) -> None:
+    limits = numbers.limits(n, c, cohort)
     assert len(limits) == len(said)
     assert all(words in sentence for words, sentence in zip(said, limits, strict=True))
+
+
+def test_the_weakest_epoch_has_the_fewest_honest_sites_in_its_sums() -> None:
+    assert [numbers.weakest_epoch(n, c, cohort) for n, c, cohort in ((10, 3, 3), (10, 3, 8), (30, 10, 3), (3, 1, 3))] == [
+        5,
+        8,
+        12,
+        3,
+    ]
+    assert numbers.honest_in_sum(5, 3) == 2
 
 
 def test_every_finding_is_a_sentence_about_its_sites() -> None:

@@ -269,6 +269,16 @@ def test_a_vector_of_another_length_is_refused_even_if_signed(four: Any) -> None
     assert code_of(lambda: phase.receive("site-00", *four.answer("site-00", phase.requests()["site-00"], 1.0))) == "ENCODING"
 
 
+def test_an_upload_that_comes_after_the_survivors_were_fixed_changes_nothing(four: Any) -> None:
+    phase = four.uploads(four.epoch(), lost=["site-03"])
+    voting = phase.close()
+    before = voting.encode()
+    late = four.answer("site-03", phase.requests()["site-03"], 8.0)
+    assert code_of(lambda: phase.receive("site-03", *late), "site-03") == "ROUND"
+    assert voting.encode() == before
+    assert opened(four, four.votes(voting)) == 7
+
+
 def test_a_second_upload_of_a_round_is_refused(rig: Any, four: Any) -> None:
     phase = four.uploads(four.epoch())
     twin = rig(4, 1)

@@ -38,7 +38,7 @@ from consortium.wire import (
 from secagg.context import Context
 from secagg.encoding import encode_body, encode_header
 from secagg.errors import SecaggError
-from secagg.messages import UpdateRequest, Upload
+from secagg.messages import Ballot, UpdateRequest, Upload, sign
 from secagg.model import model_digest
 from secagg.site import Repeated, SiteSession
 from server.folder import RunFolder, create_folder
@@ -164,6 +164,7 @@ class Site:
         self.refuses: Callable[[str, int], str] = lambda kind, number: ""
         self.garbage = False
         self.deals_garbage = False
+        self.releases_garbage = False
         self.charged: list[tuple[int, str]] = []
         self.restarts = 0
         self._context = Context(
@@ -204,7 +205,8 @@ class Site:
         if kind == "sa1_kem":
             return Reply(encode_answer(self.session.kem(sa1, 0.0)))
         if kind == "sa1_vote":
-            return Reply(encode_answer(self.session.vote(sa1, 0.0)))
+            ballot = self.session.vote(sa1, 0.0)
+            return Reply(encode_answer(self._with_garbage(ballot) if self.releases_garbage else ballot))
         begun = self.session.begin_update(sa1, model_digest(request.body), 0.0)
         if isinstance(begun, Repeated):
             return Reply(encode_answer(begun.control), bytes(begun.y))
@@ -218,6 +220,12 @@ class Site:
             upload = Upload.decode(control)
             control = replace(upload, sealed_shares=tuple(bytes(len(one)) for one in upload.sealed_shares)).encode()
         return Reply(encode_answer(control), bytes(y))
+
+    def _with_garbage(self, data: bytes) -> bytes:
+        """The ballot with releases that open nothing, signed by its site all the same."""
+        ballot = Ballot.decode(data)
+        bad = replace(ballot, releases=tuple(bytes(32) for _ in ballot.releases))
+        return replace(bad, signature=sign(KEYS[self.name], "ballot", *bad.signed_fields())).encode()
 
     def _words(self, number: int, purpose: str, n: int) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
         design = Design(get_task("cis_conversion").contract, COLUMNS)

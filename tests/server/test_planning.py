@@ -69,7 +69,7 @@ def test_a_plan_holds_what_the_task_says(planned: Callable[..., Plan]) -> None:
 def test_no_privacy_is_written_as_such_everywhere(planned: Callable[..., Plan]) -> None:
     plan = planned("privacy=none")
     assert (plan.privacy.epsilon_exposed, plan.privacy.epsilon_model) == (NOT_PRIVATE, NOT_PRIVATE)
-    found = cost(plan, colluders=1)
+    found = cost(plan, colluders=1, minimum_cohort=3)
     assert found.epsilon_exposed == math.inf
     assert found.document()["epsilon_exposed"] == -1.0  # type: ignore[index, call-overload]
     assert any("NOT PRIVATE" in line for line in cost_lines(found))
@@ -101,7 +101,7 @@ def test_round_numbers_never_run_out_before_the_attempts_do(planned: Callable[..
 
 
 def test_the_cost_names_what_will_be_spent(planned: Callable[..., Plan]) -> None:
-    found = cost(planned("privacy=epsilon1"), colluders=1)
+    found = cost(planned("privacy=epsilon1"), colluders=1, minimum_cohort=3)
     assert (found.minimum_survivors, found.dropouts_tolerated, found.honest_in_every_sum) == (3, 1, 2)
     assert [site.site for site in found.sites] == list(SITES)
     assert sum(site.weight for site in found.sites) == pytest.approx(1.0)
@@ -110,7 +110,7 @@ def test_the_cost_names_what_will_be_spent(planned: Callable[..., Plan]) -> None
 
 def test_the_cost_fits_a_terminal(planned: Callable[..., Plan]) -> None:
     for choice in ("privacy=epsilon1", "privacy=none"):
-        assert max(map(len, cost_lines(cost(planned(choice), colluders=1)))) <= 80
+        assert max(map(len, cost_lines(cost(planned(choice), colluders=1, minimum_cohort=3)))) <= 80
 
 
 def test_bytes_grow_by_four_for_each_parameter_and_round(planned: Callable[..., Plan]) -> None:
@@ -127,7 +127,7 @@ def test_a_header_that_could_wrap_is_refused(planned: Callable[..., Plan]) -> No
     plan = planned("privacy=epsilon1")
     loud = replace(plan, privacy=replace(plan.privacy, evaluate_noise=1e9))
     with pytest.raises(PlanningError, match="could leave the ring"):
-        cost(loud, colluders=1)
+        cost(loud, colluders=1, minimum_cohort=3)
 
 
 @pytest.mark.parametrize(

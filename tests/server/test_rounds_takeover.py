@@ -183,10 +183,65 @@ def test_a_dealer_whose_shares_do_not_open_is_named_and_its_uploads_are_left_out
     world.transport.before = lambda number, kind: setattr(world.sites["kaunas"], "deals_garbage", number >= 4)
     state = rounds.run(world.folder.path, world.transport, clock=world.clock)
     assert [(failed.round, failed.code) for failed in state.failed] == [(TRAIN, "NOT_OPENABLE")]
-    assert [(drop.site, drop.phase) for drop in state.failed[0].dropped] == [("kaunas", "open")]
+    assert [(drop.site, drop.phase) for drop in state.failed[0].dropped] == [("kaunas", "deal")]
     assert [(done.round, done.survivors) for done in state.done[1:]] == [(n, ("basel", "lyon", "oslo")) for n in (3, 4, 5)]
     assert all(drop.code == "NOT_OPENABLE" for done in state.done[1:] for drop in done.dropped)
     assert len(world.sites["kaunas"].charged) == 5  # it is asked, and votes: it may still be honest, and its vote counts
+
+
+def test_a_suspicion_ends(tmp_path: Path) -> None:
+    """Ten rounds after it was blamed once: a voter's wrong shares can put the blame on an honest dealer."""
+    world = make_world(tmp_path / "run", rounds=14)
+    world.transport.before = lambda number, kind: setattr(world.sites["kaunas"], "deals_garbage", number == 4)
+    state = rounds.run(world.folder.path, world.transport, clock=world.clock)
+    without = [done.round for done in state.done if "kaunas" not in done.survivors]
+    assert without == list(range(TRAIN + 1, TRAIN + 11))
+
+
+def test_what_was_found_in_a_round_that_did_not_open_is_on_record_and_names_no_suspect_but_a_dealer(world: World) -> None:
+    """Four sites, three ballots: oslo's releases are garbage, so the others' ballots stay shut and its own opens."""
+    world.transport.fault = lambda number, kind, site: "unreachable" if (number, site) == (5, "basel") else ""
+    world.transport.before = lambda number, kind: setattr(world.sites["oslo"], "releases_garbage", number == 5)
+    state = rounds.run(world.folder.path, world.transport, clock=world.clock)
+    (failed,) = state.failed
+    assert (failed.round, failed.code) == (TRAIN, "NOT_OPENABLE")
+    assert {drop.phase for drop in failed.dropped} == {"vote"}
+    assert {(found.what, found.sites) for found in state.found} >= {("box", ("kaunas", "oslo")), ("box", ("lyon", "oslo"))}
+    assert state.suspects == {}
+    assert all(done.survivors == ALL for done in state.done[1:])
+
+
+def test_a_finding_is_on_record_once_however_often_coordinators_die(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.transport.before = lambda number, kind: setattr(
+        world.sites["oslo"], "releases_garbage", kind == "sa1_vote" and number < 8
+    )
+    real = rounds.save_checkpoint
+
+    def dies(folder: Path, checkpoint: object) -> Path:
+        if checkpoint.round == TRAIN:  # type: ignore[attr-defined]
+            raise Killed
+        return real(folder, checkpoint)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rounds, "save_checkpoint", dies)
+        with pytest.raises(Killed):
+            rounds.run(world.folder.path, world.transport, clock=world.clock)
+    assert any(found.round == TRAIN for found in read_state(world.folder.path).found)
+    _, state = taken_over(world)
+    assert len(state.found) == len(set(state.found)) > 0
+    assert [done.round for done in state.done] == [1, 2, 3, 4]
+
+
+def test_survivors_that_were_asked_for_and_lost_end_the_round(world: World) -> None:
+    """No second set of survivors under one number, also where the files of the first are gone."""
+    world.transport.fault = lambda number, kind, site: "drop-reply" if (number, site) == (4, "oslo") else ""
+    killed(world, "sa1_vote", at=2, after_replies=1)
+    for path in world.folder.open.glob("round-*"):
+        path.unlink()
+    second, state = taken_over(world)
+    assert second.seen[0][0] == "sa1_keys"
+    assert [event.round for event in events(world.folder, VoteAsked)] == [1, 2, 3, 4, 5]
+    assert [done.round for done in state.done] == [1, 3, 4, 5]
 
 
 def test_a_suspect_is_needed_where_others_are_missing(world: World) -> None:
@@ -201,7 +256,7 @@ def test_a_suspect_is_needed_where_others_are_missing(world: World) -> None:
 def test_a_suspicion_outlives_the_coordinator(world: World) -> None:
     world.transport.before = lambda number, kind: setattr(world.sites["kaunas"], "deals_garbage", number == 4)
     killed(world, "sa1_update", at=3, after_replies=0)
-    assert read_state(world.folder.path).suspects == {"kaunas"}
+    assert read_state(world.folder.path).suspects == {"kaunas": TRAIN}
     _, state = taken_over(world)
     assert state.done[1].survivors == ("basel", "lyon", "oslo")
 
