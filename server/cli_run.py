@@ -137,6 +137,8 @@ def closing_facts(state: RunState) -> list[str]:
     if (auc := latest_metric(state, "auc")) is not None:
         noise = latest_metric(state, "auc_noise_se") or 0.0
         facts.append(f"pooled held-out AUC {auc:.3f}" + (f", measured with noise of s.e. {noise:.3f}" if noise else ""))
+    if state.patients:
+        facts.append(f"training patients behind the last sum: {state.patients}")
     if state.done:
         moved = sum(done.bytes_up + done.bytes_down for done in state.done) / len(state.done)
         seconds = sum(value for done in state.done for _, value in done.seconds) / len(state.done)

@@ -76,6 +76,7 @@ def status(run_dir: Path) -> dict[str, Json]:
         "waiting": dict(state.waiting),
         "sites": dict(state.participation()),
         "metrics": dict(last_metrics(state)),
+        "training_patients": state.patients or "not counted",
         "seconds_a_round": _median([_seconds(done) for done in state.done]),
         "bytes_up": sum(done.bytes_up for done in state.done),
         "bytes_down": sum(done.bytes_down for done in state.done),
@@ -172,6 +173,7 @@ def _facts(plan: Plan, state: RunState) -> str:
         "epsilon exposed, at most": exposed,
         "epsilon model, at most": model,
         "seconds a round": f"{_median([_seconds(done) for done in state.done]):.2f}",
+        **({"training patients": state.patients} if state.patients else {}),
         "MB up, all sites": f"{sum(done.bytes_up for done in state.done) / 1e6:.2f}",
     }
     cells = "".join(f'<div class="fact"><b>{escape(value)}</b><span>{name}</span></div>' for name, value in facts.items())

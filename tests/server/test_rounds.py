@@ -104,7 +104,9 @@ def test_patient_counts_come_as_a_sum_with_the_error_that_their_noise_leaves(wor
     terms = make_plan(make_roster(ALL)).privacy
     found = world(privacy=replace(terms, count_noise=4.0))
     found.transport.fault = once("sa1_update", "oslo", DROP_REPLY, exchange=FIRST_TRAIN)
-    first, second = (dict(done.metrics) for done in drive(found).done[1:3])
+    state = drive(found)
+    first, second = (dict(done.metrics) for done in state.done[1:3])
+    assert state.patients == "461 (noise of s.e. 8.0)"
     assert (first["patients"], first["patients_noise_se"]) == pytest.approx((330.75, 4.0 * 3**0.5))  # 100.25 + 110.25 + 120.25
     assert (second["patients"], second["patients_noise_se"]) == pytest.approx((461.0, 8.0))
 
