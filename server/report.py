@@ -26,7 +26,7 @@ from server.card import (
 )
 from server.charts import Mark, axis, line_chart, stacked_bars
 from server.folder import open_folder, write_durably
-from server.journal import Found, RoundDone, RoundFailed
+from server.journal import RoundDone, RoundFailed
 from server.state import RunState, read_state
 from tasks.metrics import pooled_metrics
 
@@ -71,7 +71,7 @@ def status(run_dir: Path) -> dict[str, Json]:
         "last_round": state.last_done,
         "failed_rounds": len(state.failed),
         "lost": [lost_sentence(failed) for failed in state.failed],
-        "findings": [found_sentence(found) for found in state.found],
+        "findings": [f"{sentence} (round {numbers})" for sentence, numbers in findings(state).items()],
         "resumes": state.resumes,
         "waiting": dict(state.waiting),
         "sites": dict(state.participation()),
@@ -145,7 +145,9 @@ def page(plan: Plan, state: RunState, *, colluders: int) -> str:
         "<h2>Sites</h2>",
         _sites(plan, state, colluders),
         "<h2>Rounds that opened nothing</h2>" + _failures(state) if state.failed else "",
-        "<h2>Messages that were wrong</h2>" + _findings(state) if state.found else "",
+        "<h2>Messages that were wrong</h2>" + _table(["what was seen", "rounds"], list(findings(state).items()))
+        if state.found
+        else "",
         "<h2>What is promised to a patient</h2>",
         "".join(f"<p>{_emphasised(sentence)}</p>" for sentence in guarantee(plan)),
         "<h2>Provenance</h2>",
@@ -261,30 +263,37 @@ def _drops(state: RunState) -> dict[str, str]:
 
 
 def _failures(state: RunState) -> str:
-    rows = [
-        [str(failed.round), failed.purpose, failed.code, ", ".join(f"{d.site} ({d.phase} {d.code})" for d in failed.dropped)]
-        for failed in state.failed
-    ]
-    return _table(["round", "purpose", "code", "sites missing"], rows)
+    rows = [[str(failed.round), failed.purpose, failed.code, _why(failed), _missing(failed)] for failed in state.failed]
+    return _table(["round", "purpose", "code", "why", "sites"], rows)
+
+
+def _why(failed: RoundFailed) -> str:
+    return LOST.get(failed.code) or SENTENCES[failed.code]
+
+
+def _missing(failed: RoundFailed) -> str:
+    return ", ".join(f"{drop.site} ({drop.phase} {drop.code})" for drop in failed.dropped) or "none is named"
 
 
 def lost_sentence(failed: RoundFailed) -> str:
     """Why a round opened nothing, and who was missing at which phase."""
-    sites = ", ".join(f"{drop.site} ({drop.phase} {drop.code})" for drop in failed.dropped) or "no site is named"
-    why = LOST if failed.code in LOST else SENTENCES
-    return f"round {failed.round} {failed.purpose}: {failed.code}. {why[failed.code]} {sites}"
+    return f"round {failed.round} {failed.purpose}: {failed.code}. {_why(failed)} Sites: {_missing(failed)}"
 
 
-LOST = {"DIVERGED": "The step left the range of float32: a smaller rate, or another strategy."}
+LOST = {
+    "TOO_FEW": "Fewer uploads came than the threshold.",
+    "NOT_OPENABLE": "Too few ballots open, or shares do not match what their dealer committed to.",
+    "SPOILED": "The sum is none of updates: a site masked garbage, and which one cannot be told.",
+    "DIVERGED": "The step left the range of float32: a smaller rate, or another strategy.",
+}
 
 
-def found_sentence(found: Found) -> str:
-    return f"round {found.round}: {Finding(found.what, found.sites).sentence}"
-
-
-def _findings(state: RunState) -> str:
-    rows = [[str(found.round), Finding(found.what, found.sites).sentence] for found in state.found]
-    return _table(["round", "what was seen (the round opened all the same)"], rows)
+def findings(state: RunState) -> dict[str, str]:
+    """What was seen of wrong messages, in words -> the rounds in which it was."""
+    rounds: dict[str, list[str]] = {}
+    for found in state.found:
+        rounds.setdefault(Finding(found.what, found.sites).sentence, []).append(str(found.round))
+    return {sentence: ", ".join(numbers) for sentence, numbers in rounds.items()}
 
 
 def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

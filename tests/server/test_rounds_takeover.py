@@ -16,6 +16,7 @@ from server import rounds
 from server.errors import ServerError
 from server.folder import RunFolder
 from server.journal import Event, Journal, RoundFailed, VoteAsked, read_entries
+from server.report import status, write_report
 from server.rounds import OpenRound
 from server.state import RunState, read_state
 from server.transport import Patience, Transport
@@ -187,6 +188,28 @@ def test_a_dealer_whose_shares_do_not_open_is_named_and_its_uploads_are_left_out
     assert [(done.round, done.survivors) for done in state.done[1:]] == [(n, ("basel", "lyon", "oslo")) for n in (3, 4, 5)]
     assert all(drop.code == "NOT_OPENABLE" for done in state.done[1:] for drop in done.dropped)
     assert len(world.sites["kaunas"].charged) == 5  # it is asked, and votes: it may still be honest, and its vote counts
+
+
+def test_the_lead_reads_which_round_was_lost_in_which_phase_why_and_by_whom(world: World) -> None:
+    def lie(number: int, kind: str) -> None:
+        world.sites["kaunas"].deals_garbage = number == 4
+        world.sites["lyon"].garbage = number == 8
+
+    world.transport.before = lie
+    rounds.run(world.folder.path, world.transport, clock=world.clock)
+    shown, page = status(world.folder.path), write_report(world.folder.path).read_text("utf-8")
+    named, unnamed = shown["lost"]  # type: ignore[misc]
+    assert named == (
+        "round 2 train: NOT_OPENABLE. Too few ballots open, or shares do not match what their dealer committed to. "
+        "Sites: kaunas (deal NOT_OPENABLE)"
+    )
+    assert unnamed.startswith(
+        "round 3 train: SPOILED. The sum is none of updates: a site masked garbage, and which one cannot be told."
+    )  # type: ignore[union-attr]
+    assert "lyon" not in unnamed  # type: ignore[operator]
+    assert "a site masked garbage" in page
+    assert " gave no share of kaunas&#x27;s masks" in page
+    assert [sentence for sentence in shown["findings"] if "kaunas's masks" in sentence and sentence.endswith("(round 2)")]  # type: ignore[union-attr]
 
 
 def test_a_suspicion_ends(tmp_path: Path) -> None:
