@@ -25,6 +25,7 @@ from client.plans import KnownPlan, PlanStore
 from client.policy_file import PolicyFile
 from client.release import Bound
 from consortium.approval import Approval
+from consortium.canonical import Bytes
 from consortium.documents import Signed
 from consortium.errors import ConsortiumError, DocumentError, EncodingError, SignatureError
 from consortium.identity import SigningKey
@@ -51,7 +52,6 @@ from tasks.errors import TaskError
 log = logging.getLogger("wardround.guard")
 
 Entropy = Callable[[int], bytes]
-Bytes = bytes | bytearray | memoryview  # of a model, or of a masked vector: never copied on its way
 MODEL_PART = 2**18  # values looked at together: a large model needs no second array of its length
 BY_POLICY = "by policy: signer, task and epsilon are within its limits"
 DETAIL_MOST = 500  # characters of a reason in the log: what is quoted there may come from outside
@@ -346,7 +346,7 @@ class Guard:
         describe = schedule.max_describe if plan.statistics else 0  # nothing to release, so nothing to charge
         maxima = {"describe": describe, "train": schedule.max_train, "evaluate": schedule.max_evaluate}
         spends = round_spends(plan, asked.round_number, asked.purpose)
-        draws = asked.purpose == "train" and bool(once_spends(plan)) and not self._drawn(run.known)
+        draws = asked.purpose == "train" and bool(once_spends(plan)) and not self._count_charged(run.known)
         if draws:
             spends = aggregate([*spends, *once_spends(plan)])  # with the first round that may draw it; repeated from then on
         if run.unfit is not None:
@@ -367,7 +367,7 @@ class Guard:
         log.info("run=%s round=%d purpose=%s state=spent privacy=%s", plan.run_id, asked.round_number, asked.purpose, privacy)
         return taken
 
-    def _drawn(self, known: KnownPlan) -> bool:
+    def _count_charged(self, known: KnownPlan) -> bool:
         """Whether the number that this plan releases again and again was charged. An older ledger, put back, has not."""
         return self._once.known(known.digest) and self._site.ledger.count(known.digest, "train") > 0
 

@@ -25,10 +25,10 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from client.errors import SiteError, place_of
 from client.guardpb import guard_pb2, guard_pb2_grpc
+from consortium.canonical import Bytes
 from consortium.plan import MAX_PARAMETERS
 from consortium.wire import CORRELATION_SIZE, Refusal, encode_refusal
 
-Bytes = bytes | bytearray | memoryview
 Answer = Callable[[str, bytes, bytes], tuple[bytes, Bytes]]
 Status = Callable[[], Mapping[str, Any]]
 

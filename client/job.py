@@ -6,6 +6,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from consortium.canonical import Bytes
 from consortium.plan import Plan
 
 
@@ -17,7 +18,7 @@ class Job:
     site: str
     round_number: int
     purpose: str
-    model: bytes | bytearray | memoryview
+    model: Bytes
 
 
 @dataclass(frozen=True)

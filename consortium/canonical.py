@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from consortium.errors import EncodingError
 
+Bytes: TypeAlias = bytes | bytearray | memoryview  # of a model or a masked vector, handed on without a copy
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 LENGTH_SIZE = 4

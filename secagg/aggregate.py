@@ -7,11 +7,11 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from consortium.canonical import Bytes
 from secagg.errors import SecaggError
 from secagg.masks import BODY_SECTION, HEADER_SECTION, MaskKeys, body_type, mask_section
 from secagg.messages import Ballot
@@ -19,8 +19,6 @@ from secagg.numbers import ring_scale
 from secagg.opening import Finding, Masks, View, open_view
 
 HEADER_WORD = 8  # bytes
-
-Bytes: TypeAlias = bytes | bytearray | memoryview
 
 
 class Total:

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from consortium.canonical import integer, pack, text
+from consortium.canonical import Bytes, integer, pack, text
 from secagg import derive
 from secagg import field as element
-from secagg.aggregate import Aggregate, Bytes, Total, open_total, signed
+from secagg.aggregate import Aggregate, Total, open_total, signed
 from secagg.context import Context
 from secagg.errors import SecaggError
 from secagg.framing import fields_of, integer_of, items_of, message, sized, text_of

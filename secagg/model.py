@@ -3,10 +3,8 @@
 import hashlib
 from collections.abc import Iterable
 
-from consortium.canonical import integer
+from consortium.canonical import Bytes, integer
 from secagg.derive import hash_of
-
-Bytes = bytes | bytearray | memoryview
 
 
 def model_digest(chunks: Bytes | Iterable[Bytes]) -> bytes:

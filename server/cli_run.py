@@ -27,7 +27,7 @@ from server.folder import RunFolder, create_folder, open_folder, write_durably
 from server.home import LeadHome, read_signed
 from server.journal import wait_for_writer
 from server.planning import make_plan
-from server.progress import follow, latest_metric
+from server.progress import follow, latest_metric, patients_words
 from server.report import status, write_report
 from server.simulate import LEAD, PipeTransport, Prepared, approve, declared_sizes, prepare
 from server.state import RunState, read_state
@@ -137,8 +137,8 @@ def closing_facts(state: RunState) -> list[str]:
     if (auc := latest_metric(state, "auc")) is not None:
         noise = latest_metric(state, "auc_noise_se") or 0.0
         facts.append(f"pooled held-out AUC {auc:.3f}" + (f", measured with noise of s.e. {noise:.3f}" if noise else ""))
-    if state.patients:
-        facts.append(f"training patients behind the last sum: {state.patients}")
+    if counted := patients_words(state):
+        facts.append(f"training patients behind the last sum: {counted}")
     if state.done:
         moved = sum(done.bytes_up + done.bytes_down for done in state.done) / len(state.done)
         seconds = sum(value for done in state.done for _, value in done.seconds) / len(state.done)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from consortium import plan as plans
 from consortium import roster as rosters
+from consortium.canonical import Bytes
 from consortium.documents import Signed
 from consortium.errors import ConsortiumError
 from consortium.plan import Plan
@@ -78,7 +79,7 @@ class RunFolder:
         """Whether the masked vectors of every round are kept, so that an auditor can add them up again."""
         return self.vectors.is_dir()
 
-    def keep_vector(self, round_number: int, site: str, y: bytes | memoryview) -> None:
+    def keep_vector(self, round_number: int, site: str, y: Bytes) -> None:
         folder = kept_folder(self.vectors / f"round-{round_number:010d}")
         keep(folder / f"{site}.y", y)
 
@@ -120,7 +121,7 @@ def open_folder(path: Path) -> RunFolder:
     return folder
 
 
-def write_durably(path: Path, data: bytes | memoryview) -> None:
+def write_durably(path: Path, data: Bytes) -> None:
     """All of `data` under `path` or, after a crash at any instant, what was there before. Raises OSError."""
     draft = path.with_name(f".{path.name}.draft")
     with draft.open("wb") as file:
@@ -131,7 +132,7 @@ def write_durably(path: Path, data: bytes | memoryview) -> None:
     sync_directory(path.parent)
 
 
-def keep(path: Path, data: bytes | memoryview) -> None:
+def keep(path: Path, data: Bytes) -> None:
     """`write_durably` of what a run cannot go on without; raises `FolderError` where the disk refuses."""
     try:
         write_durably(path, data)

@@ -100,3 +100,9 @@ def latest_metric(state: RunState, name: str) -> float | None:
         if name in dict(done.metrics):
             return dict(done.metrics)[name]
     return None
+
+
+def patients_words(state: RunState) -> str:
+    """The newest count of training patients behind a sum, with the noise's standard error; empty where none was asked for."""
+    count, error = latest_metric(state, "patients"), latest_metric(state, "patients_noise_se")
+    return "" if count is None or error is None else f"{count:.0f} (noise of s.e. {error:.1f})"

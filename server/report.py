@@ -27,6 +27,7 @@ from server.card import (
 from server.charts import Mark, axis, line_chart, stacked_bars
 from server.folder import open_folder, write_durably
 from server.journal import RoundDone, RoundFailed
+from server.progress import patients_words
 from server.state import RunState, read_state
 from tasks.metrics import pooled_metrics
 
@@ -76,7 +77,7 @@ def status(run_dir: Path) -> dict[str, Json]:
         "waiting": dict(state.waiting),
         "sites": dict(state.participation()),
         "metrics": dict(last_metrics(state)),
-        "training_patients": state.patients or "not counted",
+        "training_patients": patients_words(state) or "not counted",
         "seconds_a_round": _median([_seconds(done) for done in state.done]),
         "bytes_up": sum(done.bytes_up for done in state.done),
         "bytes_down": sum(done.bytes_down for done in state.done),
@@ -175,7 +176,7 @@ def _facts(plan: Plan, state: RunState) -> str:
         "epsilon exposed, at most": exposed,
         "epsilon model, at most": model,
         "seconds a round": f"{_median([_seconds(done) for done in state.done]):.2f}",
-        **({"training patients": state.patients} if state.patients else {}),
+        **({"training patients": counted} if (counted := patients_words(state)) else {}),
         "MB up, all sites": f"{sum(done.bytes_up for done in state.done) / 1e6:.2f}",
     }
     cells = "".join(f'<div class="fact"><b>{escape(value)}</b><span>{name}</span></div>' for name, value in facts.items())

@@ -19,6 +19,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from consortium.canonical import Bytes
 from consortium.documents import Signed
 from consortium.errors import EncodingError
 from consortium.plan import Plan, body_length, header_fields, verify_plan
@@ -73,7 +74,6 @@ DIVERGED = "DIVERGED"  # the step left the range of float32: the same step would
 FAILURES_IN_A_ROW = 5
 EPOCH_AGE_S = 23 * 3600.0  # sites refuse an epoch older than 24 h
 
-Bytes = bytes | memoryview
 Vector = NDArray[np.float64]
 Phase = TypeVar("Phase", coordinator.KeysPhase, coordinator.KemPhase, coordinator.VotePhase)
 
@@ -117,7 +117,7 @@ class Tally:
     held_back: set[str] = field(default_factory=set)
 
     def hold_back(self, site: str) -> None:
-        """Leave out the upload of a site whose shares or ballots kept an earlier round shut."""
+        """Leave out the upload of a dealer whose shares kept an earlier round shut."""
         self.held_back.add(site)
         self.lose(site, "update", "NOT_OPENABLE")
 

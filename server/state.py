@@ -110,14 +110,6 @@ class RunState:
         """Rounds of this purpose that opened a sum."""
         return sum(done.purpose == purpose for done in self.done)
 
-    @property
-    def patients(self) -> str:
-        """The newest count of training patients behind a sum, with the noise's standard error; empty where none was asked for."""
-        for done in reversed(self.done):
-            if "patients" in (metrics := dict(done.metrics)):
-                return f"{metrics['patients']:.0f} (noise of s.e. {metrics['patients_noise_se']:.1f})"
-        return ""
-
     def participation(self) -> Mapping[str, int]:
         """Opened rounds that each site contributed to; sites without any are listed with 0."""
         counts = Counter(site for done in self.done for site in done.survivors)

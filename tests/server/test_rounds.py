@@ -36,6 +36,7 @@ from server import rounds
 from server.checkpoint import latest_checkpoint
 from server.folder import create_folder
 from server.journal import EpochAsked, EpochReady, RoundAttempt, RunStopped, Waiting, read_entries
+from server.progress import patients_words
 from server.state import RunState
 from server.transport import Patience, TransportError
 
@@ -106,7 +107,7 @@ def test_patient_counts_come_as_a_sum_with_the_error_that_their_noise_leaves(wor
     found.transport.fault = once("sa1_update", "oslo", DROP_REPLY, exchange=FIRST_TRAIN)
     state = drive(found)
     first, second = (dict(done.metrics) for done in state.done[1:3])
-    assert state.patients == "461 (noise of s.e. 8.0)"
+    assert patients_words(state) == "461 (noise of s.e. 8.0)"
     assert (first["patients"], first["patients_noise_se"]) == pytest.approx((330.75, 4.0 * 3**0.5))  # 100.25 + 110.25 + 120.25
     assert (second["patients"], second["patients_noise_se"]) == pytest.approx((461.0, 8.0))
 
