@@ -8,6 +8,7 @@ import threading
 import time
 from types import FrameType
 
+from client.canaries import audit_folder
 from client.cli_output import Output
 from client.config import SiteConfig, load_config
 from client.daemon import data_source, harden_process, log_to, open_site
@@ -35,7 +36,8 @@ def _guard(home: Home, args: argparse.Namespace, out: Output) -> int:
     harden_process()
     log_to(home.log)
     config = load_config(home)
-    source = data_source(home.load_roster(), folder=config.data, task=config.task, threads=config.threads)
+    audit = audit_folder(home.root)
+    source = data_source(home.load_roster(), folder=config.data, task=config.task, threads=config.threads, audit=audit)
     trainer = TrainerProcess(source, log.warning)
     site = open_site(home, site=config.site, task=config.task, train=trainer, now=time.time(), threads=config.threads)
     try:

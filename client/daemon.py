@@ -44,10 +44,10 @@ def harden_process() -> None:
     os.umask(0o077)
 
 
-def data_source(roster: Roster, *, folder: Path, task: str, threads: int = 1) -> DataSource:
+def data_source(roster: Roster, *, folder: Path, task: str, threads: int = 1, audit: Path | None = None) -> DataSource:
     if not folder.is_dir():
         raise ConfigError(f"the data folder {folder} does not exist: set `data:` in site.yaml to the folder with mapping.yaml")
-    return DataSource(folder, task, roster.split_salt, roster.held_out_fraction, threads)
+    return DataSource(folder, task, roster.split_salt, roster.held_out_fraction, threads, audit)
 
 
 def create_ledger(home: Home, *, site: str, key: SigningKey, roster: Roster, population: str, now: float) -> None:

@@ -23,10 +23,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """What may be encoded and masked: `header` as the plan lists it, `body` (n_parameters,) or (0,)."""
+    """What may be encoded and masked: `header` as the plan lists it, `body` (n_parameters,) or (0,).
 
-    header: NDArray[np.float64]
-    body: NDArray[np.float64]
+    Real numbers, or in mode distributed int64 steps of the grid of each release, which the ring takes as they are.
+    """
+
+    header: NDArray[np.float64] | NDArray[np.int64]
+    body: NDArray[np.float64] | NDArray[np.int64]
 
 
 class Train(Protocol):

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO
 
+from client.canaries import audit_folder
 from client.clock import utc
 from client.config import SiteConfig, load_config
 from client.daemon import InlineTrain, data_source, harden_process, log_to, open_site
@@ -53,7 +54,8 @@ def open_guards(folder: Path, sites: tuple[str, ...]) -> dict[str, Guard]:
     for site in sites:
         home = Home(folder / site)
         config = load_config(home)
-        trainer = open_trainer(data_source(home.load_roster(), folder=config.data, task=config.task))
+        audit = audit_folder(home.root)
+        trainer = open_trainer(data_source(home.load_roster(), folder=config.data, task=config.task, audit=audit))
         guards[site] = Guard(open_site(home, site=site, task=config.task, train=InlineTrain(trainer), now=time.time()))
     return guards
 

@@ -53,8 +53,7 @@ def clipped_grid_sum(rows: FloatMatrix, bound: Bound) -> GridVector:
     return np.asarray(grid.sum(axis=0, dtype=np.int64))
 
 
-def noised(grid_sum: GridVector, *, noise_multiplier: float, bound: Bound, entropy: Entropy) -> FloatVector:
-    """`grid_sum` plus integer Gaussian noise of `noise_multiplier` bounds, in units of the vector; shape (d,)."""
+def noised(grid_sum: GridVector, *, noise_multiplier: float, bound: Bound, entropy: Entropy) -> GridVector:
+    """`grid_sum` plus integer Gaussian noise of `noise_multiplier` bounds; shape (d,), in grid steps as `grid_sum`."""
     std = noise_multiplier * 2**bound.grid_bits * sensitivity_factor(grid_sum.size, bound.grid_bits)
-    noise = gaussian_grid(std, grid_sum.size, entropy)
-    return np.asarray((grid_sum + noise) * bound.step, dtype=np.float64)
+    return grid_sum + gaussian_grid(std, grid_sum.size, entropy)

@@ -7,17 +7,20 @@ leave without bound and noise, and only because both plan and policy say so.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.func import functional_call, grad, vmap
 
+from client.canaries import Canaries, noised_with_canaries
 from client.errors import Refused
 from client.job import Job, Result
-from client.release import Bound, Entropy, FloatMatrix, FloatVector, clipped_grid_sum, noised
+from client.release import Bound, Entropy, FloatMatrix, FloatVector, GridVector, clipped_grid_sum, noised
 from consortium.plan import PATIENTS, Plan, body_length, header_fields
 from privacy.noise import poisson_mask
+from privacy.terms import signal_bound
 from tasks.base import Cohort, Task
 from tasks.errors import ContractError
 from tasks.features import Design
@@ -27,6 +30,7 @@ from tasks.splits import held_out_mask
 
 PATIENTS_AT_ONCE = 256  # held in memory together: 256 x n_parameters float32, weights and gradients each
 
+Released = FloatVector | GridVector  # real numbers, or whole grid steps in mode distributed
 Parameters = dict[str, torch.Tensor]
 PatientGradients = Callable[[Parameters, torch.Tensor, torch.Tensor], Parameters]
 PatientScores = Callable[[Parameters, torch.Tensor], torch.Tensor]
@@ -43,8 +47,12 @@ class Side:
 class Trainer:
     """Holds one site's cohort, split once; `run` computes one round's release."""
 
-    def __init__(self, task: Task, cohort: Cohort, *, salt: bytes, held_out_fraction: float, entropy: Entropy) -> None:
+    def __init__(
+        self, task: Task, cohort: Cohort, *, salt: bytes, held_out_fraction: float, entropy: Entropy, audit: Path | None = None
+    ) -> None:
+        """`audit`: the folder for what a plan's canaries measure here; None: they are not used."""
         self._task = task
+        self._audit = audit
         self._entropy = entropy
         out = held_out_mask(cohort.patient_ids, salt, held_out_fraction)
         self.training = Side(cohort.values[~out], cohort.labels[~out])
@@ -63,13 +71,13 @@ class Trainer:
         self._check(job.plan)
         buffers, weights = self._split_model(job)
         if job.purpose == "describe":
-            return Result(self._describe(job.plan), np.zeros(0))
+            return Result(self._describe(job.plan), _nothing(job.plan))
         train_inputs, held_out_inputs = self._encoded(job.plan, buffers)
         fields = header_fields(job.plan, job.round_number, job.purpose)
-        header = self._patients(job.plan) if PATIENTS in fields else np.zeros(0)
+        header = self._patients(job.plan) if PATIENTS in fields else _nothing(job.plan)
         if any(item != PATIENTS for item in fields):
             header = np.concatenate([header, self._evaluate(job.plan, weights, held_out_inputs)])
-        body = np.zeros(0)
+        body = _nothing(job.plan)
         if body_length(job.plan, job.purpose):
             body = self._train(job, weights, train_inputs)
         return Result(header, body)
@@ -79,6 +87,9 @@ class Trainer:
             raise Refused(
                 "TASK", f"plan is for {plan.task.name} {plan.task.version}, this site has {self._task.name} {self._task.version}"
             )
+
+        if plan.task.modalities != (found := self._task.contract.modalities(plan.task.columns)):
+            raise Refused("TASK", f"plan states modalities {plan.task.modalities}, its columns are of {found}")
 
     def _design(self, plan: Plan) -> Design:
         return Design(self._task.contract, plan.task.columns)
@@ -109,7 +120,7 @@ class Trainer:
             self._inputs = {key: (train, out)}
         return self._inputs[key]
 
-    def _describe(self, plan: Plan) -> FloatVector:
+    def _describe(self, plan: Plan) -> Released:
         rows = np.asarray(self._design(plan).describe_vectors(self.training.values), dtype=np.float64)
         if rows.shape[1] != plan.statistics:
             raise Refused("TASK", f"plan wants {plan.statistics} statistics, this task version has {rows.shape[1]}")
@@ -117,15 +128,20 @@ class Trainer:
             return np.asarray(rows.sum(axis=0), dtype=np.float64)
         bound = Bound(plan.privacy.describe_clip, plan.privacy.grid_bits)
         total = clipped_grid_sum(rows, bound)
-        return noised(total, noise_multiplier=plan.privacy.describe_noise, bound=bound, entropy=self._entropy)
+        return self._released(plan, total, plan.privacy.describe_noise, bound)
 
-    def _patients(self, plan: Plan) -> FloatVector:
+    def _released(self, plan: Plan, total: GridVector, noise: float, bound: Bound) -> Released:
+        """An exact sum with its noise, as it may leave: in mode distributed still whole steps of its grid."""
+        steps = noised(total, noise_multiplier=noise, bound=bound, entropy=self._entropy)
+        return steps if plan.privacy.distributed else np.asarray(steps * bound.step, dtype=np.float64)
+
+    def _patients(self, plan: Plan) -> Released:
         """The number of training patients with fresh noise, (1,); the guard lets only the first draw of a run out."""
         bound = Bound(1.0, plan.privacy.grid_bits)
         grid = np.array([len(self.training.labels) << plan.privacy.grid_bits], dtype=np.int64)
-        return noised(grid, noise_multiplier=plan.privacy.count_noise, bound=bound, entropy=self._entropy)
+        return self._released(plan, grid, plan.privacy.count_noise, bound)
 
-    def _evaluate(self, plan: Plan, weights: NDArray[np.float32], inputs: torch.Tensor) -> FloatVector:
+    def _evaluate(self, plan: Plan, weights: NDArray[np.float32], inputs: torch.Tensor) -> Released:
         model = self._model(plan)
         probabilities = scores(patient_scores(model), split_parameters(model, weights), inputs)
         usable = np.isfinite(probabilities)
@@ -134,11 +150,16 @@ class Trainer:
             return np.asarray(counts, dtype=np.float64)
         bound = Bound(1.0, plan.privacy.grid_bits)  # a patient is in one bin: norm 1, on the grid exactly
         grid = np.asarray(counts, dtype=np.int64) << plan.privacy.grid_bits
-        return noised(grid, noise_multiplier=plan.privacy.evaluate_noise, bound=bound, entropy=self._entropy)
+        return self._released(plan, grid, plan.privacy.evaluate_noise, bound)
 
-    def _train(self, job: Job, weights: NDArray[np.float32], inputs: torch.Tensor) -> FloatVector:
-        """Local minus global weights after `local_steps` steps, each a noised sum over a public normaliser; (n_parameters,)."""
+    def _train(self, job: Job, weights: NDArray[np.float32], inputs: torch.Tensor) -> Released:
+        """Local minus global weights after `local_steps` steps, each a noised sum over a public normaliser; (n_parameters,).
+
+        In mode distributed the noised sum itself: the coordinator divides the opened sum by the survivors' normalisers.
+        """
         plan = job.plan
+        if plan.privacy.distributed:
+            return self._share(job, weights, inputs)
         normaliser = plan.privacy.sample_rate * plan.participant(job.site).declared_patients
         start = weights.astype(np.float64)
         current = start
@@ -146,6 +167,24 @@ class Trainer:
             rows = self._gradient_rows(plan, current.astype(np.float32), inputs)
             current = current - plan.schedule.local_rate * self._summed(plan, rows) / normaliser
         return current - start
+
+    def _share(self, job: Job, weights: NDArray[np.float32], inputs: torch.Tensor) -> GridVector:
+        """The exact clipped sum, saturated where a plan's ring ends, with this site's share of the noise; grid steps."""
+        plan, bound = job.plan, Bound(job.plan.privacy.clip, job.plan.privacy.grid_bits)
+        most = signal_bound(plan, job.site)
+        total = self._clipped_sum(plan, self._gradient_rows(plan, weights, inputs), bound)
+        np.clip(total, -most, most, out=total)
+        return self._noised_step(plan, total, bound)
+
+    def _noised_step(self, plan: Plan, total: GridVector, bound: Bound) -> GridVector:
+        """A training step's exact sum with its noise; the plan's canaries are in it while it is noised, and not afterwards."""
+        return noised_with_canaries(
+            total,
+            Canaries.of(plan, self._audit, self._entropy),
+            sample=lambda n: poisson_mask(n, plan.privacy.sample_rate, self._entropy),
+            clipped=lambda rows: clipped_grid_sum(rows, bound),
+            noised=lambda steps: noised(steps, noise_multiplier=plan.privacy.train_noise, bound=bound, entropy=self._entropy),
+        )
 
     def _gradient_rows(self, plan: Plan, weights: NDArray[np.float32], inputs: torch.Tensor) -> Iterator[FloatMatrix]:
         """Gradients of the sampled patients, (n, n_parameters) at a time; no rows at all for an empty sample."""
@@ -164,10 +203,18 @@ class Trainer:
         if not plan.private:
             return np.asarray(sum((chunk.sum(axis=0) for chunk in rows), np.zeros(plan.n_parameters)), dtype=np.float64)
         bound = Bound(plan.privacy.clip, plan.privacy.grid_bits)
+        total = self._clipped_sum(plan, rows, bound)
+        return np.asarray(self._noised_step(plan, total, bound) * bound.step, dtype=np.float64)
+
+    def _clipped_sum(self, plan: Plan, rows: Iterable[FloatMatrix], bound: Bound) -> GridVector:
         total = np.zeros(plan.n_parameters, dtype=np.int64)
         for chunk in rows:  # chunks only bound memory: integers add up exactly, the noise is drawn once
             total += clipped_grid_sum(chunk, bound)
-        return noised(total, noise_multiplier=plan.privacy.train_noise, bound=bound, entropy=self._entropy)
+        return total
+
+
+def _nothing(plan: Plan) -> Released:
+    return np.zeros(0, np.int64) if plan.privacy.distributed else np.zeros(0, np.float64)
 
 
 def patient_gradients(task: Task, model: torch.nn.Module) -> PatientGradients:

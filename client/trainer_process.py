@@ -40,6 +40,7 @@ class DataSource:
     salt: bytes
     held_out_fraction: float
     threads: int = 1
+    audit: Path | None = None  # where the canaries of a plan write what they measured; None: they are not used
 
 
 def open_trainer(source: DataSource) -> "Trainer":
@@ -48,7 +49,8 @@ def open_trainer(source: DataSource) -> "Trainer":
 
     task = get_task(source.task)
     cohort = load_cohort(source.folder, task.contract)
-    return Trainer(task, cohort, salt=source.salt, held_out_fraction=source.held_out_fraction, entropy=os.urandom)
+    salt, fraction = source.salt, source.held_out_fraction
+    return Trainer(task, cohort, salt=salt, held_out_fraction=fraction, entropy=os.urandom, audit=source.audit)
 
 
 class TrainerProcess:
@@ -130,7 +132,7 @@ class TrainerProcess:
 class _Update:
     """A `Result` whose body follows as bytes."""
 
-    header: NDArray[np.float64]
+    header: NDArray[np.float64] | NDArray[np.int64]
     body_type: str
 
 

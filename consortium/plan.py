@@ -17,7 +17,7 @@ from consortium.identity import SigningKey
 from consortium.roster import MAX_SITES, SMALLEST_COHORT, Roster
 
 KIND = "plan"
-VERSION = 2
+VERSION = 3
 RING_BITS = (16, 32)
 NOT_PRIVATE = -1.0  # how "no bound" is written where a number must stand
 PURPOSES = ("describe", "train", "evaluate")
@@ -27,6 +27,8 @@ TIME = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]
 MAX_PARAMETERS = 2**28
 MAX_DIMENSIONS = 8
 MAX_DELTA = 1e-4
+MAX_CANARIES = 10_000
+MODALITY = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 Option = tuple[tuple[str, str | int | float], ...]
 
@@ -57,9 +59,12 @@ class ParameterSpec:
 
 @dataclass(frozen=True)
 class TaskRef:
+    """`columns`: the only ones a site may read for this run; `modalities`: the kinds of data that they come from, in order."""
+
     name: str
     version: str
-    columns: tuple[str, ...]  # the only columns a site may read for this run
+    columns: tuple[str, ...]
+    modalities: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -94,9 +99,13 @@ class PrivacyTerms:
     `count_noise`: above 0, the number of a site's training patients rides in every training round's header, with this noise
     drawn once per run and site and reused: a fresh draw for each round would average out, and an exact count could be read
     off by subtracting two sums with different survivors.
+
+    Mode "local": noise multipliers are those of each site's own noise, which hides its patients from everybody. Mode
+    "distributed": they are each site's *share*; opened sums alone are private, with the noise of at least `honest` shares in them.
+    `canaries`: synthetic patients with which every site measures what its own training sums give away; they never leave it.
     """
 
-    mode: Literal["local", "none"]
+    mode: Literal["local", "distributed", "none"]
     delta: float
     epsilon_exposed: float
     epsilon_model: float
@@ -108,6 +117,18 @@ class PrivacyTerms:
     describe_noise: float
     evaluate_noise: float
     count_noise: float = 0.0
+    honest: int = 1
+    canaries: int = 0
+
+    @property
+    def distributed(self) -> bool:
+        """Whether sites add shares of the noise, so that only opened sums are private."""
+        return self.mode == "distributed"
+
+    @property
+    def grid_step(self) -> float:
+        """What one step of the integer grid is worth in a training step's sum."""
+        return self.clip / float(1 << self.grid_bits)
 
     @property
     def counted(self) -> bool:
@@ -176,6 +197,13 @@ class Plan:
         _check_model(self.model)
         _check_schedule(self.schedule)
         _check_privacy(self.privacy)
+        _check_modalities(self.task.modalities)
+        canaries, size = self.privacy.canaries, self.n_parameters
+        _require(canaries <= size, f"{canaries} canaries, each needs a parameter of its own: there are {size}")
+        if self.privacy.distributed:
+            _check_distributed(self)
+        else:
+            _require(self.privacy.honest == 1, f"honest {self.privacy.honest} in mode {self.privacy.mode}: each site stands alone")
         _require(min(vars(self.deadlines).values()) >= 1, "every deadline must be at least 1 second")
 
     @property
@@ -265,15 +293,32 @@ def _check_privacy(terms: PrivacyTerms) -> None:
     _require(10 <= terms.grid_bits <= 24, f"grid_bits {terms.grid_bits} outside [10, 24]")
     _require(terms.clip > 0, "clip must be positive")
     _require(terms.describe_clip > 0, "describe_clip must be positive")
+    _require(0 <= terms.canaries <= MAX_CANARIES, f"canaries {terms.canaries} outside [0, {MAX_CANARIES}]")
     noises = (terms.train_noise, terms.describe_noise, terms.evaluate_noise)
     epsilons = (terms.epsilon_exposed, terms.epsilon_model)
     if terms.mode == "none":
         _require((*noises, terms.count_noise) == (0.0, 0.0, 0.0, 0.0), "mode none has no noise: set the noise multipliers to 0")
         _require(epsilons == (NOT_PRIVATE, NOT_PRIVATE), f"mode none bounds nothing: write epsilon as {NOT_PRIVATE}")
+        _require(terms.canaries == 0, "mode none claims nothing that canaries could measure: set canaries to 0")
     else:
         _require(min(noises) > 0, "a private plan needs noise on every release")
         _require(terms.count_noise >= 0, f"count_noise {terms.count_noise} is below 0")
         _require(min(epsilons) > 0, "a private plan states both epsilons")
+
+
+def _check_modalities(modalities: tuple[str, ...]) -> None:
+    _require(list(modalities) == sorted(set(modalities)), "task.modalities must be in ascending order, each once")
+    for name in modalities:
+        _require(bool(MODALITY.fullmatch(name)), f"modality {name!r} is not of a-z, 0-9 and '_'")
+
+
+def _check_distributed(plan: Plan) -> None:
+    """An unnoised intermediate model has no bound, and an epsilon of sums cannot be smaller than one of single updates."""
+    terms = plan.privacy
+    _require(2 <= terms.honest <= len(plan.participants), f"honest {terms.honest} outside [2, {len(plan.participants)}]")
+    _require(plan.ring_bits == 32, "mode distributed needs ring_bits 32: noise and sum do not fit into 16 at a useful grid")
+    _require(plan.schedule.local_steps == 1, "mode distributed takes one local step: only opened sums are private")
+    _require(terms.epsilon_model <= terms.epsilon_exposed, "mode distributed states epsilon_model above epsilon_exposed")
 
 
 def header_fields(plan: Plan, round_number: int, purpose: str) -> tuple[HeaderField, ...]:
@@ -287,6 +332,12 @@ def header_fields(plan: Plan, round_number: int, purpose: str) -> tuple[HeaderFi
         counts = (PATIENTS,) if plan.privacy.counted else ()
         return (*counts, histogram) if round_number % plan.schedule.evaluate_every == 0 else counts
     raise DocumentError(f"purpose {purpose!r} is not one of {', '.join(PURPOSES)}")
+
+
+def header_step(plan: Plan, field: str) -> float:
+    """What one step of the integer grid is worth in a header field, in mode distributed: its L2 bound over 2^grid_bits."""
+    bound = plan.privacy.describe_clip if field == "statistics" else 1.0
+    return bound / float(1 << plan.privacy.grid_bits)
 
 
 def body_length(plan: Plan, purpose: str) -> int:

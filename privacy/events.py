@@ -22,6 +22,7 @@ NOISE_LEAST: Final = 1e-3  # below, the "noise" hides nobody (epsilon > 10^5): w
 NOISE_MOST: Final = 1e9
 SAMPLE_RATE_LEAST: Final = 1e-6
 COUNT_MOST: Final = 10**9
+CONTRIBUTORS_MOST: Final = 2**16
 
 
 @dataclass(frozen=True, order=True)
@@ -50,15 +51,47 @@ class PoissonGaussianEvent:
 
 
 @dataclass(frozen=True, order=True)
+class SharedGaussianEvent:
+    """One site's share of a release that is opened only inside a secure sum with at least `contributors` honest shares.
+
+    `noise_multiplier` is this site's own noise, all that hides its patients from whoever reads its update in the clear. Whoever
+    sees opened sums alone faces the noise of `contributors` equal shares, sqrt(contributors) times as much.
+    """
+
+    noise_multiplier: float
+    contributors: int
+
+    def __post_init__(self) -> None:
+        _check_noise(self.noise_multiplier)
+        _check_contributors(self.contributors)
+
+
+@dataclass(frozen=True, order=True)
+class SharedPoissonGaussianEvent:
+    """The same over a random subset, each patient drawn independently with probability `sample_rate`."""
+
+    noise_multiplier: float
+    sample_rate: float
+    contributors: int
+
+    def __post_init__(self) -> None:
+        _check_contributors(self.contributors)
+        PoissonGaussianEvent(self.noise_multiplier, self.sample_rate)
+
+
+@dataclass(frozen=True, order=True)
 class NonPrivateEvent:
     """A release without noise: no epsilon bounds it, and every page that shows it says NOT PRIVATE."""
 
 
-Event: TypeAlias = GaussianEvent | PoissonGaussianEvent | NonPrivateEvent
+Event: TypeAlias = GaussianEvent | PoissonGaussianEvent | SharedGaussianEvent | SharedPoissonGaussianEvent | NonPrivateEvent
+PlainEvent: TypeAlias = GaussianEvent | PoissonGaussianEvent | NonPrivateEvent
 
 _NAMES: Final[dict[type[Event], str]] = {
     GaussianEvent: "gaussian",
     PoissonGaussianEvent: "poisson-gaussian",
+    SharedGaussianEvent: "shared-gaussian",
+    SharedPoissonGaussianEvent: "shared-poisson-gaussian",
     NonPrivateEvent: "not-private",
 }
 
@@ -99,6 +132,38 @@ def is_private(spends: Iterable[Spend]) -> bool:
     return not any(isinstance(spend.event, NonPrivateEvent) for spend in spends)
 
 
+def charged_event(event: Event) -> PlainEvent:
+    """The release as a budget is charged with it: a share counts with the noise that every opened sum holds."""
+    match event:
+        case SharedGaussianEvent(noise, contributors):
+            return GaussianEvent(noise * math.sqrt(contributors))
+        case SharedPoissonGaussianEvent(noise, rate, contributors):
+            return PoissonGaussianEvent(noise * math.sqrt(contributors), rate)
+        case _:
+            return event
+
+
+def exposed_event(event: Event) -> PlainEvent:
+    """The release for somebody who reads this site's update in the clear: a share's own noise is all there is."""
+    match event:
+        case SharedGaussianEvent(noise, _):
+            return GaussianEvent(noise)
+        case SharedPoissonGaussianEvent(noise, rate, _):
+            return PoissonGaussianEvent(noise, rate)
+        case _:
+            return event
+
+
+def as_charged(spends: Iterable[Spend]) -> tuple[Spend, ...]:
+    """The same releases without shared ones, as they count against a budget."""
+    return aggregate(Spend(charged_event(spend.event), spend.population, spend.count) for spend in spends)
+
+
+def as_exposed(spends: Iterable[Spend]) -> tuple[Spend, ...]:
+    """The same releases without shared ones, as they would count if secure aggregation failed this site."""
+    return aggregate(Spend(exposed_event(spend.event), spend.population, spend.count) for spend in spends)
+
+
 def spend_to_document(spend: Spend) -> dict[str, Json]:
     """The canonical JSON form, as it stands in a ledger line."""
     event: dict[str, Json] = {"name": _NAMES[type(spend.event)]}
@@ -119,14 +184,20 @@ def spend_from_document(document: Json) -> Spend:
 def _event(document: Json) -> Event:
     if not isinstance(document, dict):
         raise EventError(f"event is a {type(document).__name__}, expected an object")
-    numbers = {key: value for key, value in document.items() if key != "name"}
+    contributors = document.get("contributors")
+    numbers = {key: value for key, value in document.items() if key not in ("name", "contributors")}
     if not all(type(value) is float for value in numbers.values()):
         raise EventError("an event's numbers are written as floats (4.0, not 4)")
-    match document.get("name"), sorted(numbers):
+    match document.get("name"), sorted(set(document) - {"name"}):
         case "gaussian", ["noise_multiplier"]:
             return GaussianEvent(_float(numbers["noise_multiplier"]))
         case "poisson-gaussian", ["noise_multiplier", "sample_rate"]:
             return PoissonGaussianEvent(_float(numbers["noise_multiplier"]), _float(numbers["sample_rate"]))
+        case "shared-gaussian", ["contributors", "noise_multiplier"]:
+            return SharedGaussianEvent(_float(numbers["noise_multiplier"]), _contributors(contributors))
+        case "shared-poisson-gaussian", ["contributors", "noise_multiplier", "sample_rate"]:
+            noise, rate = _float(numbers["noise_multiplier"]), _float(numbers["sample_rate"])
+            return SharedPoissonGaussianEvent(noise, rate, _contributors(contributors))
         case "not-private", []:
             return NonPrivateEvent()
         case name, keys:
@@ -138,12 +209,23 @@ def _float(value: Json) -> float:
     return value
 
 
+def _contributors(value: Json) -> int:
+    if type(value) is not int:
+        raise EventError(f"contributors is a {type(value).__name__}, expected an integer")
+    return value
+
+
 def _population(value: Json) -> Population:
     match value:
         case "train" | "held_out" | "all":
             return value
         case _:
             raise EventError(f"population {value!r} is not one of {', '.join(POPULATIONS)}")
+
+
+def _check_contributors(value: int) -> None:
+    if type(value) is not int or not 1 <= value <= CONTRIBUTORS_MOST:
+        raise EventError(f"contributors {value!r} outside [1, {CONTRIBUTORS_MOST}]: a share alone is a plain event")
 
 
 def _check_noise(value: float) -> None:

@@ -25,6 +25,7 @@ GRID_NAME: Final = "aes256ctr-boxmuller53-grid/1"  # what a ledger entry calls t
 SAMPLER_NAME: Final = "aes256ctr-poisson64/1"
 STD_LEAST: Final = 2.0**10  # below, a sum of several sites' rounded noises is measurably not a Gaussian (exp(-2 pi^2 s^2))
 STD_MOST: Final = 2.0**58  # 8.58 of these still fit an int64
+STDS_MOST: Final = 8.6  # no value is further out than this many standard deviations: sqrt(2 * 53 * ln 2) = 8.572
 _CHUNK: Final = 2**16  # pairs drawn at once: the working set stays in the cache
 
 

@@ -14,9 +14,20 @@ from consortium.plan import PURPOSES, Plan, header_fields
 from consortium.roster import SMALLEST_COHORT, Roster
 from privacy.accountant import CERTIFY_INTERVAL, epsilon
 from privacy.errors import AccountingError
-from privacy.events import Event, GaussianEvent, NonPrivateEvent, PoissonGaussianEvent, Spend, aggregate
-from privacy.noise import STD_LEAST, STD_MOST, sensitivity_factor
+from privacy.events import (
+    Event,
+    GaussianEvent,
+    NonPrivateEvent,
+    PoissonGaussianEvent,
+    SharedGaussianEvent,
+    SharedPoissonGaussianEvent,
+    Spend,
+    aggregate,
+    as_exposed,
+)
+from privacy.noise import STD_LEAST, STD_MOST, STDS_MOST, sensitivity_factor
 
+SIGNAL_MARGIN: Final = 2  # a site may have up to twice its declared patients before its sum saturates
 _KNOWN_FIELDS: Final = frozenset({"statistics", "histogram", "patients"})
 
 
@@ -35,7 +46,7 @@ def round_spends(plan: Plan, round_number: int, purpose: str) -> tuple[Spend, ..
         raise AccountingError(f"header field {unknown[0]!r} has no event: a plan must not release what nobody accounts for")
     spends = [_train(plan)] if purpose == "train" else []
     if "statistics" in fields:
-        spends.append(Spend(_full(plan, plan.privacy.describe_noise), "train"))
+        spends.append(Spend(_summed(plan, plan.privacy.describe_noise), "train"))
     if "histogram" in fields:
         spends.append(_histograms(plan, 1))
     return aggregate(spends)
@@ -59,7 +70,7 @@ def _repeated(plan: Plan) -> tuple[Spend, ...]:
     schedule = plan.schedule
     spends = [Spend(spend.event, spend.population, spend.count * schedule.max_train) for spend in (_train(plan),)]
     if schedule.max_describe and plan.statistics:
-        spends.append(Spend(_full(plan, plan.privacy.describe_noise), "train", schedule.max_describe))
+        spends.append(Spend(_summed(plan, plan.privacy.describe_noise), "train", schedule.max_describe))
     if histograms := ride_along_limit(plan) + schedule.max_evaluate:
         spends.append(_histograms(plan, histograms))
     return aggregate(spends)
@@ -70,21 +81,32 @@ def ride_along_limit(plan: Plan) -> int:
     return min(plan.schedule.max_train, plan.schedule.max_round // plan.schedule.evaluate_every)
 
 
-def epsilon_exposed(plan: Plan, *, interval: float = CERTIFY_INTERVAL) -> float:
-    """Of the whole plan, if every update of a site were read in the clear. This is what a site's budget is charged with."""
+def epsilon_charged(plan: Plan, *, interval: float = CERTIFY_INTERVAL) -> float:
+    """Of the whole plan, as a site's budget is charged: the exposed one in mode local, that of opened sums in mode distributed."""
     return epsilon(plan_limit(plan), plan.privacy.delta, interval=interval)
+
+
+def epsilon_exposed(plan: Plan, *, interval: float = CERTIFY_INTERVAL) -> float:
+    """Of the whole plan, if every update of a site were read in the clear."""
+    return epsilon(as_exposed(plan_limit(plan)), plan.privacy.delta, interval=interval)
 
 
 def epsilon_model(plan: Plan, *, colluders: int, minimum_cohort: int, interval: float = CERTIFY_INTERVAL) -> float:
     """Of the whole plan against the aggregator and whoever holds the models, given that only sums are opened.
 
-    The coordinator chooses who is in an epoch, so this counts the noise of the smallest epoch that the roster lets it choose.
+    The coordinator chooses who is in an epoch, so this counts the noise of the smallest epoch that the roster lets it choose;
+    in mode distributed no more than the plan's `honest` shares, which is what a budget is charged with.
     """
-    sizes = range(min(smallest_epoch(colluders, minimum_cohort), len(plan.participants)), len(plan.participants) + 1)
-    worst = min(sizes, key=lambda size: honest_in_sum(size, colluders))
-    hidden = in_opened_sum(plan, _repeated(plan), worst, colluders)
+    least = honest_minimum(len(plan.participants), colluders=colluders, minimum_cohort=minimum_cohort)
+    hidden = _opened(plan, _repeated(plan), min(least, plan.privacy.honest) if plan.privacy.distributed else least)
     # What repeats is exposed: the sums of two rounds with different survivors differ by one site's noised value.
     return epsilon((*hidden, *once_spends(plan)), plan.privacy.delta, interval=interval)
+
+
+def honest_minimum(n_participants: int, *, colluders: int, minimum_cohort: int) -> int:
+    """The fewest honest sites in any sum that opens, over every epoch of them that the roster lets the coordinator choose."""
+    least = min(smallest_epoch(colluders, minimum_cohort), n_participants)
+    return min(honest_in_sum(size, colluders) for size in range(least, n_participants + 1))
 
 
 def smallest_epoch(colluders: int, minimum_cohort: int) -> int:
@@ -96,11 +118,15 @@ def in_opened_sum(plan: Plan, spends: Iterable[Spend], n_sites: int, colluders: 
     """The same releases for somebody who sees only opened sums of an epoch of `n_sites`, of which `colluders` may collude.
 
     Every opened sum holds the noise of at least t - c honest sites, t = (n + c) // 2 + 1 (secure aggregation, 4.1), all with
-    the same standard deviation, since weight times normaliser is the same for every site. With several local steps the
-    intermediate noise does not add up this way: then they are as good as exposed.
+    the same standard deviation, since weight times normaliser is the same for every site.
     """
-    factor = math.sqrt(honest_in_sum(n_sites, colluders)) if plan.schedule.local_steps == 1 else 1.0
-    return tuple(scaled(spend, factor) for spend in spends)
+    return _opened(plan, spends, honest_in_sum(n_sites, colluders))
+
+
+def _opened(plan: Plan, spends: Iterable[Spend], honest: int) -> tuple[Spend, ...]:
+    """With several local steps the intermediate noise does not add up across sites: then they are as good as exposed."""
+    factor = math.sqrt(honest) if plan.schedule.local_steps == 1 else 1.0
+    return tuple(scaled(spend, factor) for spend in as_exposed(spends))
 
 
 def off_grid(plan: Plan) -> tuple[str, ...]:
@@ -113,11 +139,30 @@ def off_grid(plan: Plan) -> tuple[str, ...]:
         ("count_noise", terms.count_noise, 1),
     ]
     steps = {name: noise * 2.0**bits * sensitivity_factor(size, bits) for name, noise, size in releases if noise > 0.0}
-    return tuple(
+    misfits = _ring_misfits(plan, steps["train_noise"]) if terms.distributed else ()
+    return misfits + tuple(
         f"{name} is {value:.4g} steps of a grid of {bits} bits, possible are {STD_LEAST:.0f} to {STD_MOST:.3g}"
         for name, value in steps.items()
         if not STD_LEAST <= value <= STD_MOST
     )
+
+
+def _ring_misfits(plan: Plan, noise_steps: float) -> tuple[str, ...]:
+    """In mode distributed the ring holds grid steps: no site's clamped sum and noise may leave its share of it, ever."""
+    share = 2 ** (plan.ring_bits - 1 - len(plan.participants).bit_length())  # secure aggregation, 4.7: L
+    largest = max(signal_bound(plan, participant.site) for participant in plan.participants)
+    needed = largest + math.ceil(STDS_MOST * noise_steps)
+    if needed <= share:
+        return ()
+    return (f"the largest site needs {needed:.4g} grid steps for sum and noise, the ring has {share:.4g}: fewer grid_bits",)
+
+
+def signal_bound(plan: Plan, site: str) -> int:
+    """Mode distributed: the grid steps at which each coordinate of a site's sum saturates, before its noise.
+
+    Saturating is done on the exact sum, so it moves no sum of two neighbours further apart.
+    """
+    return SIGNAL_MARGIN * plan.participant(site).declared_patients << plan.privacy.grid_bits
 
 
 def coordinate_noise(plan: Plan) -> float:
@@ -139,25 +184,32 @@ def honest_in_sum(n_sites: int, colluders: int) -> int:
 
 
 def scaled(spend: Spend, factor: float) -> Spend:
-    """The same release with `factor` times the noise."""
+    """The same release with `factor` times the noise; for releases that are not shares."""
     match spend.event:
         case GaussianEvent(noise):
             return Spend(GaussianEvent(noise * factor), spend.population, spend.count)
         case PoissonGaussianEvent(noise, rate):
             return Spend(PoissonGaussianEvent(noise * factor, rate), spend.population, spend.count)
-        case NonPrivateEvent():
+        case _:
             return spend
 
 
 def _train(plan: Plan) -> Spend:
-    terms = plan.privacy
+    terms, steps = plan.privacy, plan.schedule.local_steps
     if terms.sample_rate == 1.0 or not plan.private:
-        return Spend(_full(plan, terms.train_noise), "train", plan.schedule.local_steps)
-    return Spend(PoissonGaussianEvent(terms.train_noise, terms.sample_rate), "train", plan.schedule.local_steps)
+        return Spend(_summed(plan, terms.train_noise), "train", steps)
+    if terms.distributed:
+        return Spend(SharedPoissonGaussianEvent(terms.train_noise, terms.sample_rate, terms.honest), "train", steps)
+    return Spend(PoissonGaussianEvent(terms.train_noise, terms.sample_rate), "train", steps)
 
 
 def _histograms(plan: Plan, count: int) -> Spend:
-    return Spend(_full(plan, plan.privacy.evaluate_noise), "held_out", count)
+    return Spend(_summed(plan, plan.privacy.evaluate_noise), "held_out", count)
+
+
+def _summed(plan: Plan, noise: float) -> Event:
+    """What is drawn anew for every sum: in mode distributed only the sum is private."""
+    return SharedGaussianEvent(noise, plan.privacy.honest) if plan.privacy.distributed else _full(plan, noise)
 
 
 def _full(plan: Plan, noise: float) -> Event:

@@ -66,13 +66,13 @@ def example_roster() -> Roster:
 
 def example_plan(roster: Roster) -> Plan:
     return Plan(
-        version=2,
+        version=3,
         run_id="cis-2026-01",
         lead=LEAD,
         created="2026-01-31T12:00:00Z",
         code_version="0.1.0",
         roster_digest=roster.digest,
-        task=TaskRef("cis_conversion", "1", ("age", "edss_onset", "oligoclonal_bands")),
+        task=TaskRef("cis_conversion", "1", ("age", "edss_onset", "oligoclonal_bands"), ("clinical", "fluid")),
         model=ModelRef(
             name="logistic",
             options=(("hidden", 0), ("l2", 0.001)),
@@ -347,8 +347,8 @@ ROSTER_RULES: tuple[Change, ...] = (
 )
 
 PLAN_RULES: tuple[Change, ...] = (
-    ("version-1", "version", 1, "this code knows 2"),
-    ("version-3", "version", 3, "this code knows 2"),
+    ("version-2", "version", 2, "this code knows 3"),
+    ("version-4", "version", 4, "this code knows 3"),
     ("run-id-empty", "run_id", "", "run_id must be"),
     ("run-id-dash-first", "run_id", "-a", "run_id must be"),
     ("run-id-path", "run_id", "../x", "run_id must be"),
@@ -400,7 +400,14 @@ PLAN_RULES: tuple[Change, ...] = (
     ("evaluate-every-0", "schedule.evaluate_every", 0, "at least 1"),
     ("local-steps-0", "schedule.local_steps", 0, "outside [1, 10000]"),
     ("local-rate-0", "schedule.local_rate", 0.0, "positive and finite"),
-    ("mode-unknown", "privacy.mode", "distributed", "is not one of local, none"),
+    ("mode-unknown", "privacy.mode", "central", "is not one of local, distributed, none"),
+    ("mode-distributed-of-one", "privacy.mode", "distributed", "honest 1 outside [2, 3]"),
+    ("honest-in-mode-local", "privacy.honest", 2, "each site stands alone"),
+    ("canaries-negative", "privacy.canaries", -1, "outside [0, 10000]"),
+    ("canaries-too-many", "privacy.canaries", 10_001, "outside [0, 10000]"),
+    ("modalities-not-in-order", "task.modalities", ["mri", "clinical"], "in ascending order"),
+    ("modality-twice", "task.modalities", ["clinical", "clinical"], "in ascending order"),
+    ("modality-with-space", "task.modalities", ["clinical data"], "is not of a-z"),
     ("sample-rate-0", "privacy.sample_rate", 0.0, "outside (0, 1]"),
     ("sample-rate-above-1", "privacy.sample_rate", 1.5, "outside (0, 1]"),
     ("delta-0", "privacy.delta", 0.0, "outside (0, 0.0001]"),

@@ -14,7 +14,7 @@ import numpy as np
 from consortium.canonical import pack, text
 from consortium.identity import Entropy
 from secagg import derive, field, shamir
-from secagg.encoding import Update
+from secagg.encoding import Encoded, Update, WholeSteps
 from secagg.errors import SecaggError
 from secagg.joining import Identity, Joined
 from secagg.masks import BODY_SECTION, HEADER_SECTION, BodyWords, HeaderWords, MaskKeys, Step, body_type, mask_section
@@ -39,11 +39,11 @@ class Vector:
     """What a site adds to the sum: header words, and a body that is encoded already or on its way into the masks."""
 
     header: HeaderWords = dataclass_field(repr=False)
-    body: BodyWords | Update = dataclass_field(repr=False)
+    body: BodyWords | Encoded = dataclass_field(repr=False)
 
     def check(self, ring_bits: int) -> None:
         """`ENCODING` for words of another type than the ring's."""
-        found = self.body.word_type if isinstance(self.body, Update) else self.body.dtype
+        found = self.body.word_type if isinstance(self.body, Update | WholeSteps) else self.body.dtype
         if self.header.dtype != np.uint64 or found != body_type(ring_bits):
             expected = f"uint64 and {body_type(ring_bits)}"
             raise SecaggError("ENCODING", f"words are {self.header.dtype} and {found}, expected {expected}: encode first")
@@ -89,7 +89,7 @@ def _mask(vector: Vector, keys: MaskKeys, ring_bits: int, threads: int) -> tuple
         body,
         BODY_SECTION,
         keys,
-        before=vector.body.write if isinstance(vector.body, Update) else _copy_of(vector.body),
+        before=vector.body.write if isinstance(vector.body, Update | WholeSteps) else _copy_of(vector.body),
         after=lambda _, block: digest.update(block.data),
         threads=threads,
     )

@@ -11,7 +11,7 @@ from consortium.identity import Entropy, SigningKey
 from secagg import derive, numbers
 from secagg.context import Context
 from secagg.dealing import OwnShares, Sent, Standing, Vector, cast_ballot, mask_and_deal
-from secagg.encoding import Update
+from secagg.encoding import Encoded
 from secagg.errors import SecaggError
 from secagg.joining import Encapsulate, Identity, Joined, Keyed, Listed, announce, encapsulate, join, take_list
 from secagg.masks import BodyWords, HeaderWords
@@ -184,9 +184,9 @@ class SiteSession:
             return Taken(asked, state)
 
     def finish_update(
-        self, taken: Taken, header: HeaderWords, body: BodyWords | Update, *, threads: int = 1
+        self, taken: Taken, header: HeaderWords, body: BodyWords | Encoded, *, threads: int = 1
     ) -> tuple[bytes, memoryview]:
-        """(upload message, y): y = header || body, masked; an `Update` is encoded on its way, with no copy beside y.
+        """(upload message, y): y = header || body, masked; an `Encoded` is written on its way, with no copy beside y.
 
         `ROUND` if a vote or a later round came between, `RANGE` for an update that holds NaN or infinity.
         """

@@ -44,18 +44,42 @@ def guarantee(plan: Plan) -> tuple[str, ...]:
         )
     terms = plan.privacy
     return (
-        f"Every patient has ({epsilon_text(terms.epsilon_exposed)}, {terms.delta:.1e})-differential privacy against "
-        "anybody outside the patient's own site, even if the hub and all other sites work together and secure "
-        "aggregation fails (*epsilon exposed*; this number is charged to the site's budget).",
-        f"Against the hub and whoever holds the models, given that secure aggregation holds: epsilon "
-        f"{epsilon_text(terms.epsilon_model)} (*epsilon model*), with the same delta.",
+        *_against_whom(plan),
         f"Unit: {UNIT}. Neighbours: {NEIGHBOURS}. Accountant: {ACCOUNTANT}.",
         "Both numbers cover this run alone: normalisation statistics, every training round and every evaluation. What "
         "earlier and later runs add is in each site's ledger, which its auditor can verify.",
-        f"How: each patient's gradient is clipped to L2 norm {terms.clip:g}; each site adds Gaussian noise of "
-        f"{terms.train_noise:.3g} x that norm itself, from a cryptographic generator; sampling rate "
-        f"{terms.sample_rate:g}; weights and normalisers are public constants of the plan.",
+        f"How: each patient's gradient is clipped to L2 norm {terms.clip:g}; each site adds {_added(plan)}, from a "
+        f"cryptographic generator; sampling rate {terms.sample_rate:g}; weights and normalisers are public constants of the plan.",
     )
+
+
+def _against_whom(plan: Plan) -> tuple[str, ...]:
+    terms = plan.privacy
+    exposed, model = epsilon_text(terms.epsilon_exposed), epsilon_text(terms.epsilon_model)
+    if terms.distributed:
+        return (
+            f"Every patient has ({model}, {terms.delta:.1e})-differential privacy against the hub, whoever holds the models, and "
+            f"sites that work with them, as far as the roster tolerates, **given that secure aggregation holds** and at least "
+            f"{terms.honest} honest sites added their share of the noise (*epsilon model*; this number is charged to the site's "
+            "budget).",
+            f"If a single update of a site were read in the clear, only that site's own share would hide its patients: epsilon "
+            f"{exposed} (*epsilon exposed*), with the same delta.",
+        )
+    return (
+        f"Every patient has ({exposed}, {terms.delta:.1e})-differential privacy against "
+        "anybody outside the patient's own site, even if the hub and all other sites work together and secure "
+        "aggregation fails (*epsilon exposed*; this number is charged to the site's budget).",
+        f"Against the hub and whoever holds the models, given that secure aggregation holds: epsilon "
+        f"{model} (*epsilon model*), with the same delta.",
+    )
+
+
+def _added(plan: Plan) -> str:
+    terms = plan.privacy
+    if terms.distributed:
+        whole = terms.train_noise * math.sqrt(terms.honest)
+        return f"its share of Gaussian noise, {terms.train_noise:.3g} x that norm, so that {terms.honest} shares make {whole:.3g} x"
+    return f"Gaussian noise of {terms.train_noise:.3g} x that norm itself"
 
 
 def metric_noise(plan: Plan, survivors: int) -> str:

@@ -42,10 +42,12 @@ EARLIER_END_S = 60.0  # a coordinator looks at the hub every half minute at leas
 FLOWER_RUN = "flower-run.json"
 
 SIMULATED_POLICY = """# every simulated site allows what this plan asks; real sites write their own
-version: 1
+version: 2
 budget_epsilon: 1000.0
 max_epsilon_per_plan: 1000.0
-allow_non_private: true
+budget_exposed_epsilon: 10000.0
+max_exposed_epsilon_per_plan: 10000.0
+modes: [local, distributed, none]
 tasks: {{"{task}": "*"}}
 leads: ["*"]
 """

@@ -38,9 +38,11 @@ class TaskConfig:
 
 @dataclass(frozen=True)
 class PrivacyConfig:
-    """`target_epsilon` is of the whole run, one site's updates exposed; `delta` 0: chosen from the declared patients.
+    """`target_epsilon` is what a site's budget is charged with for the whole run: one site's updates exposed in mode local, opened
+    sums in mode distributed. `delta` 0: chosen from the declared patients. `grid_bits` 0: as many as the mode has room for.
 
     `count_noise` 0: no patient counts are released; above: the standard deviation of each site's, drawn once per run.
+    `canaries` -1: the default for the model's size.
     """
 
     mode: str
@@ -51,6 +53,7 @@ class PrivacyConfig:
     sample_rate: float
     describe_share: float
     count_noise: float = 0.0
+    canaries: int = -1
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,7 @@ class Cost:
     minimum_survivors: int
     dropouts_tolerated: int
     honest_in_every_sum: int
+    mode: str
     limits: tuple[str, ...]
     bytes_up: int
     bytes_down: int
@@ -98,14 +99,22 @@ def cost(plan: Plan, *, colluders: int, minimum_cohort: int) -> Cost:
         minimum_survivors=threshold(sites, colluders),
         dropouts_tolerated=sites - threshold(sites, colluders),
         honest_in_every_sum=honest_in_sum(weakest_epoch(sites, colluders, minimum_cohort), colluders),
+        mode=plan.privacy.mode,
         limits=limits(sites, colluders, minimum_cohort),
         bytes_up=up,
         bytes_down=down,
         seconds_estimated=seconds(plan, up + down),
         coordinate_clip=plan.coordinate_clip,
-        ring_step=plan.coordinate_clip / ring_scale(sites, plan.ring_bits),
+        ring_step=_ring_step(plan),
         sites=tuple(_site(plan, participant, exposed, model) for participant in plan.participants),
     )
+
+
+def _ring_step(plan: Plan) -> float:
+    """What one step of the ring is worth in the opened sum."""
+    if plan.privacy.distributed:
+        return plan.privacy.grid_step
+    return plan.coordinate_clip / ring_scale(len(plan.participants), plan.ring_bits)
 
 
 def _site(plan: Plan, participant: Participant, exposed: float, model: float) -> SiteCost:
@@ -136,6 +145,8 @@ def seconds(plan: Plan, bytes_moved: int) -> float:
 def check_header_range(plan: Plan) -> None:
     """Sums of counts and statistics must stay inside the header's ring, with noise; the body saturates by construction."""
     terms = plan.privacy
+    if terms.distributed:
+        return  # whole steps: a header word has room for 2^63 of them, and no count times 2^20 comes near
     limit = 2.0**31 / len(plan.participants)
     largest = HEADER_MARGIN * max(participant.declared_patients for participant in plan.participants)
     noise = HEADER_SIGMAS * max(terms.evaluate_noise, terms.describe_noise * terms.describe_clip, terms.count_noise)
@@ -170,12 +181,18 @@ def cost_lines(found: Cost) -> tuple[str, ...]:
         *(line for sentence in found.limits for line in _wrapped("mind", sentence)),
         f"bytes per site    {found.bytes_up / 1e6:.2f} MB up, {found.bytes_down / 1e6:.2f} MB down (estimate)",
         f"time              about {found.seconds_estimated / 60:.1f} min over the network, local computing not in it",
-        f"coordinate clip   {found.coordinate_clip:g}; step of the opened update {found.ring_step:.1e}",
+        _step_line(found),
         *(
             f"  {site.site:<16}declared {site.declared_patients}, weight {site.weight:.3f}, noise/clip {site.noise_to_clip:.3f}"
             for site in found.sites
         ),
     )
+
+
+def _step_line(found: Cost) -> str:
+    if found.mode == "distributed":
+        return f"grid              step of the opened sum {found.ring_step:.1e}, in it sums and noise are exact"
+    return f"coordinate clip   {found.coordinate_clip:g}; step of the opened update {found.ring_step:.1e}"
 
 
 def _wrapped(name: str, sentence: str) -> list[str]:
@@ -186,8 +203,11 @@ def _wrapped(name: str, sentence: str) -> list[str]:
 def _privacy_lines(found: Cost) -> tuple[str, ...]:
     if not found.private:
         return (f"{NOT_PRIVATE_BANNER}: no clipping, no noise; every site's policy must allow it",)
+    charged = "  charged to every site's budget"
+    exposed, model = ("", charged) if found.mode == "distributed" else (charged, "  against the hub and readers of the model")
     return (
-        f"epsilon exposed   {found.epsilon_exposed:.3f}  charged to every site's budget",
-        f"epsilon model     {found.epsilon_model:.3f}  against the hub and readers of the model",
+        f"epsilon exposed   {found.epsilon_exposed:.3f}{exposed or '  if one update were read in the clear'}",
+        f"epsilon model     {found.epsilon_model:.3f}{model}",
+        f"mode              {found.mode}",
         f"delta             {found.delta:.2e}; unit: {found.unit}",
     )

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from typing import Literal
 
 from consortium.plan import (
     MAX_DELTA,
@@ -27,7 +28,15 @@ from consortium.plan import (
 )
 from consortium.roster import Roster
 from privacy.planning import Releases, calibrate
-from privacy.terms import coordinate_noise, epsilon_exposed, epsilon_model, off_grid, ride_along_limit
+from privacy.terms import (
+    SIGNAL_MARGIN,
+    coordinate_noise,
+    epsilon_exposed,
+    epsilon_model,
+    honest_minimum,
+    off_grid,
+    ride_along_limit,
+)
 from server import strategy as strategies
 from server.config import FederationConfig, LeadConfig, PrivacyConfig, ScheduleConfig, TaskConfig
 from server.errors import PlanningError
@@ -36,10 +45,12 @@ from tasks.models import parameter_specs
 from tasks.registry import get_task
 
 NOISE_SIGMAS = 8.0  # a coordinate further out saturates: less than one in 10^14
-SIGNAL_MARGIN = 2.0  # a site may have up to twice its declared patients before its sum saturates
 UNCLIPPED_GRADIENT = 32.0  # without clipping; inputs are within +-20 by contract, so a logistic gradient is below this
 SPARE_ROUND_NUMBERS = 10  # rounds that fail before any site is charged use a number, not an attempt
 EPSILON_DIGITS = 4
+GRID_BITS_LEAST, GRID_BITS_MOST = 10, 20
+CANARIES, CANARIES_FROM_PARAMETERS = 1000, 10_000  # fewer measure little; small models have no room for them
+MODES: Mapping[str, Literal["local", "distributed", "none"]] = {"local": "local", "distributed": "distributed", "none": "none"}
 NOISE_DIGITS = 5
 
 
@@ -78,11 +89,11 @@ def make_plan(config: LeadConfig, roster: Roster, node_ids: Mapping[str, int], *
         coordinate_clip=1.0,
         ring_bits=config.ring_bits,
         schedule=schedule,
-        privacy=open_terms(config.privacy, parts, participants),
+        privacy=open_terms(config.privacy, parts, participants, roster),
         strategy=StrategyRef(config.strategy.name, tuple(sorted(config.strategy.options.items()))),
         deadlines=Deadlines(**vars(config.deadlines)),
     )
-    plan = calibrated(draft, config.privacy, roster) if config.privacy.mode == "local" else draft
+    plan = calibrated(draft, config.privacy, roster) if draft.private else draft
     if unfit := off_grid(plan):
         raise PlanningError(f"{unfit[0]}: choose more or fewer privacy.grid_bits, or more noise")
     return replace(plan, coordinate_clip=coordinate_clip(plan))
@@ -107,7 +118,7 @@ def task_parts(config: TaskConfig) -> TaskParts:
     design = Design(task.contract, columns)
     model = task.build_model(config.model, config.options, columns)
     return TaskParts(
-        TaskRef(task.name, task.version, columns),
+        TaskRef(task.name, task.version, columns, task.contract.modalities(columns)),
         ModelRef(
             config.model,
             tuple(sorted(config.options.items())),
@@ -150,26 +161,46 @@ def make_schedule(config: ScheduleConfig) -> Schedule:
     )
 
 
-def open_terms(config: PrivacyConfig, parts: TaskParts, participants: tuple[Participant, ...]) -> PrivacyTerms:
+def open_terms(config: PrivacyConfig, parts: TaskParts, participants: tuple[Participant, ...], roster: Roster) -> PrivacyTerms:
     """The terms before calibration: no noise in mode none, a placeholder of 1 otherwise."""
-    if config.mode not in ("local", "none"):
-        raise PlanningError(f"privacy.mode is {config.mode!r}; known: local, none")
-    noise = 1.0 if config.mode == "local" else 0.0
-    stated = 1.0 if config.mode == "local" else NOT_PRIVATE
+    if config.mode not in MODES:
+        raise PlanningError(f"privacy.mode is {config.mode!r}; known: {', '.join(MODES)}")
+    noise, stated = (0.0, NOT_PRIVATE) if config.mode == "none" else (1.0, 1.0)
     return PrivacyTerms(
-        mode="local" if config.mode == "local" else "none",
+        mode=MODES[config.mode],
         delta=config.delta or default_delta(sum(participant.declared_patients for participant in participants)),
         epsilon_exposed=stated,
         epsilon_model=stated,
         clip=config.clip,
-        grid_bits=config.grid_bits,
+        grid_bits=config.grid_bits or GRID_BITS_MOST,
         sample_rate=config.sample_rate,
         train_noise=noise,
         describe_clip=parts.describe_bound,
         describe_noise=noise,
         evaluate_noise=noise,
         count_noise=config.count_noise,
+        honest=_honest(participants, roster) if config.mode == "distributed" else 1,
+        canaries=_canaries(config, parts) if config.mode != "none" else 0,
     )
+
+
+def _honest(participants: tuple[Participant, ...], roster: Roster) -> int:
+    """The shares of noise that every opened sum holds for certain, whatever epoch the coordinator chooses."""
+    least = honest_minimum(len(participants), colluders=roster.colluders, minimum_cohort=roster.minimum_cohort)
+    if least < 2:
+        raise PlanningError(
+            f"a sum of {len(participants)} sites may hold one honest share of noise only: distributed mode gains nothing, "
+            "take privacy.mode=local, invite more sites, or raise the roster's minimum cohort"
+        )
+    return least
+
+
+def _canaries(config: PrivacyConfig, parts: TaskParts) -> int:
+    """Every run of a model that has room for them measures what its updates give away; the model never feels it."""
+    if config.canaries >= 0:
+        return config.canaries
+    size = sum(spec.size for spec in parts.model.parameters)
+    return CANARIES if size >= CANARIES_FROM_PARAMETERS else 0
 
 
 def default_delta(total_patients: int) -> float:
@@ -190,13 +221,24 @@ def calibrated(draft: Plan, config: PrivacyConfig, roster: Roster) -> Plan:
         count_noise=draft.privacy.count_noise,
     )
     noises = calibrate(config.target_epsilon, draft.privacy.delta, releases, describe_share=config.describe_share)
+    shares = math.sqrt(draft.privacy.honest)  # of equal size: h of them add up to the noise that is charged
     terms = replace(
         draft.privacy,
-        train_noise=_up(noises.train_noise, NOISE_DIGITS),
-        describe_noise=_up(noises.describe_noise, NOISE_DIGITS),
-        evaluate_noise=_up(noises.evaluate_noise, NOISE_DIGITS),
+        train_noise=_up(noises.train_noise / shares, NOISE_DIGITS),
+        describe_noise=_up(noises.describe_noise / shares, NOISE_DIGITS),
+        evaluate_noise=_up(noises.evaluate_noise / shares, NOISE_DIGITS),
     )
-    return certified(replace(draft, privacy=terms), roster)
+    plan = replace(draft, privacy=terms)
+    return certified(plan if config.grid_bits else _on_a_grid_that_fits(plan), roster)
+
+
+def _on_a_grid_that_fits(plan: Plan) -> Plan:
+    """`plan` with the finest grid on which sums and noise fit into the ring; as it was if none does (`off_grid` says so)."""
+    for bits in range(GRID_BITS_MOST, GRID_BITS_LEAST - 1, -1):
+        candidate = replace(plan, privacy=replace(plan.privacy, grid_bits=bits))
+        if not off_grid(candidate):
+            return candidate
+    return plan
 
 
 def certified(plan: Plan, roster: Roster) -> Plan:
@@ -215,6 +257,8 @@ def _up(value: float, digits: int) -> float:
 def coordinate_clip(plan: Plan) -> float:
     """The power of two that bounds every coordinate of a site's update, with room for its noise."""
     terms, steps = plan.privacy, plan.schedule.local_steps * plan.schedule.local_rate
+    if terms.distributed:
+        return 1.0  # not used: sums saturate at `signal_bound`, on their own grid
     if not plan.private:
         return float(2.0 ** math.ceil(math.log2(steps * UNCLIPPED_GRADIENT)))
     signal = SIGNAL_MARGIN * terms.clip * steps

@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from consortium.canonical import Bytes
 from consortium.documents import Signed
 from consortium.errors import EncodingError
-from consortium.plan import Plan, body_length, header_fields, verify_plan
+from consortium.plan import Plan, body_length, header_fields, header_step, verify_plan
 from consortium.roster import Roster, founders_fingerprint, verify_roster
 from consortium.wire import Refusal, Reply, Request, decode_reply, encode_keys_request, encode_request
 from secagg import coordinator, numbers
 from secagg.aggregate import Aggregate
 from secagg.context import Context
-from secagg.encoding import decode_body, decode_header
+from secagg.encoding import decode_body, decode_header, decode_header_steps, decode_steps
 from secagg.errors import SecaggError
 from secagg.model import model_digest
 from secagg.opening import Finding, NotOpenableError
@@ -612,7 +612,7 @@ class Driver:
         self, current: Current, number: int, purpose: str, aggregate: Aggregate, n: int
     ) -> tuple[Current, dict[str, float], list[float]]:
         """The state after an opened sum, its metrics and its pooled histogram."""
-        count, header = decode_header(aggregate.header)
+        count, header = self._read_header(number, purpose, aggregate)
         after, metrics, histogram = replace(current, round=number), dict[str, float](), list[float]()
         if purpose == "describe":
             described = with_buffers(self._plan, current.model, pooled.buffers(self._plan, header, contributors=count))
@@ -627,9 +627,7 @@ class Driver:
         if purpose == "evaluate":
             after = replace(after, evaluated=current.evaluated + 1)
         if purpose == "train":
-            weights = sum(self._plan.weight(site) for site in aggregate.survivors)
-            mean = decode_body(aggregate.body, self._plan.coordinate_clip, n, ring_bits=self._plan.ring_bits)
-            mean /= weights
+            mean = self._mean(aggregate, n)
             try:
                 state, model = step_model(self._plan, self._strategy, current.state, current.model, mean)
             except ServerError as error:
@@ -637,6 +635,24 @@ class Driver:
                 raise RoundLostError(DIVERGED) from error
             after = replace(after, state=state, model=model, trained=current.trained + 1)
         return after, metrics, histogram
+
+    def _read_header(self, number: int, purpose: str, aggregate: Aggregate) -> tuple[int, NDArray[np.float64]]:
+        """Sites in the sum, and the header's summed values in their own units."""
+        if not self._plan.privacy.distributed:
+            return decode_header(aggregate.header)
+        fields = header_fields(self._plan, number, purpose)
+        steps = [np.full(field.length, header_step(self._plan, field.name)) for field in fields]
+        return decode_header_steps(aggregate.header, np.concatenate([*steps, np.zeros(0)]))
+
+    def _mean(self, aggregate: Aggregate, n: int) -> NDArray[np.float64]:
+        """The survivors' mean update, (n_parameters,); in mode distributed their noised sum over their public normalisers."""
+        plan = self._plan
+        if not plan.privacy.distributed:
+            weights = sum(plan.weight(site) for site in aggregate.survivors)
+            return decode_body(aggregate.body, plan.coordinate_clip, n, ring_bits=plan.ring_bits) / weights
+        patients = sum(plan.participant(site).declared_patients for site in aggregate.survivors)
+        normaliser = plan.privacy.sample_rate * patients
+        return decode_steps(aggregate.body, -plan.schedule.local_rate * plan.privacy.grid_step / normaliser)
 
     def _save(self, current: Current) -> None:
         checkpoint = Checkpoint(

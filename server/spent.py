@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from consortium.plan import NOT_PRIVATE, Plan
 from privacy.accountant import ENFORCE_INTERVAL, epsilon
-from privacy.events import Spend
+from privacy.events import Spend, as_exposed
 from privacy.terms import in_opened_sum, once_spends, round_spends
 from server.state import RunState
 
@@ -38,5 +38,5 @@ def site_epsilon(plan: Plan, state: RunState, site: str, *, colluders: int) -> S
         exposed += once_spends(plan)
         model += once_spends(plan)
     delta = plan.privacy.delta
-    bounds = [epsilon(spends, delta, interval=ENFORCE_INTERVAL) for spends in (exposed, model)]
+    bounds = [epsilon(spends, delta, interval=ENFORCE_INTERVAL) for spends in (as_exposed(exposed), model)]
     return SiteEpsilon(bounds[0], bounds[1])

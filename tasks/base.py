@@ -33,6 +33,7 @@ class Column:
 
     `low` and `high` (numeric only, inclusive) are the public range: a value outside is an error of the table, and
     statistics are computed within it. A required column (`nullable=False`) excludes the patient when it is missing.
+    `modality`: the kind of data it comes from, as plans state and site policies allow it.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Column:
     high: float | None = None
     categories: tuple[str, ...] = ()
     nullable: bool = True
+    modality: str = "clinical"
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
@@ -115,6 +117,10 @@ class Contract:
             if column.name == name:
                 return column
         raise ContractError(f"task {self.task} has no column {name!r}; it has {', '.join(self.column_names)}")
+
+    def modalities(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The kinds of data that the inputs called `names` come from, in order, each once."""
+        return tuple(sorted({self.column(name).modality for name in names}))
 
     def refusal(self, source: str) -> str | None:
         """Reason why the hospital's column `source` may not be an input, or None."""

@@ -14,12 +14,12 @@ CONTRACT = Contract(
     columns=(
         Column("sex", "categorical", "sex in the record", categories=("F", "M"), nullable=False),
         Column("age_years", "numeric", "age at the first episode", unit="years", low=10, high=80, nullable=False),
-        Column("oligoclonal_bands", "binary", "oligoclonal bands in cerebrospinal fluid, not in serum"),
-        Column("vep_abnormal", "binary", "visual evoked potential abnormal"),
-        Column("baep_abnormal", "binary", "brainstem auditory evoked potential abnormal"),
-        Column("mri_periventricular", "binary", "periventricular lesion on MRI"),
-        Column("mri_infratentorial", "binary", "infratentorial lesion on MRI"),
-        Column("mri_spinal", "binary", "spinal cord lesion on MRI; missing if the cord was not scanned"),
+        Column("oligoclonal_bands", "binary", "oligoclonal bands in cerebrospinal fluid, not in serum", modality="fluid"),
+        Column("vep_abnormal", "binary", "visual evoked potential abnormal", modality="evoked_potentials"),
+        Column("baep_abnormal", "binary", "brainstem auditory evoked potential abnormal", modality="evoked_potentials"),
+        Column("mri_periventricular", "binary", "periventricular lesion on MRI", modality="mri"),
+        Column("mri_infratentorial", "binary", "infratentorial lesion on MRI", modality="mri"),
+        Column("mri_spinal", "binary", "spinal cord lesion on MRI; missing if the cord was not scanned", modality="mri"),
     ),
     label=Label("converted_to_ms", "MS diagnosed during follow-up"),
     refused=(

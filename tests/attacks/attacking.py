@@ -102,8 +102,10 @@ class Attack:
         return sum(b'"kind":"spend"' in line and f'"{self.plan.run_id}"'.encode() in line for line in lines)
 
     def egress(self, site: str) -> bytes:
+        """The manifest's lines about answers; refusals are listed too, and are no part of what these tests count."""
         path = self.home(site).egress / f"{self.plan.run_id}.jsonl"
-        return path.read_bytes() if path.exists() else b""
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        return b"".join(line for line in lines if b'"kind": "refusal' not in line)
 
     def drawn(self, site: str) -> list[bytes]:
         """Everything the guard ever drew at random, which the test knows and the attacker does not."""

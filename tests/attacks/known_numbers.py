@@ -41,7 +41,7 @@ def _noised_patients(plan: Plan, site: str) -> float:
     """As the real trainer: fresh noise at each call."""
     bound = Bound(1.0, plan.privacy.grid_bits)
     grid = np.array([int(patients_of(plan, site)) << plan.privacy.grid_bits], dtype=np.int64)
-    return float(noised(grid, noise_multiplier=plan.privacy.count_noise, bound=bound, entropy=os.urandom)[0])
+    return float(noised(grid, noise_multiplier=plan.privacy.count_noise, bound=bound, entropy=os.urandom)[0] * bound.step)
 
 
 def _too_large(_plan: Plan, _site: str) -> float:

@@ -170,13 +170,13 @@ class Consortium:
             rounds=4, max_round=12, max_describe=1, max_train=4, max_evaluate=1, evaluate_every=2, local_steps=1, local_rate=0.5
         )
         plan = Plan(
-            version=2,
+            version=3,
             run_id="run-1",
             lead="lead-a",
             created="2026-11-21T10:00:00Z",
             code_version=code_version(),
             roster_digest=self.roster.digest,
-            task=TaskRef(TASK.name, TASK.version, TASK.contract.column_names),
+            task=TaskRef(TASK.name, TASK.version, TASK.contract.column_names, TASK.contract.modalities(TASK.contract.column_names)),
             model=ModelRef(
                 "logistic",
                 (),

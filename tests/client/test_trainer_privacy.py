@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from client import trainer as module
 from client.errors import Refused
 from client.job import Job, Result
-from client.release import Bound, clipped_grid_sum, noised
+from client.release import Bound, clipped_grid_sum
 from client.trainer import Trainer, patient_gradients, patient_scores, refuse_mixing_layers, repeated, scores
 from consortium.plan import Plan
 from privacy.noise import sensitivity_factor
@@ -72,9 +72,9 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> list[NDArray[np.int64]]:
     """No noise; every grid sum on its way to the noise is kept here."""
     seen: list[NDArray[np.int64]] = []
 
-    def none(grid_sum: NDArray[np.int64], *, noise_multiplier: float, bound: Bound, entropy: object) -> NDArray[np.float64]:
+    def none(grid_sum: NDArray[np.int64], *, noise_multiplier: float, bound: Bound, entropy: object) -> NDArray[np.int64]:
         seen.append(grid_sum)
-        return np.asarray(grid_sum * bound.step)
+        return grid_sum
 
     monkeypatch.setattr(module, "noised", none)
     return seen
@@ -321,11 +321,11 @@ def test_the_same_round_run_twice_draws_fresh_noise(consortium: Consortium) -> N
 
 
 def test_released_values_lie_on_the_public_grid_whatever_the_data(consortium: Consortium) -> None:
-    bound = Bound(0.5, 20)
-    values = noised(
-        clipped_grid_sum(np.random.default_rng(0).normal(size=(9, 50)), bound), noise_multiplier=1.0, bound=bound, entropy=tape("g")
-    )
-    assert (np.rint(values / bound.step) * bound.step == values).all()
+    plan, people = consortium.plan(privacy=terms(clip=0.5)), cohort(20)
+    released = trainer(people, tape("g")).run(job(plan)).body
+    step = Bound(0.5, plan.privacy.grid_bits).step * plan.schedule.local_rate / 75  # a public number
+    assert np.allclose(np.rint(released / step) * step, released, rtol=1e-12, atol=1e-15)
+    assert len({round(value) for value in released / step}) > 10
 
 
 def test_mode_none_has_neither_bound_nor_noise_and_only_the_plan_chooses_it(consortium: Consortium) -> None:
@@ -387,9 +387,9 @@ def test_only_the_plans_columns_are_read(consortium: Consortium) -> None:
     plan = consortium.plan()
     specs = parameter_specs(TASK.build_model("logistic", {}, columns))
     spec = type(plan.model.parameters[0])
-    narrow = replace(
-        plan, task=replace(plan.task, columns=columns), model=replace(plan.model, parameters=tuple(spec(*each) for each in specs))
-    )
+    parameters = tuple(spec(*each) for each in specs)
+    task = replace(plan.task, columns=columns, modalities=("clinical",))
+    narrow = replace(plan, task=task, model=replace(plan.model, parameters=parameters))
     people = cohort(12)
     scrambled = people.values.copy()
     scrambled[:, 2:] = 1.0 - scrambled[:, 2:]

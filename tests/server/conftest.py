@@ -60,13 +60,13 @@ def make_plan(*, private: bool = True) -> Plan:
     noise = 5.0 if private else 0.0
     epsilons = (3.0, 1.2) if private else (NOT_PRIVATE, NOT_PRIVATE)
     return Plan(
-        version=2,
+        version=3,
         run_id="run-7",
         lead="lead-a",
         created="2026-01-02T03:04:05Z",
         code_version="0.1.0",
         roster_digest=make_roster().digest,
-        task=TaskRef("cis_conversion", "1", ("age", "sex")),
+        task=TaskRef("cis_conversion", "1", ("age", "sex"), ("clinical",)),
         model=ModelRef(
             "logistic",
             (),

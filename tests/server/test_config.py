@@ -45,7 +45,7 @@ def test_overrides_win_and_free_tables_take_new_names() -> None:
     ("override", "says"),
     [
         ("privacy=epsilon33", "nearest is 'epsilon3'"),
-        ("privacy=", "known: epsilon1, epsilon3, epsilon8, none"),
+        ("privacy=", "known: distributed1, distributed3, distributed8, epsilon1, epsilon3, epsilon8, none"),
         ("schedule.round=3", "schedule.round: unknown key; nearest is 'schedule.rounds'"),
         ("+schedule.zzz=3", "unknown key"),
         ("task._target_=os.system", "unknown key"),

@@ -9,7 +9,7 @@ import pytest
 
 from consortium.plan import NOT_PRIVATE, Plan
 from consortium.roster import Founder, Member, Roster
-from privacy.terms import epsilon_exposed
+from privacy.terms import epsilon_charged, epsilon_exposed, honest_minimum, off_grid
 from server.config import load_config
 from server.cost import bytes_per_site, cost, cost_lines
 from server.errors import PlanningError, StrategyError
@@ -141,7 +141,7 @@ def test_a_header_that_could_wrap_is_refused(planned: Callable[..., Plan]) -> No
             PlanningError,
             "1 sites, the roster asks for at least 3",
         ),
-        (["privacy.mode=remote"], NODES, PlanningError, "'remote'; known: local, none"),
+        (["privacy.mode=remote"], NODES, PlanningError, "'remote'; known: local, distributed, none"),
         (["strategy.options.rate=-1"], NODES, StrategyError, "rate"),
     ],
 )
@@ -156,3 +156,35 @@ def test_sites_that_are_not_named_take_the_default_size(consortium: Roster) -> N
     config = load_config(["federation=roster", "federation.sites.hospital-b=55", "privacy=none"])
     plan = make_plan(config, consortium, NODES, lead="lead-a", now=NOW)
     assert [participant.declared_patients for participant in plan.participants] == [200, 55, 200, 200]
+
+
+def test_a_distributed_plan_is_charged_its_target_and_states_what_one_update_would_cost(consortium: Roster) -> None:
+    """h equal shares make the noise that is charged; the grid is the finest that the ring has room for."""
+    large = replace(consortium, colluders=0, minimum_cohort=4)
+    config = load_config(["privacy=distributed3"])
+    plan = make_plan(config, large, NODES, lead="lead-a", now=NOW)
+    terms = plan.privacy
+    assert terms.honest == honest_minimum(4, colluders=0, minimum_cohort=4) == 2
+    assert 2.9 < epsilon_charged(plan) <= terms.epsilon_model <= 3.0
+    assert terms.epsilon_exposed == pytest.approx(epsilon_exposed(plan), abs=1e-3)
+    assert terms.epsilon_exposed > terms.epsilon_model + 1.0
+    assert off_grid(plan) == ()
+    assert off_grid(replace(plan, privacy=replace(terms, grid_bits=terms.grid_bits + 1)))
+    local = make_plan(load_config(["privacy=epsilon3"]), large, NODES, lead="lead-a", now=NOW)
+    assert terms.train_noise == pytest.approx(local.privacy.train_noise / 2**0.5, rel=0.01)
+
+
+def test_a_distributed_plan_that_gains_nothing_is_not_made(consortium: Roster) -> None:
+    """Where one honest share is all that a sum must hold, the mode would weaken the promise for no gain."""
+    with pytest.raises(PlanningError, match=r"privacy\.mode=local"):
+        make_plan(
+            load_config(["privacy=distributed3"]), replace(consortium, colluders=0, minimum_cohort=3), NODES, lead="lead-a", now=NOW
+        )
+
+
+def test_canaries_are_for_models_that_do_not_feel_them(consortium: Roster) -> None:
+    small = make_plan(load_config([]), consortium, NODES, lead="lead-a", now=NOW)
+    large = make_plan(
+        load_config(["task=cis_conversion_mlp", "task.options.hidden=1024"]), consortium, NODES, lead="lead-a", now=NOW
+    )
+    assert (small.privacy.canaries, large.privacy.canaries) == (0, 1000)

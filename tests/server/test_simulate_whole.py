@@ -15,8 +15,10 @@ import pooled_reference as pooled
 
 from privacy.accountant import ENFORCE_INTERVAL, epsilon
 from privacy.entries import SpendRecord
+from privacy.events import SharedGaussianEvent, as_exposed
 from privacy.ledger import read_entries as read_ledger
-from privacy.terms import round_spends
+from privacy.terms import honest_minimum, round_spends
+from privacy.verify import verify_ledger
 from server import rounds
 from server.checkpoint import latest_checkpoint
 from server.cli import main
@@ -172,6 +174,30 @@ def test_the_whole_plan_would_have_cost_more(private: RunFolder) -> None:
     plan, state = private.plan(), read_state(private.path)
     asked = [spend for one in state.asked for spend in round_spends(plan, one.round, one.purpose)]
     assert epsilon(asked, plan.privacy.delta, interval=ENFORCE_INTERVAL) < plan.privacy.epsilon_exposed
+
+
+def test_a_distributed_run_is_charged_for_its_sums_and_says_what_one_update_would_cost(tmp_path: Path) -> None:
+    """Seven hospitals, three honest shares certain: same policy, same budget, real guards; ledgers and table agree."""
+    write_hospitals(tmp_path / "data", 7, [60] * 7, 4)
+    words = ["privacy=distributed3", "federation=roster", "schedule.rounds=4", "schedule.evaluate_every=2"]
+    assert simulate(tmp_path / "out", words, data=tmp_path / "data", show=False).phase == "finished"
+    folder = RunFolder(tmp_path / "out" / "run")
+    plan, state, colluders = folder.plan(), read_state(folder.path), folder.roster().colluders
+    honest = honest_minimum(7, colluders=colluders, minimum_cohort=folder.roster().minimum_cohort)
+    assert plan.privacy.mode == "distributed"
+    assert plan.privacy.honest == honest >= 2
+    for site in plan.sites:
+        entries, _ = read_ledger((folder.path.parent / "sites" / site / "ledger.jsonl").read_bytes())
+        records = [entry.content for entry in entries if isinstance(entry.content, SpendRecord)]
+        spends = [spend for record in records for spend in record.spends]
+        assert {type(spend.event) for spend in spends} == {SharedGaussianEvent}
+        charged = epsilon(spends, plan.privacy.delta, interval=ENFORCE_INTERVAL)
+        assert records[-1].epsilon_after == pytest.approx(charged, abs=1e-9)
+        found = site_epsilon(plan, state, site, colluders=colluders)
+        assert found.exposed == pytest.approx(epsilon(as_exposed(spends), plan.privacy.delta, interval=ENFORCE_INTERVAL))
+        assert found.model <= charged < found.exposed <= plan.privacy.epsilon_exposed
+        assert charged <= plan.privacy.epsilon_model
+    assert verify_ledger((folder.path.parent / "sites" / plan.sites[0] / "ledger.jsonl").read_bytes()).ok
 
 
 def test_killed_workers_cost_their_sites_and_not_the_run(tmp_path: Path) -> None:
