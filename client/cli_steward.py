@@ -3,12 +3,14 @@
 import argparse
 import math
 import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
+from client.cli_egress import add_egress
 from client.cli_output import Output
 from client.clock import utc
 from client.config import load_config
-from client.egress import EgressManifest
 from client.errors import ConfigError
 from client.home import Home
 from client.plans import KnownPlan, PlanStore
@@ -20,10 +22,12 @@ from consortium.identity import fingerprint
 from consortium.plan import PURPOSES, Plan, body_length, header_fields
 from consortium.roster import Roster
 from consortium.statement import sign_statement
+from privacy.entries import RunNote
 from privacy.errors import LedgerError
-from privacy.policy import check_plan
+from privacy.periods import dates
+from privacy.policy import Account, Policy, accounts, approves, check_plan
 from privacy.snapshot import read_snapshot
-from privacy.verify import Report, verify_ledger
+from privacy.verify import Figure, Report, verify_ledger
 from secagg.numbers import honest_in_sum, limits, weakest_epoch
 
 COUNTED = (
@@ -55,10 +59,7 @@ def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     budget.add_argument("--publish", type=Path, metavar="FILE", help="write the total as a signed statement for the lead")
     budget.add_argument("--run", default="", help="with --publish: the run that shall show it; its plan's delta counts")
     budget.set_defaults(handler=_budget)
-    egress = verbs.add_parser("egress", help="exactly what left in a run, by round")
-    egress.add_argument("run", nargs="?", help="run id; without it, the runs that there are")
-    egress.add_argument("--round", type=int)
-    egress.set_defaults(handler=_egress)
+    add_egress(verbs)
     ledger = verbs.add_parser("ledger", help="the record of everything spent")
     export = ledger.add_subparsers(dest="what", required=True).add_parser("export", help="a copy for the auditor")
     export.add_argument("file", type=Path)
@@ -71,9 +72,18 @@ def _store(home: Home) -> PlanStore:
 
 def _list(home: Home, args: argparse.Namespace, out: Output) -> int:
     store = _store(home)
-    rows = [_row(store, known) for known in store.all()]
+    left = _left(home)
+    rows = [{**_row(store, known), "left": note.left if (note := left.get(known.digest)) else ""} for known in store.all()]
     out.rows("plans", rows, empty="none has reached this site")
+    for known in store.all():
+        if note := left.get(known.digest):
+            out.say(f"run {note.run_id}: {note.text}")
     return 0
+
+
+def _left(home: Home) -> Mapping[bytes, RunNote]:
+    """The runs that this site left and did not come back to, by their plan. Without a ledger, none: other commands say so."""
+    return read_snapshot(home.ledger, home.load_identity().public).left if home.ledger.exists() else {}
 
 
 def _row(store: PlanStore, known: KnownPlan) -> dict[str, object]:
@@ -90,7 +100,8 @@ def _row(store: PlanStore, known: KnownPlan) -> dict[str, object]:
 
 
 def _epsilon(plan: Plan) -> str:
-    return f"{plan.privacy.epsilon_exposed:.3f}" if plan.private else "NOT PRIVATE"
+    charged = plan.privacy.epsilon_model if plan.privacy.distributed else plan.privacy.epsilon_exposed
+    return f"{charged:.3f}" if plan.private else "NOT PRIVATE"
 
 
 def _show(home: Home, args: argparse.Namespace, out: Output) -> int:
@@ -116,8 +127,13 @@ def _show(home: Home, args: argparse.Namespace, out: Output) -> int:
     }
     if policy is not None:
         ledger = read_snapshot(home.ledger, home.load_identity().public)
-        objections = check_plan(policy, plan, roster, spent=None if known.digest in ledger.plans else ledger)
+        begun, days = known.digest in ledger.plans, dates(datetime.now(UTC), plan.created)
+        objections = check_plan(policy, plan, roster, spent=None if begun else ledger, dates=None if begun else days)
         facts["policy and budget"] = "; ".join(f"{item.code}: {item.detail}" for item in objections) or "nothing speaks against it"
+        if not objections:
+            facts["without a steward"] = approves(policy, plan, roster) or "policy approves it"
+        if note := ledger.left.get(known.digest):
+            facts["left"] = note.text
     else:
         facts["policy"] = "NO POLICY FILE: nothing trains"
     out.facts(f"plan {plan.run_id}", facts)
@@ -138,9 +154,20 @@ def _privacy(plan: Plan) -> dict[str, object]:
         return {"privacy": "NOT PRIVATE: updates are masked, but the opened sums carry no noise"}
     return {
         "privacy": f"mode {terms.mode}, unit patient, neighbours add/remove one patient, delta {terms.delta:g}",
-        "epsilon, one update exposed": f"{terms.epsilon_exposed:.3f} at most: this is charged to the budget",
-        "epsilon, model and coordinator": f"{terms.epsilon_model:.3f} at most, given that secure aggregation holds",
+        **_epsilons(plan),
         **({"patient count": COUNTED.format(terms.count_noise)} if terms.counted else {}),
+    }
+
+
+def _epsilons(plan: Plan) -> dict[str, object]:
+    terms, charged = plan.privacy, ": this is charged to the budget"
+    exposed, model = ("", charged) if terms.distributed else (charged, "")
+    holds = "given that secure aggregation holds"
+    if terms.distributed:
+        holds += f" and {terms.honest} honest sites add their share of the noise"
+    return {
+        "epsilon, one update exposed": f"{terms.epsilon_exposed:.3f} at most{exposed}",
+        "epsilon, model and coordinator": f"{terms.epsilon_model:.3f} at most, {holds}{model}",
     }
 
 
@@ -204,19 +231,33 @@ def _budget(home: Home, args: argparse.Namespace, out: Output) -> int:
     if args.run:
         raise ConfigError("--run belongs to --publish FILE: without it, all runs are shown together")
     policy, (_, report) = PolicyFile(home.policy).load(), _verified(home)
-    rows = []
-    for figure in report.figures:
-        private = math.isfinite(figure.reference)
-        rows.append(
-            {
-                "delta": f"{figure.delta:g}",
-                "epsilon spent": f"{figure.reference:.4f}" if private else "NOT PRIVATE",
-                "budget": policy.budget_epsilon if policy else "no policy",
-                "left": f"{max(policy.budget_epsilon - figure.reference, 0.0):.4f}" if policy and private else "-",
-            }
-        )
+    rows = [_budget_row(figure, policy) for figure in report.figures]
+    if policy is not None and report.figures:
+        ledger, today = read_snapshot(home.ledger, home.load_identity().public), datetime.now(UTC).date().toordinal()
+        rows += [_account_row(one) for delta in ledger.deltas for one in accounts(policy, ledger, delta, today)[1:]]
     out.rows("privacy budget", rows, empty="nothing was spent")
+    for note in _left(home).values():
+        out.say(f"run {note.run_id}: {note.text}")
     return 0
+
+
+def _budget_row(figure: Figure, policy: Policy | None) -> dict[str, object]:
+    """The total, certified on the finer grid."""
+    if policy is None:
+        spent = f"{figure.reference:.4f}" if math.isfinite(figure.reference) else "NOT PRIVATE"
+        return {"budget of": "for ever", "delta": f"{figure.delta:g}", "epsilon spent": spent, "budget": "no policy", "left": "-"}
+    return _account_row(Account("for ever", figure.delta, figure.reference, policy.budget_epsilon))
+
+
+def _account_row(account: Account) -> dict[str, object]:
+    private = math.isfinite(account.spent)
+    return {
+        "budget of": account.name,
+        "delta": f"{account.delta:g}",
+        "epsilon spent": f"{account.spent:.4f}" if private else "NOT PRIVATE",
+        "budget": account.limit,
+        "left": f"{account.left:.4f}" if private else "-",
+    }
 
 
 def _publish(home: Home, args: argparse.Namespace, out: Output) -> int:
@@ -247,23 +288,6 @@ def _write_new(path: Path, data: bytes) -> None:
             file.write(data)
     except FileExistsError as error:
         raise ConfigError(f"{path} exists: name a new file") from error
-
-
-def _egress(home: Home, args: argparse.Namespace, out: Output) -> int:
-    manifest = EgressManifest(home.egress)
-    if not args.run:
-        out.rows("egress", [{"run": run, "answers": len(manifest.read(run))} for run in manifest.runs()], empty="nothing left")
-        return 0
-    lines = [line for line in manifest.read(args.run) if args.round in (None, line["round"])]
-    if out.as_json:
-        out.rows("egress", lines)
-        return 0
-    rows = []
-    for line in lines:
-        for item in line["parts"]:  # type: ignore[attr-defined]  # a list, as EgressManifest.record wrote it
-            rows.append({"round": line["round"], "kind": line["kind"], "time": line["time"], **item, "sha256": item["sha256"][:16]})
-    out.rows(f"egress of {args.run}", rows, empty="nothing left")
-    return 0
 
 
 def _export(home: Home, args: argparse.Namespace, out: Output) -> int:

@@ -13,7 +13,7 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def write_first(path: Path, data: bytes, *, mode: int = 0o600) -> bool:
@@ -25,7 +25,7 @@ def write_first(path: Path, data: bytes, *, mode: int = 0o600) -> bool:
         return False
     finally:
         temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
     return True
 
 
@@ -44,7 +44,8 @@ def _written(path: Path, data: bytes, mode: int) -> Path:
     return temporary
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """A file that was made or renamed in `folder` is found there after a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -5,18 +5,21 @@ site's policy and approval, and this site's own ledger. The spend of a round is 
 Without a policy file, a usable ledger, an approval: no training (fail closed).
 """
 
+import contextlib
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from client.clock import utc
-from client.egress import EgressManifest, Part, part
+from client.egress import NO_RUN, EgressManifest, Part, part
 from client.errors import Refused, SiteError, TrainerError, place_of
 from client.home import Home
 from client.job import Job, Result, Train
@@ -33,15 +36,17 @@ from consortium.plan import NOT_PRIVATE, PATIENTS, Plan, body_length, header_fie
 from consortium.roster import Roster
 from consortium.wire import KINDS, Refusal, decode_keys_request, decode_request, encode_answer, encode_refusal
 from privacy.accountant import ENFORCE_INTERVAL
-from privacy.entries import PlanApproved, PlanRefused, SpendDetails, Withdrawn
+from privacy.entries import LEFT, Egress, PlanApproved, PlanRefused, RunNote, SpendDetails, Withdrawn
 from privacy.errors import AccountingError, EventError, LedgerError, PrivacyError
-from privacy.events import aggregate
+from privacy.events import Spend, aggregate
 from privacy.ledger import Ledger
+from privacy.manifest import MESSAGE, VOTE, Tip
 from privacy.noise import GRID_NAME, SAMPLER_NAME
-from privacy.policy import Policy, check_epoch, check_plan, check_spend
-from privacy.terms import epsilon_exposed, once_spends, round_spends, split_id
+from privacy.periods import Dates, dates
+from privacy.policy import Objection, Policy, approves, check_epoch, check_plan, check_spend
+from privacy.terms import epsilon_charged, once_spends, round_spends, split_id
 from secagg.context import Context
-from secagg.encoding import Update, encode_header
+from secagg.encoding import Encoded, Update, WholeSteps, encode_header, encode_header_steps
 from secagg.errors import SecaggError
 from secagg.masks import HeaderWords
 from secagg.messages import UpdateRequest, Upload, VoteRequest
@@ -54,6 +59,7 @@ log = logging.getLogger("wardround.guard")
 Entropy = Callable[[int], bytes]
 MODEL_PART = 2**18  # values looked at together: a large model needs no second array of its length
 BY_POLICY = "by policy: signer, task and epsilon are within its limits"
+LEFT_SHOWN = 5  # in the status, of the runs that this site left: the latest
 DETAIL_MOST = 500  # characters of a reason in the log: what is quoted there may come from outside
 TRAINING_MOST_S = 24 * 3600  # a plan's deadline beyond this is cut: keys live no longer
 
@@ -111,19 +117,19 @@ class Guard:
         try:
             return self._answer(kind, control, body)
         except Refused as refusal:
-            return self._refuse(refusal.code, refusal.sites, correlation, kind, refusal.detail)
+            return self._refuse(refusal.code, refusal.sites, correlation, (kind, control), refusal.detail)
         except SecaggError as error:
-            return self._refuse(error.code, error.sites, correlation, kind, str(error))
+            return self._refuse(error.code, error.sites, correlation, (kind, control), str(error))
         except EncodingError as error:
-            return self._refuse("UNDECODABLE", (), correlation, kind, str(error))
+            return self._refuse("UNDECODABLE", (), correlation, (kind, control), str(error))
         except LedgerError as error:
-            return self._refuse("LEDGER", (), correlation, kind, str(error))
+            return self._refuse("LEDGER", (), correlation, (kind, control), str(error))
         except (TrainerError, TaskError) as error:
-            return self._refuse("TRAINING", (), correlation, kind, str(error))
+            return self._refuse("TRAINING", (), correlation, (kind, control), str(error))
         except (SiteError, ConsortiumError, PrivacyError) as error:
-            return self._refuse("INTERNAL", (), correlation, kind, str(error))
+            return self._refuse("INTERNAL", (), correlation, (kind, control), str(error))
         except Exception as error:
-            return self._refuse("INTERNAL", (), correlation, kind, place_of(error))
+            return self._refuse("INTERNAL", (), correlation, (kind, control), place_of(error))
 
     def _answer(self, kind: str, control: bytes, body: Bytes) -> tuple[bytes, Bytes]:
         self._follow_roster()
@@ -138,7 +144,9 @@ class Guard:
 
     def status(self) -> dict[str, str]:
         """What the health check and `wardround-site status` show; no data, no counts."""
-        return {"site": self._site.id, "state": self._state, "runs": str(len(self._runs)), "task": self._site.task}
+        shown = {"site": self._site.id, "state": self._state, "runs": str(len(self._runs)), "task": self._site.task}
+        left = [f"{note.run_id} ({note.left})" for note in self._site.ledger.runs_left()[-LEFT_SHOWN:]]
+        return shown | ({"left": ", ".join(left)} if left else {})
 
     # -- the four kinds ------------------------------------------------------------------------------------------------
 
@@ -237,13 +245,13 @@ class Guard:
         if site.home.paused.exists():
             raise Refused("PAUSED", "the site is paused: `wardround-site pause --off` ends it")
         policy = self._policy()
-        self._check_policy(policy, plan)
+        self._check_policy(policy, known)
         if first:
             self._plans.add(known.signed)
-            self._check_whole_budget(policy, known)
+            self._check_budget(policy, known)
         decision = self._plans.decision(known.digest)
-        if decision is None and policy.auto_approve and first:
-            decision = self._approve_by_policy(known)
+        if decision is None and first:
+            decision = self._approve_by_policy(policy, known)
         if decision is None:
             raise Refused(
                 "NOT_APPROVED", f"plan {plan.run_id} waits: `wardround-site plans show {plan.run_id}`, then approve or refuse"
@@ -254,7 +262,8 @@ class Guard:
         if not decision.allows(utc(site.now())):
             raise Refused("NOT_APPROVED", f"the approval of plan {plan.run_id} ended at {decision.until}")
 
-    def _check_policy(self, policy: Policy, plan: Plan) -> None:
+    def _check_policy(self, policy: Policy, known: KnownPlan) -> None:
+        plan = known.plan
         for norm in (plan.privacy.clip, plan.privacy.describe_clip):
             Bound(norm, plan.privacy.grid_bits)  # refuses what the releases would refuse, before anything is charged
         try:
@@ -262,15 +271,45 @@ class Guard:
         except (EventError, AccountingError) as error:
             raise Refused("POLICY", f"the cost of plan {plan.run_id} cannot be computed: {error}") from error
         if objections:
+            with self._ledger_lock:
+                self._leave_run(known, objections[0])
             raise Refused("POLICY", "; ".join(f"{item.code}: {item.detail}" for item in objections))
 
-    def _check_whole_budget(self, policy: Policy, known: KnownPlan) -> None:
-        """A plan that would be cut off in the middle is not begun; once begun, each round is asked for by itself."""
-        site = self._site
+    def _check_budget(self, policy: Policy, known: KnownPlan) -> None:
+        """A plan that would be cut off in the middle is not begun. Once begun, each round is asked for by itself, and a site whose
+        budget has no room for the next one does not join an epoch: it would take a place in the threshold and never fill it."""
+        site, plan = self._site, known.plan
         if site.ledger.last_round(known.digest):
-            return
-        if objections := check_plan(policy, known.plan, site.roster, spent=site.ledger):
+            trained = site.ledger.count(known.digest, "train") >= plan.schedule.max_train
+            with self._ledger_lock:
+                self._check_spend(policy, known, round_spends(plan, 1, "evaluate" if trained else "train"))
+        elif objections := check_plan(policy, plan, site.roster, spent=site.ledger, dates=self._dates(plan)):
             raise Refused("BUDGET", "; ".join(f"{item.code}: {item.detail}" for item in objections))
+
+    def _check_spend(self, policy: Policy, known: KnownPlan, spends: Iterable[Spend]) -> None:
+        """Under the ledger's lock: these releases fit all budgets now, or the site leaves the run and says so."""
+        site, plan = self._site, known.plan
+        objection = check_spend(policy, site.ledger, spends, plan.privacy.delta, split_id(site.roster), dates=self._dates(plan))
+        if objection is not None:
+            self._leave_run(known, objection)
+            raise Refused("BUDGET", f"{objection.code}: {objection.detail}")
+
+    def _leave_run(self, known: KnownPlan, objection: Objection) -> None:
+        """Under the ledger's lock: why a run that had begun goes on without this site, in the ledger once, until it is back."""
+        ledger, plan = self._site.ledger, known.plan
+        last, before = ledger.last_round(known.digest), ledger.left(known.digest)
+        if not last or (before is not None and before.left == objection.code):
+            return
+        words = f"left the run after round {last}: {objection.sentence} {objection.detail}"
+        text = "".join(letter if letter.isascii() and letter.isprintable() else "?" for letter in words[:DETAIL_MOST])
+        ledger.append("run-note", RunNote(known.digest, plan.run_id, LEFT + objection.code, text), self._time())
+        log.warning("run=%s round=%d state=left code=%s", plan.run_id, last, objection.code)
+
+    def _dates(self, plan: Plan) -> Dates:
+        try:
+            return dates(self._time(), plan.created)
+        except AccountingError as error:
+            raise Refused("POLICY", f"plan {plan.run_id} was made on no day: {error}") from error
 
     def _policy(self) -> Policy:
         policy = self._site.policy.load()
@@ -278,10 +317,11 @@ class Guard:
             raise Refused("NO_POLICY", f"there is no policy file at {self._site.home.policy}")
         return policy
 
-    def _approve_by_policy(self, known: KnownPlan) -> Approval | None:
-        """A release without noise is a person's decision, always."""
+    def _approve_by_policy(self, policy: Policy, known: KnownPlan) -> Approval | None:
+        """None where the site's rules leave it to a person, as they always do for a release without noise."""
         site = self._site
-        if not known.plan.private:
+        if waits := approves(policy, known.plan, site.roster):
+            log.info("run=%s state=waiting detail=%s", known.plan.run_id, waits)
             return None
         approval = Approval(known.digest, site.id, "approve", "", BY_POLICY, utc(site.now()))
         return self._plans.decide_first(approval, site.key)
@@ -294,7 +334,7 @@ class Guard:
             if before == decision:
                 return
             if decision.decision != "refuse":
-                cost = epsilon_exposed(plan, interval=ENFORCE_INTERVAL) if plan.private else NOT_PRIVATE
+                cost = epsilon_charged(plan, interval=ENFORCE_INTERVAL) if plan.private else NOT_PRIVATE
                 approved = PlanApproved(known.digest, plan.run_id, plan.lead, by, decision.until, plan.privacy.delta, cost)
                 self._site.ledger.append("plan-approved", approved, self._time())
             elif before is None:
@@ -357,8 +397,7 @@ class Guard:
             policy = self._policy()
             if objection := check_epoch(policy, plan, asked.sites):
                 raise Refused("POLICY", f"{objection.code}: {objection.detail}")
-            if objection := check_spend(policy, site.ledger, spends, plan.privacy.delta, split_id(site.roster)):
-                raise Refused("BUDGET", f"{objection.code}: {objection.detail}")
+            self._check_spend(policy, run.known, spends)
             taken = run.session.take(asked)
             site.ledger.spend(spend_details(run.known, asked, site), spends, self._time())
             if draws:
@@ -383,36 +422,101 @@ class Guard:
         finally:
             self._state = "idle"
 
-    def _encode(self, known: KnownPlan, asked: Asked, result: Result) -> tuple[HeaderWords, Update]:
+    def _encode(self, known: KnownPlan, asked: Asked, result: Result) -> tuple[HeaderWords, Encoded]:
         plan, n = known.plan, len(asked.sites)
         fields = header_fields(plan, asked.round_number, asked.purpose)
         expected = (sum(item.length for item in fields), body_length(plan, asked.purpose))
         if (result.header.size, result.body.size) != expected:
             raise TrainerError(f"the trainer gave {(result.header.size, result.body.size)} values, the plan has {expected}")
+        if plan.privacy.distributed:  # sum and share of the noise are whole steps already, and stay them
+            steps = _whole(result.header).copy()
+            if PATIENTS in fields:
+                steps[0] = int(self._once.keep(known.digest, float(steps[0])))
+            return encode_header_steps(steps, n), WholeSteps(_whole(result.body), n=n, ring_bits=plan.ring_bits)
         values = np.array(result.header, np.float64)
         if PATIENTS in fields:
             values[0] = self._once.keep(known.digest, float(values[0]))
         weight, clip, entropy = plan.weight(self._site.id), plan.coordinate_clip, self._site.entropy
-        update = Update(result.body, weight=weight, clip=clip, n=n, entropy=entropy, ring_bits=plan.ring_bits)
-        return encode_header(values, n), update
+        body = _real(result.body)
+        return encode_header(values, n), Update(body, weight=weight, clip=clip, n=n, entropy=entropy, ring_bits=plan.ring_bits)
 
     # -- what leaves -----------------------------------------------------------------------------------------------------
 
     def _leave(self, known: KnownPlan, round_number: int, kind: str, answer: bytes, y: Bytes = b"") -> tuple[bytes, Bytes]:
-        """Every answer passes here, a repeated one too: what is not in the manifest does not leave."""
+        """Every answer passes here, a repeated one too: what is not in the manifest does not leave, and no update and no vote
+        of which the ledger does not know how far the manifest went with it."""
         plan, control, now = known.plan, encode_answer(answer), utc(self._site.now())
-        parts = [part("protocol message", control)]
+        parts = [part(MESSAGE, control)]
         if len(y):
             sha256 = Upload.decode(answer).y_digest.hex()  # of these very bytes, as they were masked
             parts.append(Part("masked header and body", _shape(plan, round_number, kind), len(y), sha256, masked=True))
-        self._egress.record(plan.run_id, plan=known.digest, round_number=round_number, kind=kind, time=now, parts=tuple(parts))
+
+        def link(tip: Tip) -> None:
+            entry = Egress(plan.run_id, known.digest, round_number, kind, tip.lines, tip.head)
+            self._site.ledger.append("egress", entry, self._time())
+
+        self._egress.record(
+            plan.run_id,
+            plan=known.digest,
+            round_number=round_number,
+            kind=kind,
+            time=now,
+            parts=tuple(parts),
+            link=link if len(y) or kind == VOTE else None,
+        )
         log.info("run=%s round=%d answer=%s bytes=%d", plan.run_id, round_number, kind.split()[0], len(control) + len(y))
         return control, y
 
-    def _refuse(self, code: str, sites: tuple[str, ...], correlation: str, kind: str, detail: str) -> tuple[bytes, bytes]:
+    def _refuse(
+        self, code: str, sites: tuple[str, ...], correlation: str, asked: tuple[str, bytes], detail: str
+    ) -> tuple[bytes, bytes]:
+        """`asked`: kind and control bytes of the request."""
         shown = "".join(letter if letter.isprintable() else "?" for letter in detail[:DETAIL_MOST])
-        log.warning("refused=%s correlation=%s kind=%s detail=%s", code, correlation, kind if kind in KINDS else "?", shown)
-        return encode_refusal(Refusal(code, sites, correlation)), b""
+        kind = asked[0] if asked[0] in KINDS else "?"
+        log.warning("refused=%s correlation=%s kind=%s detail=%s", code, correlation, kind, shown)
+        said = encode_refusal(Refusal(code, sites, correlation))
+        self._list_refusal(code, asked, said)
+        return said, b""
+
+    def _list_refusal(self, code: str, asked: tuple[str, bytes], said: bytes) -> None:
+        """In the manifest of the run it is about. One that cannot be listed leaves all the same: it is how this site says that
+        its disk is full, and it holds no more than a code, site ids and a correlation id."""
+        run_id, plan, round_number = NO_RUN, "", 0
+        try:
+            with contextlib.suppress(EncodingError, DocumentError):
+                digest, round_number = _about(*asked)
+                if known := self._plans.get(digest):  # verified when it came: no name of a file is a stranger's word
+                    run_id, plan = known.plan.run_id, digest.hex()
+            now = utc(self._site.now())
+            self._egress.refused(run_id, plan=plan, round_number=round_number, code=code, time=now, data=said)
+        except (OSError, ConsortiumError) as error:
+            log.error("refused=%s state=not-listed detail=%s", code, place_of(error))  # noqa: TRY400 - no text
+
+
+def _about(kind: str, control: bytes) -> tuple[bytes, int]:
+    """Digest of the plan that a request names, and its round; 0 where it names none. Raises `EncodingError`."""
+    if kind == "sa1_keys":
+        return Signed.decode(decode_keys_request(control)[0], "plan").digest, 0
+    digest, sa1 = decode_request(control)
+    with contextlib.suppress(SecaggError):
+        if kind == "sa1_update":
+            return digest, UpdateRequest.decode(sa1).round_number
+        if kind == "sa1_vote":
+            return digest, VoteRequest.decode(sa1).round_number
+    return digest, 0
+
+
+def _real(values: NDArray[np.float64] | NDArray[np.int64]) -> NDArray[np.float64]:
+    """As it is: an update may be large, and float32 too."""
+    if values.dtype == np.int64:
+        raise TrainerError("the trainer gave whole steps, the plan's updates are real numbers")
+    return cast("NDArray[np.float64]", values)
+
+
+def _whole(values: NDArray[np.float64] | NDArray[np.int64]) -> NDArray[np.int64]:
+    if values.dtype != np.int64:
+        raise TrainerError(f"the trainer gave {values.dtype}, a share of a sum is int64")
+    return np.asarray(values, np.int64)
 
 
 def _shape(plan: Plan, round_number: int, kind: str) -> str:

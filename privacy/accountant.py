@@ -18,7 +18,7 @@ from dp_accounting import gaussian_mechanism
 from dp_accounting.pld import privacy_loss_distribution
 
 from privacy.errors import AccountingError
-from privacy.events import GaussianEvent, NonPrivateEvent, PoissonGaussianEvent, Spend, aggregate
+from privacy.events import GaussianEvent, NonPrivateEvent, PoissonGaussianEvent, Spend, aggregate, as_charged
 
 CERTIFY_INTERVAL: Final = 1e-4
 ENFORCE_INTERVAL: Final = 1e-3  # ten times faster for sampled mechanisms, at most 0.002 higher on the reference table
@@ -35,7 +35,8 @@ def epsilon(spends: Iterable[Spend], delta: float, *, interval: float = CERTIFY_
     """The largest epsilon of any population at `delta`; infinity once something left without noise, 0 for nothing.
 
     With more than one distinct split id, train and held-out patients of different runs overlap: everything then
-    composes together.
+    composes together. Shares of a secure sum count as charged, with the noise that every opened sum holds; for what reading
+    one update in the clear would cost, pass `events.as_exposed(spends)`.
     """
     _check_delta(delta)
     populations = by_population(spends, split_ids)
@@ -55,7 +56,7 @@ def rows(spends: Iterable[Spend]) -> Rows:
     """One population's releases for an accountant; all must have noise. Deterministic: the sums are exact-rounded."""
     precisions: list[float] = []
     sampled: dict[tuple[float, float], int] = {}
-    for spend in spends:
+    for spend in as_charged(spends):
         match spend.event:
             case GaussianEvent(noise):
                 precisions.append(spend.count / noise**2)

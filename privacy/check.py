@@ -14,11 +14,20 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.fft import next_fast_len
 from scipy.optimize import brentq
 from scipy.special import log_ndtr, ndtr
 
 from privacy.errors import AccountingError
-from privacy.events import GaussianEvent, NonPrivateEvent, PoissonGaussianEvent, Spend, aggregate
+from privacy.events import (
+    GaussianEvent,
+    NonPrivateEvent,
+    PoissonGaussianEvent,
+    SharedGaussianEvent,
+    SharedPoissonGaussianEvent,
+    Spend,
+    aggregate,
+)
 
 HALF_WIDTH: Final = 0.004  # aimed at; wider only where the grid limit forces it
 _GRID_MOST: Final = 2**22
@@ -48,7 +57,7 @@ class Bracket:
 
 
 @dataclass(frozen=True)
-class _Mechanism:
+class Mechanism:
     """`count` releases with noise multiplier `noise`; rate 1 is the merged full-batch Gaussian."""
 
     noise: float
@@ -73,41 +82,57 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
 
 
 def bracket(spends: Iterable[Spend], delta: float, *, split_ids: Iterable[str] = ()) -> Bracket:
-    """Epsilon at `delta` between two bounds, with the population rule of `accountant.epsilon`, written anew."""
+    """Epsilon at `delta` between two bounds, with the population rule of `accountant.epsilon`, written anew.
+
+    Shares of a secure sum count as charged; for what reading one update would cost, pass `events.as_exposed(spends)`.
+    """
     if not 0.0 < delta < 1.0:
         raise AccountingError(f"delta {delta} outside (0, 1)")
-    spent = aggregate(spends)
-    sides = (("train", "held_out", "all"),) if len(set(split_ids)) > 1 else (("train", "all"), ("held_out", "all"))
-    answers = [_one_population([spend for spend in spent if spend.population in side], delta) for side in sides]
+    answers = [_one_population(found, delta) for found in mechanisms(spends, split_ids)]
     return Bracket(max(answer.lower for answer in answers), max(answer.upper for answer in answers))
 
 
-def _one_population(spends: Sequence[Spend], delta: float) -> Bracket:
-    precision, sampled = 0.0, []
+def mechanisms(spends: Iterable[Spend], split_ids: Iterable[str] = ()) -> tuple[tuple[Mechanism, ...] | None, ...]:
+    """What fell on each population's patients, as charged; None where something left without noise.
+
+    Equal sampled releases are counted together, and all full-batch ones are one mechanism, with rate 1, at the end.
+    """
+    spent = aggregate(spends)
+    sides = (("train", "held_out", "all"),) if len(set(split_ids)) > 1 else (("train", "all"), ("held_out", "all"))
+    return tuple(_merged([spend for spend in spent if spend.population in side]) for side in sides)
+
+
+def _merged(spends: Sequence[Spend]) -> tuple[Mechanism, ...] | None:
+    precision, counts = 0.0, dict[tuple[float, float], int]()
     for spend in spends:
-        if isinstance(spend.event, NonPrivateEvent):
-            return Bracket(math.inf, math.inf)
-        if isinstance(spend.event, GaussianEvent):
-            precision += spend.count / spend.event.noise_multiplier**2
-        elif isinstance(spend.event, PoissonGaussianEvent):
-            sampled.append(_Mechanism(spend.event.noise_multiplier, spend.event.sample_rate, spend.count))
-    if sampled:
-        full = [_Mechanism(1.0 / math.sqrt(precision), 1.0, 1)] if precision else []
-        return _sampled(tuple(_merged(sampled) + full), delta)
-    exact = gaussian_epsilon(math.sqrt(precision), delta) if precision else 0.0
+        match spend.event:
+            case NonPrivateEvent():
+                return None
+            case GaussianEvent(noise):
+                precision += spend.count / noise**2
+            case SharedGaussianEvent(noise, contributors):  # equal shares: so many times the variance
+                precision += spend.count / (contributors * noise**2)
+            case PoissonGaussianEvent(noise, rate):
+                counts[noise, rate] = counts.get((noise, rate), 0) + spend.count
+            case SharedPoissonGaussianEvent(noise, rate, contributors):
+                whole = math.sqrt(contributors) * noise
+                counts[whole, rate] = counts.get((whole, rate), 0) + spend.count
+    sampled = [Mechanism(noise, rate, count) for (noise, rate), count in sorted(counts.items())]
+    return (*sampled, *([Mechanism(1.0 / math.sqrt(precision), 1.0, 1)] if precision else []))
+
+
+def _one_population(found: tuple[Mechanism, ...] | None, delta: float) -> Bracket:
+    if found is None:
+        return Bracket(math.inf, math.inf)
+    if any(mechanism.rate < 1.0 for mechanism in found):
+        return _sampled(found, delta)
+    exact = gaussian_epsilon(1.0 / found[0].noise, delta) if found else 0.0
     return Bracket(exact, exact)
 
 
-def _merged(sampled: Sequence[_Mechanism]) -> list[_Mechanism]:
-    counts: dict[tuple[float, float], int] = {}
-    for item in sampled:
-        counts[item.noise, item.rate] = counts.get((item.noise, item.rate), 0) + item.count
-    return [_Mechanism(noise, rate, count) for (noise, rate), count in sorted(counts.items())]
-
-
 @lru_cache(maxsize=1024)
-def _sampled(mechanisms: tuple[_Mechanism, ...], delta: float) -> Bracket:
-    both = [_composed(mechanisms, delta, direction) for direction in (_removal, _addition)]
+def _sampled(found: tuple[Mechanism, ...], delta: float) -> Bracket:
+    both = [_composed(found, delta, direction) for direction in (_removal, _addition)]
     return Bracket(max(item.lower for item in both), max(item.upper for item in both))
 
 
@@ -122,13 +147,13 @@ class _Loss:
     high: float
 
 
-def _log_ratio(mechanism: _Mechanism, x: Array) -> Array:
+def _log_ratio(mechanism: Mechanism, x: Array) -> Array:
     """ln(1 - q + q exp((2x - 1) / (2 s^2))): the mixture's density over the plain normal's at x."""
     inside = (2.0 * x - 1.0) / (2.0 * mechanism.noise**2) + math.log(mechanism.rate)
     return np.logaddexp(math.log1p(-mechanism.rate), inside) if mechanism.rate < 1.0 else inside
 
 
-def _point(mechanism: _Mechanism, loss: Array) -> Array:
+def _point(mechanism: Mechanism, loss: Array) -> Array:
     """The x with `_log_ratio(x)` = loss; minus infinity below the least loss ln(1 - q)."""
     rest = np.expm1(np.minimum(loss, 700.0)) + mechanism.rate  # e^loss - (1 - q)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -140,7 +165,7 @@ def _normal(x: Array, mean: float, std: float) -> Array:
     return np.asarray(np.exp(-(((x - mean) / std) ** 2) / 2.0) / (std * math.sqrt(2.0 * math.pi)))
 
 
-def _removal(mechanism: _Mechanism) -> _Loss:
+def _removal(mechanism: Mechanism) -> _Loss:
     """The patient was there: x from the mixture, loss = ln(mixture / normal), rising in x."""
     q, s = mechanism.rate, mechanism.noise
 
@@ -157,7 +182,7 @@ def _removal(mechanism: _Mechanism) -> _Loss:
     )
 
 
-def _addition(mechanism: _Mechanism) -> _Loss:
+def _addition(mechanism: Mechanism) -> _Loss:
     """The patient was not there: x from the normal, loss = ln(normal / mixture), falling in x."""
     s = mechanism.noise
 
@@ -167,16 +192,16 @@ def _addition(mechanism: _Mechanism) -> _Loss:
     return _Loss(lambda x: -_log_ratio(mechanism, x), below, lambda x: _normal(x, 0.0, s), -_Z * s, _Z * s)
 
 
-def _composed(mechanisms: tuple[_Mechanism, ...], delta: float, direction: Callable[[_Mechanism], _Loss]) -> Bracket:
+def _composed(found: tuple[Mechanism, ...], delta: float, direction: Callable[[Mechanism], _Loss]) -> Bracket:
     """The bracket for one direction of "neighbour" (patient removed, or added)."""
-    losses = [(direction(item), item.count) for item in mechanisms]
+    losses = [(direction(item), item.count) for item in found]
     steps = sum(count for _, count in losses)
     eta = delta * _NEGLIGIBLE
     factor = math.sqrt(steps / 2.0 * math.log(2.0 / eta))
     reach = _reach(losses, eta)
     width = max(HALF_WIDTH / factor, 2.0 * reach / _GRID_MOST)
     reach += steps * width / 2.0  # the mean of a step need not lie on a grid point
-    grid, mass = _convolved(losses, width, 2 ** math.ceil(math.log2(2.0 * reach / width)))
+    grid, mass = _convolved(losses, width, 2 * next_fast_len(math.ceil(reach / width), real=True))
     slack = 3.0 * eta + steps * 4.0 * float(ndtr(-_Z)) + _FFT_NOISE  # rounding and both window tails; one loss's tails; FFT
     return Bracket(
         max(0.0, _epsilon_of(grid, mass, delta + slack) - width * factor),
@@ -216,11 +241,11 @@ def _chernoff(tables: Sequence[tuple[Array, Array, int]], mean: float, rate: flo
 
 
 def _convolved(losses: Sequence[tuple[_Loss, int]], width: float, size: int) -> tuple[Array, Array]:
-    """The composed loss: `size` grid points, `width` apart, and their probabilities.
+    """The composed loss on `size` grid points, `width` apart, and their probabilities; of both, from just below loss 0 upwards.
 
     Circular: what leaves the window on one side comes in at the other, a mass that `_reach` bounds.
     """
-    spectrum = np.ones(size // 2 + 1, dtype=np.complex128)
+    spectrum: NDArray[np.complex128] | None = None
     middle = 0.0
     for loss, count in losses:
         value, weight = _quadrature(loss)
@@ -230,13 +255,24 @@ def _convolved(losses: Sequence[tuple[_Loss, int]], width: float, size: int) -> 
         mass /= mass.sum()
         shift = float(weight @ value) - float(mass @ points) * width  # what rounding did to the mean
         anchor = round(float(mass @ points))  # this grid point goes to the origin, so that the sum stays in the window
-        folded = np.zeros(size)
-        np.add.at(folded, (points - anchor) % size, mass)
-        spectrum *= np.fft.rfft(folded) ** count
+        power = _power((points - anchor) % size, mass, size, count)
+        spectrum = power if spectrum is None else np.multiply(spectrum, power, out=spectrum)
         middle += count * (anchor * width + shift)
-    total = np.maximum(np.fft.fftshift(np.fft.irfft(spectrum, size)), 0.0)
-    grid = middle + width * np.arange(-(size // 2), size - size // 2, dtype=np.float64)
-    return np.asarray(grid, dtype=np.float64), np.asarray(total, dtype=np.float64)
+    assert spectrum is not None  # noqa: S101 - nobody asks about no mechanism at all
+    total = np.fft.irfft(spectrum, size)
+    del spectrum, power  # before the next array of this size is made
+    # A loss below 0 moves no epsilon: only what lies above, and one point more, is kept.
+    least = min(max(math.floor(-middle / width), -(size // 2)), size // 2 - 2)
+    kept = np.concatenate([total[least:], total[: size // 2]]) if least < 0 else total[least : size // 2]
+    grid = middle + width * np.arange(least, size // 2, dtype=np.float64)
+    return grid, np.maximum(kept, 0.0)
+
+
+def _power(points: NDArray[np.intp], mass: Array, size: int, count: int) -> NDArray[np.complex128]:
+    """The spectrum of `count` independent losses, computed in place: these arrays are the largest that this module holds."""
+    folded = np.bincount(points, weights=mass, minlength=size).astype(np.float64, copy=False)
+    transformed = np.fft.rfft(folded)
+    return np.power(transformed, count, out=transformed)
 
 
 def _epsilon_of(grid: Array, mass: Array, delta: float) -> float:

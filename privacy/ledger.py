@@ -36,6 +36,7 @@ from privacy.entries import (
     Entry,
     Genesis,
     Recovered,
+    RunNote,
     SpendDetails,
     SpendRecord,
     body_of,
@@ -48,12 +49,14 @@ from privacy.entries import (
 )
 from privacy.errors import EventError, LedgerError
 from privacy.events import Spend, aggregate
+from privacy.periods import Calendar, day_of
 
 HEAD_SUFFIX: Final = ".head"
 _HEAD_LABEL: Final = "wardround/ledger-head/1"
 _HEAD_SLOT: Final = 8 + HASH_SIZE + HASH_SIZE  # index, hash of the line, check value
-_GIVEN_BY_CALLERS: Final = ("plan-approved", "plan-refused", "withdrawn", "run-note")  # the rest is made here
-LEDGER_MOST: Final = 2**30  # bytes; about a million rounds
+_GIVEN_BY_CALLERS: Final = ("plan-approved", "plan-refused", "withdrawn", "run-note", "egress")  # the rest is made here
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the write was refused as a whole or in part; no block is in doubt
+LEDGER_MOST: Final = 2**30  # bytes; about 400,000 rounds
 
 
 @dataclass
@@ -66,12 +69,16 @@ class _Index:
     split_ids: set[str] = field(default_factory=set)
     last_rounds: dict[bytes, int] = field(default_factory=dict)
     counts: dict[tuple[bytes, str], int] = field(default_factory=dict)
+    calendar: Calendar = field(default_factory=Calendar)
+    left: dict[bytes, RunNote] = field(default_factory=dict)
 
     def add(self, entry: Entry) -> None:
         self.entries += 1
         self.last_hash = entry.hash
         if isinstance(entry.content, SpendRecord):
             self._add_spend(entry.content)
+            self.calendar.add(day_of(entry.time), entry.content.spends)
+        note_left(self.left, entry)
 
     def _add_spend(self, record: SpendRecord) -> None:
         details = record.details
@@ -83,6 +90,16 @@ class _Index:
         self.last_rounds[details.plan_digest] = details.round
         by_purpose = (details.plan_digest, details.purpose)
         self.counts[by_purpose] = self.counts.get(by_purpose, 0) + 1
+
+
+def note_left(left: dict[bytes, RunNote], entry: Entry) -> None:
+    """Keep `left` (plan digest -> note) to the runs that the site left and did not come back to, one entry further."""
+    match entry.content:
+        case RunNote() as note if note.left:
+            left.pop(note.plan_digest, None)  # the newest last
+            left[note.plan_digest] = note
+        case SpendRecord(details=details):
+            left.pop(details.plan_digest, None)
 
 
 def read_entries(data: bytes, public: bytes | None = None) -> tuple[tuple[Entry, ...], bytes]:
@@ -251,9 +268,27 @@ class Ledger:
     def split_ids(self) -> frozenset[str]:
         return frozenset(self._index.split_ids)
 
+    @property
+    def population(self) -> str:
+        """The patient population that this ledger is about."""
+        return self.genesis.population
+
+    @property
+    def last_day(self) -> int:
+        """The latest day of any spend (`privacy.periods`): a clock set back does not lower it."""
+        return self._index.calendar.last
+
     def spends(self) -> tuple[Spend, ...]:
         """Everything ever spent, equal releases counted together."""
         return aggregate(self._index.spent.values())
+
+    def spends_since(self, day: int) -> tuple[Spend, ...]:
+        """Everything that counts on this day or later, equal releases counted together."""
+        return self._index.calendar.since(day)
+
+    def left(self, plan_digest: bytes) -> RunNote | None:
+        """Why the site left this run, if it did and was not charged for it since."""
+        return self._index.left.get(plan_digest)
 
     def epsilon(self, delta: float, *, interval: float = ENFORCE_INTERVAL) -> float:
         """Of the worst-off population over all runs; infinite once something left without noise."""
@@ -263,6 +298,10 @@ class Ledger:
         """What `epsilon` would be with these spends too. Writes nothing."""
         both = (*self._index.spent.values(), *spends)
         return epsilon(both, delta, interval=interval, split_ids={*self._index.split_ids, split_id})
+
+    def runs_left(self) -> tuple[RunNote, ...]:
+        """The notes of all such runs, in the order in which the site left them."""
+        return tuple(self._index.left.values())
 
     def last_round(self, plan_digest: bytes) -> int:
         """The latest round of this plan that was charged, 0 for none."""
@@ -328,7 +367,7 @@ class Ledger:
         except OSError as error:
             self._broken = f"a half-written line could not be taken back ({error.strerror})"
             return
-        if cause.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if cause.errno not in _NO_ROOM:
             self._broken = f"a write failed ({cause.strerror})"
 
     def _write_head(self) -> None:

@@ -95,7 +95,7 @@ def test_a_plan_for_another_code_version_is_refused(consortium: Consortium) -> N
 
 
 def test_a_plan_for_another_task_is_refused(consortium: Consortium) -> None:
-    assert ask(consortium, consortium.sign(consortium.plan(task=TaskRef("stroke", "1", ("sex",))))) == "TASK"
+    assert ask(consortium, consortium.sign(consortium.plan(task=TaskRef("stroke", "1", ("sex",), ("clinical",))))) == "TASK"
 
 
 @ANYTHING
@@ -162,7 +162,7 @@ def test_without_a_policy_file_nothing_trains(consortium: Consortium) -> None:
         b"version: 1",
         b"version: 1\nbudget_epsilon: [",
         b"version: 1\nbudget_epsilon: 1\nmax_epsilon_per_plan: 1\nbudgetepsilon: 2\n",
-        b"version: 2\nbudget_epsilon: 1\nmax_epsilon_per_plan: 1\n",
+        b"version: 3\nbudget_epsilon: 1\nmax_epsilon_per_plan: 1\n",
         b"version: 1\nbudget_epsilon: .inf\nmax_epsilon_per_plan: 1\n",
         b"version: 1\nbudget_epsilon: 1" + b"0" * 400 + b"\nmax_epsilon_per_plan: 1\n",
         b"version: 1\nbudget_epsilon: 1\nmax_epsilon_per_plan: 1\nbudget_epsilon: 100\n",
@@ -397,14 +397,15 @@ def test_the_budget_is_over_all_runs_of_the_ledger(consortium: Consortium) -> No
             decide(consortium, run.signed.digest, "approve", site=site)
     for run, epoch in [(run, run.epoch()) for run in runs]:
         for number in range(1, 5):
-            before = consortium.ledger_bytes()
+            before = consortium.spends()
             reply = run.update(run.open_round(epoch, number), SITE)
-            if consortium.ledger_bytes() == before:
+            if consortium.spends() == before:
                 codes.append(code_of(reply))
     assert set(codes) == {"BUDGET"}
     ledger = consortium.sites_open[SITE].ledger
     assert ledger.epsilon(plan.privacy.delta) <= budget
     assert 4 <= consortium.spends() < 8
+    assert consortium.home(SITE).ledger.read_bytes().count(b'"left:budget-exceeded"') == 1, "said once, and refused ever after"
 
 
 def test_policy_approves_no_plan_that_does_not_fit_what_is_left(consortium: Consortium) -> None:

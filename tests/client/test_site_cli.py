@@ -289,7 +289,7 @@ def test_a_plan_without_privacy_says_so_wherever_it_is_shown(consortium: Consort
 def test_what_a_plan_says_is_shown_and_never_obeyed(consortium: Consortium, site: Site) -> None:
     """Words in a signed plan must not colour, hide or link anything on the steward's screen."""
     words = "[red]1[/red][link=http://x]y[/link] [/]"
-    consortium.run(consortium.plan(task=TaskRef("cis_conversion", words, ("sex",)))).ask_keys()
+    consortium.run(consortium.plan(task=TaskRef("cis_conversion", words, ("sex",), ("clinical",)))).ask_keys()
     shown = site("plans", "list").replace("\n", "").replace(" ", "")
     for part in ("[red]", "[/red]", "[/]"):
         assert part in "".join(letter for letter in shown if letter not in "│┃")
@@ -367,7 +367,8 @@ def test_a_damaged_ledger_or_an_unknown_run_publishes_nothing(after_a_round: Sit
 
 
 def test_egress_shows_each_part_that_left(after_a_round: Site) -> None:
-    assert after_a_round.read("egress") == [{"run": "run-1", "answers": 4}]
+    (row,) = after_a_round.read("egress")  # type: ignore[misc]
+    assert (row["run"], row["answers"], row["refusals"]) == ("run-1", 4, 0)
     lines = after_a_round.read("egress", "run-1", "--round", "2")
     assert [line["kind"] for line in lines] == ["update (train)", "vote"]  # type: ignore[index]
     assert lines[0]["parts"][1]["what"] == "masked header and body"  # type: ignore[index]

@@ -110,13 +110,13 @@ def make_plan() -> Callable[..., Plan]:
             silent = {"train_noise": 0.0, "describe_noise": 0.0, "evaluate_noise": 0.0}
             mine = {**silent, "epsilon_exposed": NOT_PRIVATE, "epsilon_model": NOT_PRIVATE, **mine}
         plan = Plan(
-            version=2,
+            version=3,
             run_id="run-1",
             lead="lead-anna",
             created="2026-11-21T09:00:00Z",
             code_version="0.1.0",
             roster_digest=bytes(32),
-            task=TaskRef("cis_conversion", "1", ("age", "sex")),
+            task=TaskRef("cis_conversion", "1", ("age", "sex"), ("clinical",)),
             model=ModelRef("logistic", (), (), (ParameterSpec("weight", (4,)), ParameterSpec("bias", (1,))), 0),
             participants=tuple(Participant(site, number, 100) for number, site in enumerate("abcd")),
             statistics=6,

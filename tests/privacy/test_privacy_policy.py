@@ -8,11 +8,25 @@ import pytest
 from consortium.identity import fingerprint
 from consortium.plan import Plan
 from consortium.roster import Roster
+from privacy.accountant import epsilon
 from privacy.errors import PolicyError
-from privacy.events import GaussianEvent, NonPrivateEvent, Spend
+from privacy.events import GaussianEvent, NonPrivateEvent, SharedGaussianEvent, Spend, as_exposed
 from privacy.ledger import Ledger
-from privacy.policy import SENTENCES, Objection, Policy, check_epoch, check_plan, check_spend, parse_policy
-from privacy.terms import epsilon_exposed, epsilon_model, round_spends
+from privacy.periods import Dates, dates
+from privacy.policy import (
+    SENTENCES,
+    AutoApproval,
+    Objection,
+    Period,
+    Policy,
+    accounts,
+    approves,
+    check_epoch,
+    check_plan,
+    check_spend,
+    parse_policy,
+)
+from privacy.terms import epsilon_charged, epsilon_exposed, epsilon_model, round_spends
 
 from .conftest import DELTA, LEAD, NOW, SPLIT, TRAIN, details
 
@@ -26,6 +40,12 @@ DOCUMENT: dict[str, object] = {
     "minimum_patients": 200,
     "minimum_sites": 4,
 }
+
+
+SECOND: dict[str, object] = {**DOCUMENT, "version": 2}
+CAPS: dict[str, object] = {"budget_exposed_epsilon": 60.0, "max_exposed_epsilon_per_plan": 40.0}
+SHARED: dict[str, object] = {**SECOND, **CAPS, "modes": ["local", "distributed"]}
+YEAR: dict[str, object] = {"population": "ms-clinic", "days": 365, "epsilon": 3.0}
 
 
 def codes(objections: tuple[Objection, ...]) -> set[str]:
@@ -44,7 +64,7 @@ def test_a_policy_says_exactly_what_its_document_says() -> None:
     "change",
     [
         {"budget": 3.0},
-        {"version": 2},
+        {"version": 3},
         {"version": True},
         {"budget_epsilon": -1.0},
         {"budget_epsilon": float("inf")},
@@ -201,3 +221,224 @@ def test_the_coordinators_choice_of_sites_is_held_to_the_policy_too(make_plan: C
     assert few is not None
     assert small is not None
     assert (few.code, small.code) == ("too-few-sites", "too-few-patients")
+
+
+# -- version 2 -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_policy_of_version_1_means_what_it_meant() -> None:
+    first = parse_policy({**DOCUMENT, "allow_non_private": True, "auto_approve": True})
+    assert first.modes == ("local", "none")
+    assert first.budget_periods == ()
+    assert (first.columns_allowed, first.modalities_allowed, first.budget_exposed_epsilon) == (None, None, None)
+    assert first.auto_approve == AutoApproval(first.leads, first.tasks, first.max_epsilon_per_plan, ("local",))
+
+
+def test_version_2_says_exactly_what_its_document_says() -> None:
+    rules = {"leads": ["lead-anna"], "tasks": {"cis_conversion": "1"}, "max_epsilon": 1, "modes": ["local"]}
+    policy = parse_policy({**SHARED, "budget_periods": [YEAR], "auto_approve": rules, "modalities_allowed": ["clinical"]})
+    assert policy.budget_periods == (Period("ms-clinic", 365, 3.0),)
+    assert policy.auto_approve == AutoApproval(("lead-anna",), {"cis_conversion": "1"}, 1.0, ("local",))
+    assert (policy.budget_exposed_epsilon, policy.max_exposed_epsilon_per_plan) == (60.0, 40.0)
+    assert policy.modalities_allowed == ("clinical",)
+    assert parse_policy(SECOND).modes == ("local",)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"budget_epsilom": 1.0}, "did you mean 'budget_epsilon'"),
+        ({"leeds": []}, "did you mean 'leads'"),
+        ({"allow_non_private": True}, r"modes: \[local, none\]"),
+        ({"modes": ["lokal"]}, "did you mean 'local'"),
+        ({"modes": "local"}, "list of texts"),
+        ({"modes": ["distributed"]}, "must stand here"),
+        ({"modes": ["distributed"], "budget_exposed_epsilon": 9.0}, "must stand here"),
+        ({"budget_exposed_epsilon": -1.0}, "below 0"),
+        ({"max_exposed_epsilon_per_plan": float("nan")}, "finite"),
+        ({"budget_periods": YEAR}, "must be a list"),
+        ({"budget_periods": [3.0]}, "must be a list"),
+        ({"budget_periods": [{**YEAR, "day": 1}]}, "did you mean 'days'"),
+        ({"budget_periods": [{**YEAR, "days": 0}]}, "outside"),
+        ({"budget_periods": [{**YEAR, "days": 30.0}]}, "whole number"),
+        ({"budget_periods": [{**YEAR, "epsilon": -0.1}]}, "below 0"),
+        ({"budget_periods": [{**YEAR, "population": ""}]}, "name in site.yaml"),
+        ({"budget_periods": [{"population": "ms-clinic", "days": 7}]}, "'epsilon' is missing"),
+        ({"columns_allowed": ["edss"]}, "allowed and forbidden"),
+        ({"columns_allowed": "age"}, "list of texts"),
+        ({"modalities_allowed": [1]}, "list of texts"),
+        ({"auto_approve": "yes"}, "or rules"),
+        ({"auto_approve": {"leads": ["*"]}}, "'max_epsilon' is missing"),
+        ({"auto_approve": {"max_epsilon": -1.0}}, "below 0"),
+        ({"auto_approve": {"max_epsilon": 1.0, "lead": []}}, "did you mean 'leads'"),
+        ({"auto_approve": {"max_epsilon": 1.0, "modes": ["none"]}}, "a person's decision"),
+    ],
+)
+def test_a_mistake_in_version_2_is_refused_in_words_that_help(change: dict[str, object], words: str) -> None:
+    with pytest.raises(PolicyError, match=words):
+        parse_policy({**SECOND, **change})
+
+
+@pytest.mark.parametrize("name", ["modes", "budget_periods", "budget_exposed_epsilon", "columns_allowed", "modalities_allowed"])
+def test_version_1_does_not_pretend_to_know_what_it_does_not(name: str) -> None:
+    with pytest.raises(PolicyError, match="needs version: 2"):
+        parse_policy({**DOCUMENT, name: []})
+    with pytest.raises(PolicyError, match="true or false"):
+        parse_policy({**DOCUMENT, "auto_approve": {"max_epsilon": 1.0}})
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"columns_allowed": ["age"]}, "column-not-allowed"),
+        ({"modalities_allowed": ["mri"]}, "modality-not-allowed"),
+        ({"modes": []}, "mode-not-allowed"),
+        ({"max_exposed_epsilon_per_plan": 1.0}, "plan-above-exposed-limit"),
+        ({"budget_exposed_epsilon": 1.0}, "plan-above-exposed-budget"),
+        ({"budget_periods": [{**YEAR, "epsilon": 1.0}]}, "plan-above-period"),
+    ],
+)
+def test_each_new_limit_refuses_by_its_own_code(
+    make_plan: Callable[..., Plan], change: dict[str, object], code: str, roster: Roster
+) -> None:
+    assert check_plan(parse_policy({**SECOND, "columns_allowed": ["age", "sex"]}), make_plan(), roster) == ()
+    found = check_plan(parse_policy({**SECOND, **change}), make_plan(), roster)
+    assert codes(found) == {code}
+    assert found[0].sentence == SENTENCES[code]
+
+
+def test_what_auto_approval_does_not_name_waits_for_a_person(make_plan: Callable[..., Plan], roster: Roster) -> None:
+    plan, cost = make_plan(), epsilon_charged(make_plan())
+
+    def waits(**rules: object) -> str:
+        return approves(parse_policy({**SECOND, "auto_approve": {"max_epsilon": cost + 0.1, **rules}}), plan, roster)
+
+    assert waits() == waits(leads=["*"]) == waits(leads=[fingerprint(LEAD.public)], tasks={"cis_conversion": "*"}) == ""
+    assert "max_epsilon" in waits(max_epsilon=cost - 0.1)
+    assert "leads" in waits(leads=["lead-berta"])
+    assert "tasks" in waits(tasks={"cis_conversion": "2"})
+    assert "modes" in waits(modes=[])
+    assert "off" in approves(parse_policy(SECOND), plan, roster)
+    bare = parse_policy({**SECOND, "modes": ["local", "none"], "auto_approve": True})
+    assert "modes" in approves(bare, make_plan(mode="none"), roster)
+
+
+# -- mode distributed ------------------------------------------------------------------------------------------------------------
+
+
+def shared(make_plan: Callable[..., Plan], **changes: object) -> Plan:
+    base = make_plan(mode="distributed", honest=2, grid_bits=14, epsilon_exposed=99.0, epsilon_model=99.0, **changes)
+    exposed, charged = epsilon_exposed(base), epsilon_charged(base)
+    assert charged < exposed
+    return replace(base, privacy=replace(base.privacy, epsilon_exposed=exposed, epsilon_model=charged))
+
+
+def test_mode_distributed_is_refused_unless_the_policy_names_it(make_plan: Callable[..., Plan], roster: Roster) -> None:
+    plan = shared(make_plan)
+    for document in (DOCUMENT, SECOND, {**SECOND, **CAPS}):
+        assert codes(check_plan(parse_policy(document), plan, roster)) == {"mode-not-allowed"}
+    assert check_plan(parse_policy(SHARED), plan, roster) == ()
+
+
+def test_the_budget_is_charged_with_opened_sums_and_the_caps_bound_what_is_exposed(
+    make_plan: Callable[..., Plan], roster: Roster
+) -> None:
+    plan = shared(make_plan)
+    between = (plan.privacy.epsilon_model + plan.privacy.epsilon_exposed) / 2.0
+    assert check_plan(parse_policy({**SHARED, "budget_epsilon": between, "max_epsilon_per_plan": between}), plan, roster) == ()
+    for name, code in (
+        ("max_exposed_epsilon_per_plan", "plan-above-exposed-limit"),
+        ("budget_exposed_epsilon", "plan-above-exposed-budget"),
+    ):
+        assert codes(check_plan(parse_policy({**SHARED, name: between}), plan, roster)) == {code}
+
+
+def test_a_share_is_never_charged_where_the_mode_is_not_allowed(ledger: Ledger) -> None:
+    share = Spend(SharedGaussianEvent(8.0, 4), "train")
+    refused = check_spend(parse_policy(SECOND), ledger, (share,), DELTA, SPLIT)
+    assert refused is not None
+    assert refused.code == "mode-not-allowed"
+    assert check_spend(parse_policy(SHARED), ledger, (share,), DELTA, SPLIT) is None
+
+
+def test_the_round_that_would_exceed_the_exposed_budget_is_refused(ledger: Ledger) -> None:
+    share, number = Spend(SharedGaussianEvent(8.0, 16), "train"), 0
+    policy = parse_policy({**SHARED, "budget_exposed_epsilon": 3.0})
+    while (objection := check_spend(policy, ledger, (share,), DELTA, SPLIT)) is None:
+        number += 1
+        ledger.spend(details(number), (share,), NOW)
+        assert number < 100
+    assert objection.code == "exposed-exceeded"
+    exposed = {one.name: one for one in accounts(policy, ledger, DELTA, 0)}["updates in the clear, for ever"]
+    assert ledger.epsilon(DELTA) < exposed.spent / 4.0
+    assert exposed.spent <= 3.0 < epsilon((*as_exposed(ledger.spends()), *as_exposed((share,))), DELTA)
+    assert as_exposed(ledger.spends())[0].event == GaussianEvent(8.0)
+
+
+# -- periods ---------------------------------------------------------------------------------------------------------------------
+
+
+def at(days: int) -> Dates:
+    """Both clocks so many days after `NOW`."""
+    day = NOW.toordinal() + days
+    return Dates(day, day)
+
+
+def test_a_period_refuses_what_the_total_would_allow_and_time_alone_makes_room_again(ledger: Ledger) -> None:
+    policy = parse_policy({**SECOND, "budget_periods": [{**YEAR, "epsilon": 2.0}]})
+    number = 0
+    while (objection := check_spend(policy, ledger, (TRAIN,), DELTA, SPLIT, dates=at(0))) is None:
+        number += 1
+        ledger.spend(details(number), (TRAIN,), NOW)
+    assert objection.code == "period-exceeded"
+    refused = check_spend(policy, ledger, (TRAIN,), DELTA, SPLIT, dates=at(366))
+    assert refused is not None
+    assert refused.code == "period-exceeded", "periods are counted one day longer"
+    assert check_spend(policy, ledger, (TRAIN,), DELTA, SPLIT, dates=at(367)) is None
+
+
+def test_a_whole_plan_must_fit_into_what_is_left_of_a_period(
+    make_plan: Callable[..., Plan], ledger: Ledger, roster: Roster
+) -> None:
+    plan = make_plan()
+    cost = epsilon_charged(plan)
+    policy = parse_policy({**SECOND, "budget_periods": [{**YEAR, "epsilon": cost + 0.1}]})
+    today = dates(NOW, plan.created)
+    assert check_plan(policy, plan, roster, spent=ledger, dates=today) == ()
+    ledger.spend(details(1), (TRAIN,), NOW)
+    assert codes(check_plan(policy, plan, roster, spent=ledger, dates=today)) == {"plan-above-period"}
+
+
+@pytest.mark.parametrize(
+    ("today", "planned", "doubtful"), [(0, 0, False), (-1, 0, False), (-2, 0, True), (31, 0, False), (32, 0, True), (0, 2, True)]
+)
+def test_a_clock_that_disagrees_with_ledger_or_plan_charges_nothing_to_a_period(
+    ledger: Ledger, today: int, planned: int, doubtful: bool
+) -> None:
+    ledger.spend(details(1), (TRAIN,), NOW)
+    day = NOW.toordinal()
+    policy = parse_policy({**SECOND, "budget_periods": [YEAR]})
+    found = check_spend(policy, ledger, (TRAIN,), DELTA, SPLIT, dates=Dates(day + today, day + planned))
+    assert (found is not None and found.code == "clock-doubtful") == doubtful
+    assert check_spend(parse_policy(SECOND), ledger, (TRAIN,), DELTA, SPLIT) is None, "without periods no clock matters"
+
+
+def test_a_period_of_another_population_bounds_nobody_and_is_refused(ledger: Ledger) -> None:
+    policy = parse_policy({**SECOND, "budget_periods": [{**YEAR, "population": "mian"}]})
+    found = check_spend(policy, ledger, (TRAIN,), DELTA, SPLIT, dates=at(0))
+    assert found is not None
+    assert found.code == "population-unknown"
+    with pytest.raises(PolicyError, match="judged by dates"):
+        check_spend(parse_policy({**SECOND, "budget_periods": [YEAR]}), ledger, (TRAIN,), DELTA, SPLIT)
+
+
+def test_accounts_show_every_budget_and_what_is_left_of_it(ledger: Ledger) -> None:
+    ledger.spend(details(1), (TRAIN,), NOW)
+    found = accounts(parse_policy({**SHARED, "budget_periods": [YEAR]}), ledger, DELTA, NOW.toordinal() + 400)
+    assert [(one.name, one.limit) for one in found] == [
+        ("for ever", 20.0),
+        ("within 365 days", 3.0),
+        ("updates in the clear, for ever", 60.0),
+    ]
+    assert found[0].spent == found[2].spent == ledger.epsilon(DELTA)
+    assert (found[1].spent, found[1].left) == (0.0, 3.0)

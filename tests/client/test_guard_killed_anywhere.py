@@ -1,0 +1,109 @@
+"""Kill -9 at every line of a round in the guard: nothing trains that is not charged, nothing leaves that is not on record."""
+
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+from guards_in_process import NOW, SITES, Consortium
+
+import client.guard
+from client.egress import EgressManifest
+from client.home import Home
+from privacy.ledger import Ledger, head_path
+from privacy.verify import verify_ledger
+
+SITE = SITES[0]
+LINES_MOST = 5_000
+CODE = Path(client.guard.__file__).parents[1]
+OWN = tuple(
+    str(CODE / name) for name in ("client/guard.py", "client/once.py", "client/egress.py", "client/files.py", "privacy/ledger.py")
+)
+
+
+def kill_at(line: int) -> None:
+    """From now on this process kills itself, -9, before the `line`-th line of `OWN` that it comes to."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, argument: Any) -> Any:
+        nonlocal count
+        if frame.f_code.co_filename not in OWN:
+            return None
+        if event == "line":
+            if count == line:
+                os.kill(os.getpid(), signal.SIGKILL)
+            count += 1
+        return trace
+
+    sys.settrace(trace)
+
+
+def in_child(act: Callable[[], None]) -> int:
+    """`act` in a process of its own; 0 if it came to its end, the signal's number below 0 if it was killed."""
+    child = os.fork()
+    if child == 0:
+        try:
+            act()
+            os._exit(0)
+        finally:
+            os._exit(99)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def kept(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def put_back(folder: Path, files: dict[Path, bytes]) -> None:
+    """Into the same files, as the parent's guard holds them open."""
+    for path in list(kept(folder)):
+        if path not in files:
+            path.unlink()
+    for path, data in files.items():
+        if path.read_bytes() != data:
+            path.write_bytes(data)
+
+
+@pytest.mark.slow
+def test_a_guard_killed_at_any_line_of_a_round_trained_nothing_uncharged_and_sent_nothing_unlisted(
+    consortium: Consortium, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    run, marks, copies = consortium.run(), tmp_path_factory.mktemp("marks"), tmp_path_factory.mktemp("copies")
+    phase = run.open_round(run.epoch(), 2)
+    consortium.train[SITE].before = lambda job: (marks / "trained").touch()  # type: ignore[attr-defined]
+    home, states = consortium.home(SITE), set[tuple[bool, bool, bool]]()
+    before = kept(home.root)
+    for line in range(LINES_MOST):
+
+        def act(at: int = line) -> None:
+            kill_at(at)
+            reply = run.update(phase, SITE)
+            sys.settrace(None)
+            (marks / "left").write_bytes(reply[1])
+
+        ended = in_child(act)
+        assert ended in (0, -signal.SIGKILL)
+        copy = Home(copies / str(line))
+        shutil.copytree(home.root, copy.root)
+        trained, left = (marks / "trained").exists(), (marks / "left").exists()
+        with Ledger.open(copy.ledger, copy.load_identity(), datetime.fromtimestamp(NOW, tz=UTC)) as ledger:
+            charged = ledger.last_round(run.signed.digest) == 2
+            assert charged or not trained, f"line {line}: trained and not charged"
+        listed = [item for item in EgressManifest(copy.egress).read("run-1") if item["kind"] == "update (train)"]
+        assert listed or not left, f"line {line}: left and not listed"
+        assert verify_ledger(copy.ledger.read_bytes(), copy.load_identity().public, head_path(copy.ledger).read_bytes()).ok
+        states.add((charged, trained, left))
+        put_back(home.root, before)
+        for mark in marks.iterdir():
+            mark.unlink()
+        shutil.rmtree(copy.root)
+        if ended == 0:
+            break
+    assert states == {(False, False, False), (True, False, False), (True, True, False), (True, True, True)}
+    assert line > 150, "fewer lines than a round has: nothing was traced"
