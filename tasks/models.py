@@ -79,15 +79,35 @@ def _widths(hidden: str | int | float) -> tuple[int, ...]:
 
 
 def refuse_mixing(model: nn.Module) -> None:
-    """`ContractError` if a layer lets one patient influence another's output, or carries state outside the plan."""
+    """`ContractError` if a layer lets one patient influence another's output, or carries state outside the plan.
+
+    What mixes by hand, such as subtracting the mean over patients, shows when the engine is chosen (`client.engines`).
+    """
     for name, layer in model.named_modules():
-        if isinstance(layer, MIXING_LAYERS):
-            raise ContractError(
-                f"layer {name} ({type(layer).__name__}) mixes the patients of a batch: no bound per patient exists. "
-                "Use GroupNorm or LayerNorm"
-            )
+        if reason := _mixing(layer):
+            raise ContractError(f"layer {name} ({type(layer).__name__}) {reason}")
     for name, _ in model.named_buffers():
         raise ContractError(f"buffer {name}: a model's state must be parameters only, the plan knows no other")
+
+
+def _mixing(layer: nn.Module) -> str:
+    """Why no bound per patient exists with `layer`, and what to use; empty for a layer that is not known to mix."""
+    if isinstance(layer, MIXING_LAYERS):
+        return "mixes the patients of a batch: no bound per patient exists. Use GroupNorm or LayerNorm"
+    if getattr(layer, "track_running_stats", False):
+        return "keeps a running_mean over patients: set track_running_stats=False"
+    if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0 or _has_dropout(layer):
+        return "draws from one stream for the whole batch: a patient's gradient depends on who else is there. Set dropout to 0"
+    if isinstance(layer, nn.RNNBase | nn.MultiheadAttention) and not layer.batch_first:
+        return "takes the patients' axis for time, which mixes the patients: set batch_first=True"
+    if isinstance(layer, nn.Embedding | nn.EmbeddingBag) and (layer.scale_grad_by_freq or layer.max_norm is not None):
+        return "scales by how often the whole batch uses a code, or changes weights in the forward pass: leave both options out"
+    return ""
+
+
+def _has_dropout(layer: nn.Module) -> bool:
+    rates = (getattr(layer, "dropout", 0.0), getattr(layer, "dropout_p", 0.0))  # of recurrent and attention layers
+    return any(isinstance(rate, float) and rate > 0 for rate in rates)
 
 
 def parameter_specs(model: nn.Module) -> tuple[NamedShape, ...]:

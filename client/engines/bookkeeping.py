@@ -1,0 +1,117 @@
+"""One backward pass over many patients, then every patient's gradient by one product for each weight (book-keeping).
+
+Bu et al. 2023 (arXiv 2210.00038) keep layer inputs and output gradients; here the gradients of a few patients at a time are
+made from them inside the cache, clipped, rounded to the grid and added exactly. Nothing of a patient's arithmetic depends on
+the others as long as batches have one fixed shape, which `client.engines.checks` confirms slot by slot.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from client.engines.batch import Loss, Parameters, PatientBatch, Shape, physical, whole_slots
+from client.engines.frozen import Frozen
+from client.engines.grid import clip_to_grid, sum_of_patients
+from client.engines.uses import Recorder, Use
+from client.release import Bound
+
+BLOCK = 16  # patients whose gradients are in memory together: 16 of 2^20 steps add up exactly in float32
+BLOCK_BYTES = 2**23  # and no more of them than this, where one patient's gradient is large
+
+
+class Bookkeeping:
+    """The engine, for models whose parameters all belong to layers with a rule; always `patients` at once, rounded up to whole slots."""
+
+    name = "bookkeeping"
+
+    def __init__(self, model: nn.Module, loss: Loss, shape: Shape, patients: int) -> None:
+        self.shape = shape
+        self._loss = loss
+        self._patients = whole_slots(patients)
+        self._frozen = Frozen(model)
+        self._recorder = Recorder(self._frozen.model)
+        n_bytes = 4 * sum(self._frozen.sizes.values())
+        self._block = max(1, min(BLOCK, self._patients, BLOCK_BYTES // max(n_bytes, 1)))
+        self._rows = {name: value.new_zeros(self._block, *value.shape) for name, value in self._frozen.parameters.items()}
+
+    def fine_bits(self, bound: Bound) -> int:
+        """The sum is in whole grid steps."""
+        return 0
+
+    def raw(self, parameters: Parameters, batch: PatientBatch) -> list[Tensor]:
+        """Gradients of each patient, one (n, size) for each parameter."""
+        self._frozen.load(parameters)
+        found: list[list[Tensor]] = []
+        for part, real in physical(batch, self._patients):
+            blocks = [[row.clone() for row in rows] for rows in self._blocks(part, real)]
+            found += blocks
+        return [torch.cat(each) for each in zip(*found, strict=True)]
+
+    def add(self, parameters: Parameters, batch: PatientBatch, bound: Bound, total: NDArray[np.int64]) -> None:
+        """Adds every patient's clipped gradient in grid steps to `total` (n_parameters,)."""
+        self._frozen.load(parameters)
+        sizes = list(self._frozen.sizes.values())
+        for part, real in physical(batch, self._patients):
+            steps = torch.zeros(sum(sizes), dtype=torch.float64)  # whole numbers, far below 2^53
+            into = steps.split(sizes)
+            for rows in self._blocks(part, real):
+                clip_to_grid(rows, bound)
+                for place, row in zip(into, rows, strict=True):
+                    place += sum_of_patients(row, bound.grid_bits)
+            torch.from_numpy(total).add_(steps.to(torch.int64))
+
+    def outputs(self, parameters: Parameters, batch: PatientBatch) -> Tensor:
+        """The model's output for each record, (n, records, ...); anything for padding."""
+        self._frozen.load(parameters)
+        self._recorder.begin(0)
+        found = []
+        for part, real in physical(batch, self._patients):
+            inputs = part.flat()[0]
+            with torch.no_grad():
+                found.append(self._frozen.model(inputs).detach().unflatten(0, (self._patients, -1))[:real])
+        return torch.cat(found) if found else torch.zeros(0, self.shape.records)
+
+    def _blocks(self, part: PatientBatch, real: int) -> Iterator[list[Tensor]]:
+        """Gradients of a few patients at a time, (n, size) for each parameter; overwritten by the next ones."""
+        uses = self._backward(part)
+        for start in range(0, real, self._block):
+            # A block is computed whole even where its last slots are empty: every product keeps its shape.
+            end = min(start + self._block, self._patients)
+            yield [row[: min(end, real) - start].flatten(1) for row in self._gradients(uses, start, end)]
+        self._recorder.begin(0)
+
+    def _backward(self, part: PatientBatch) -> list[Use]:
+        self._recorder.begin(part.weights.numel())
+        with torch.enable_grad():
+            loss = self._frozen.losses(self._loss, part).sum()
+            if loss.requires_grad:
+                loss.backward()
+        return self._recorder.uses
+
+    def _gradients(self, uses: list[Use], start: int, end: int) -> list[Tensor]:
+        n, each = end - start, self.shape.records
+        written: set[str] = set()
+        for use in uses:
+            if use.gradient is None:
+                continue
+            fresh = written.isdisjoint(use.names.values())
+            out = {
+                short: self._rows[name][:n] if fresh else torch.empty_like(self._rows[name][:n])
+                for short, name in use.names.items()
+            }
+            own = slice(start * each, end * each)
+            use.rule(use.layer, use.inputs[own], use.gradient[own], n, out)
+            if not fresh:  # a layer called twice, or a weight that two layers share
+                for short, name in use.names.items():
+                    if name in written:
+                        self._rows[name][:n] += out[short]
+                    else:
+                        self._rows[name][:n] = out[short]
+            written.update(use.names.values())
+        for name, row in self._rows.items():
+            if name not in written:
+                row.zero_()
+        return [row[:n] for row in self._rows.values()]

@@ -1,0 +1,151 @@
+"""The fastest way to clip and sum that is exact for this model on this machine, found in a few steps before the first patient."""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from client.engines.batch import Loss, Parameters, PatientBatch, Shape, whole_slots
+from client.engines.bookkeeping import Bookkeeping
+from client.engines.checks import check_agreement, check_no_mixing, check_slots, synthetic, weights_to_try
+from client.engines.errors import Unsupported
+from client.engines.functional import Functional
+from client.engines.loop import Loop
+from client.engines.outer import Outer
+from client.errors import Refused
+from client.release import Bound
+from tasks.errors import ContractError
+from tasks.models import refuse_mixing
+
+PATIENTS_AT_ONCE = 256
+STEPS = 3  # timed; the middle one counts
+FILLS_S = 0.01  # one patient that takes this long fills the machine: others beside it gain nothing and cost memory (3D images)
+TRIAL = Bound(1.0, 20)
+
+
+class Engine(Protocol):
+    """Clips every patient's gradient and adds it up in whole numbers; all four give the same sum to 1e-5 of a bound."""
+
+    name: str
+    shape: Shape
+
+    def fine_bits(self, bound: Bound) -> int:
+        """`add` counts in 2^-fine_bits grid steps."""
+        ...
+
+    def raw(self, parameters: Parameters, batch: PatientBatch) -> list[Tensor]:
+        """All numbers from which each patient's contribution is computed, patients along the first axis."""
+        ...
+
+    def add(self, parameters: Parameters, batch: PatientBatch, bound: Bound, total: NDArray[np.int64]) -> None:
+        """Adds the patients of `batch`, any number of them, to `total` (n_parameters,). Patients without records add nothing."""
+        ...
+
+    def outputs(self, parameters: Parameters, batch: PatientBatch) -> Tensor:
+        """The model's output for each record (n, records, ...), as independent of the others as the gradients."""
+        ...
+
+
+Build = Callable[[nn.Module, Loss, Shape, int], Engine]
+BATCHED: dict[str, Build] = {"outer": Outer, "bookkeeping": Bookkeeping, "functional": Functional}
+NAMES = ("loop", *BATCHED)
+
+
+def choose_engine(
+    model: nn.Module,
+    loss: Loss,
+    shape: Shape,
+    *,
+    patients: int = PATIENTS_AT_ONCE,
+    example: PatientBatch | None = None,
+    name: str = "",
+) -> Engine:
+    """The fastest engine that gives every patient the same bits in every slot and agrees with autograd; or the one called `name`.
+
+    `patients`: how many are computed together, rounded up to a multiple of 32. `example`: that many synthetic patients, where
+    normal inputs do not suit.
+    Raises `Refused` for a model that mixes patients or that no engine serves, `Unsupported` if the one called `name` does not.
+    """
+    _refuse_mixing(model)
+    example = example or synthetic(shape, whole_slots(patients))
+    check_no_mixing(model, loss, example)
+    loop = Loop(model, loss, shape)
+    if name == loop.name:
+        return loop
+    if name:
+        return _checked(BATCHED[name](model, loss, shape, patients), loop, model, example)
+    if _seconds(loop, model, example.part(0, 1)) > FILLS_S:
+        return loop
+    for engine in _by_speed(model, loss, example):
+        try:
+            return _checked(engine, loop, model, example)
+        except Unsupported:  # the next one; the loop serves every model
+            continue
+    return loop
+
+
+def sum_of(engine: Engine, parameters: Parameters, batches: Iterable[PatientBatch], bound: Bound) -> NDArray[np.int64]:
+    """Sum over all patients of clipped gradients in whole grid steps, (n_parameters,); how they are cut changes no bit."""
+    total = np.zeros(sum(value.numel() for value in parameters.values()), dtype=np.int64)
+    most = 2 ** (62 - bound.grid_bits - engine.fine_bits(bound))
+    seen = 0
+    for batch in batches:
+        seen += len(batch)
+        if seen > most:
+            raise Unsupported(f"more than {most} patients in one sum of {bound.grid_bits} grid bits")
+        engine.add(parameters, batch, bound, total)
+    return to_grid(total, engine.fine_bits(bound))
+
+
+def to_grid(total: NDArray[np.int64], fine_bits: int) -> NDArray[np.int64]:
+    """Whole grid steps from 2^-fine_bits of them, to the nearest, halves upwards."""
+    return (total + ((1 << fine_bits) >> 1)) >> fine_bits
+
+
+def _refuse_mixing(model: nn.Module) -> None:
+    try:
+        refuse_mixing(model)
+    except ContractError as error:
+        raise Refused("MODEL", str(error)) from error
+
+
+def _by_speed(model: nn.Module, loss: Loss, example: PatientBatch) -> list[Engine]:
+    """Engines that can serve the model, the fastest first; only the first kind where it serves, since nothing beats it."""
+    found: list[tuple[float, Engine]] = []
+    for name, build in BATCHED.items():
+        try:
+            engine = build(model, loss, example.shape, len(example))
+            engine.outputs(parameters_of(model), example.part(0, 1))
+            found.append((_seconds(engine, model, example), engine))
+        except (Unsupported, RuntimeError, NotImplementedError):  # RuntimeError: what vmap or a hook does not know
+            continue
+        if name == Outer.name:
+            break
+    return [engine for _, engine in sorted(found, key=lambda pair: pair[0])]
+
+
+def _checked(engine: Engine, loop: Loop, model: nn.Module, example: PatientBatch) -> Engine:
+    check_agreement(engine, loop, model, example)
+    check_slots(engine, model, example)
+    return engine
+
+
+def _seconds(engine: Engine, model: nn.Module, example: PatientBatch) -> float:
+    """The middle of `STEPS` steps after one that warms up."""
+    parameters = next(weights_to_try(model))
+    total = np.zeros(sum(value.numel() for value in parameters.values()), dtype=np.int64)
+    taken = []
+    for _ in range(STEPS + 1):
+        start = time.perf_counter()
+        engine.add(parameters, example, TRIAL, total)
+        taken.append(time.perf_counter() - start)
+    return sorted(taken[1:])[STEPS // 2]
+
+
+def parameters_of(model: nn.Module) -> dict[str, Tensor]:
+    """A model's own weights, as engines take them."""
+    return {name: value.detach().to(torch.float32) for name, value in model.named_parameters()}

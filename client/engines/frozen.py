@@ -1,0 +1,54 @@
+"""An engine's own copy of a model: weights that no gradient is kept for, at addresses that do not change."""
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+
+from client.engines.batch import Loss, Parameters, PatientBatch
+from client.engines.errors import Unsupported
+
+
+class Frozen:
+    """The copy. Weights are copied into it, never taken over: a matrix kernel may depend on how its operands are aligned."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = copy.deepcopy(model)
+        self.parameters = dict(self.model.named_parameters())
+        for parameter in self.parameters.values():
+            parameter.requires_grad_(False)
+        self.threads = torch.get_num_threads()
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Values of each parameter, in order."""
+        return {name: math.prod(value.shape) for name, value in self.parameters.items()}
+
+    def load(self, parameters: Parameters) -> None:
+        """Takes the weights of a step."""
+        if torch.get_num_threads() != self.threads:
+            raise Unsupported(
+                f"an engine that was checked with {self.threads} threads runs with {torch.get_num_threads()}: "
+                "sums may be ordered differently; choose the engine again"
+            )
+        if list(parameters) != list(self.parameters):
+            raise Unsupported("the weights are not named like the model's parameters, or not in their order")
+        with torch.no_grad():
+            for name, value in self.parameters.items():
+                value.copy_(parameters[name])
+
+    def losses(self, loss: Loss, batch: PatientBatch) -> Tensor:
+        """Loss of each patient, (n,)."""
+        inputs, labels, weights = batch.flat()
+        found = loss(self.model(inputs), labels)
+        if found.shape != weights.shape:
+            raise Unsupported(f"a loss of shape {tuple(found.shape)} for {len(weights)} records: one value a record, never reduced")
+        result: Tensor = (found * weights).view(batch.weights.shape).sum(dim=1)
+        return result
+
+
+def real_records(batch: PatientBatch, at: int) -> PatientBatch:
+    """Patient `at` alone, without padding: (1, m, ...)."""
+    real = batch.weights[at] != 0
+    return PatientBatch(*(part[at][real].unsqueeze(0) for part in (batch.inputs, batch.labels, batch.weights)))

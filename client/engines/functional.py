@@ -1,0 +1,73 @@
+"""Gradients by `vmap(grad)` over weights repeated for each patient: what the other engines do not know, if vmap does.
+
+Repeated weights make every product a batch of small ones: with shared weights the linear algebra library orders its sums by
+the size of the batch (the attack in tests/client/test_trainer_privacy.py).
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from client.engines.batch import Loss, Parameters, PatientBatch, Shape, physical, whole_slots
+from client.engines.frozen import Frozen
+from client.engines.grid import clip_to_grid
+from client.release import Bound
+
+
+class Functional:
+    """The engine; holds 2 x `patients` x n_parameters float32."""
+
+    name = "functional"
+
+    def __init__(self, model: nn.Module, loss: Loss, shape: Shape, patients: int) -> None:
+        self.shape = shape
+        self._patients = whole_slots(patients)
+        self._frozen = Frozen(model)
+
+        def loss_of(weights: Parameters, inputs: Tensor, labels: Tensor, counts: Tensor) -> Tensor:
+            return (loss(functional_call(self._frozen.model, weights, (inputs,)), labels) * counts).sum()
+
+        def output_of(weights: Parameters, inputs: Tensor) -> Tensor:
+            found: Tensor = functional_call(self._frozen.model, weights, (inputs,))
+            return found
+
+        self._gradients = vmap(grad(loss_of))
+        self._outputs = vmap(output_of)
+
+    def fine_bits(self, bound: Bound) -> int:
+        """The sum is in whole grid steps."""
+        return 0
+
+    def raw(self, parameters: Parameters, batch: PatientBatch) -> list[Tensor]:
+        """Gradients of each patient, one (n, size) for each parameter."""
+        weights = self._repeated(parameters)
+        parts = [self._rows(weights, part, real) for part, real in physical(batch, self._patients)]
+        return [torch.cat(each) for each in zip(*parts, strict=True)]
+
+    def add(self, parameters: Parameters, batch: PatientBatch, bound: Bound, total: NDArray[np.int64]) -> None:
+        """Adds every patient's clipped gradient in grid steps to `total` (n_parameters,)."""
+        weights = self._repeated(parameters)
+        into = torch.from_numpy(total).split(list(self._frozen.sizes.values()))
+        for part, real in physical(batch, self._patients):
+            rows = self._rows(weights, part, real)
+            clip_to_grid(rows, bound)
+            for place, row in zip(into, rows, strict=True):
+                place += row.sum(dim=0, dtype=torch.float64).to(torch.int64)
+
+    def outputs(self, parameters: Parameters, batch: PatientBatch) -> Tensor:
+        """The model's output for each record, (n, records, ...); anything for padding."""
+        weights = self._repeated(parameters)
+        with torch.no_grad():
+            found = [self._outputs(weights, part.inputs)[:real] for part, real in physical(batch, self._patients)]
+        return torch.cat(found) if found else torch.zeros(0, self.shape.records)
+
+    def _repeated(self, parameters: Parameters) -> dict[str, Tensor]:
+        self._frozen.load(parameters)
+        n = self._patients
+        return {name: value.expand(n, *value.shape).contiguous() for name, value in self._frozen.parameters.items()}
+
+    def _rows(self, weights: dict[str, Tensor], part: PatientBatch, real: int) -> list[Tensor]:
+        found = self._gradients(weights, part.inputs, part.labels, part.weights)
+        return [found[name].reshape(self._patients, -1)[:real].contiguous() for name in self._frozen.parameters]

@@ -1,0 +1,224 @@
+"""Does a finished model behave differently on this hospital's patients who were in its training? Computed here, and kept here.
+
+Members are the training side of the site's split, the others its held-out side: one keyed hash decided, so the two are alike but
+for the training. Two attacks: the loss alone (Yeom et al. 2018), and the loss against that of reference models which this site
+trains on random halves of its own patients (offline LiRA, Carlini et al. 2022, as a difference of losses: Watson et al. 2022).
+An attack that fails proves nothing: a stronger one may not, and a few hundred patients show only gross leaks.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import ndtr
+from torch.func import functional_call
+
+from client.errors import ConfigError
+from client.release import Entropy
+from client.trainer_process import DataSource
+from consortium.canonical import Json, decode_json
+from consortium.documents import from_document
+from consortium.errors import ConsortiumError
+from consortium.plan import NOT_PRIVATE, ModelRef, ParameterSpec, PrivacyTerms, TaskRef
+from privacy.audit import CONFIDENCE, Attack, attack, attack_lower_bound, gaussian_mu
+from privacy.noise import KEY_SIZE, poisson_mask
+from tasks.base import Task
+from tasks.data import load_cohort
+from tasks.errors import ContractError
+from tasks.features import Design
+from tasks.models import initial_parameters, parameter_specs, refuse_mixing, split_parameters
+from tasks.registry import get_task
+from tasks.splits import held_out_mask
+
+FORMAT = "wardround/model/1"
+PATIENTS_LEAST = 10  # on either side: below, intervals span everything
+MOST_FPR = 0.05  # "low": with a few hundred others, lower rates are a handful of patients
+REFERENCES, REFERENCE_STEPS, REFERENCE_RATE = 16, 150, 0.05
+REFERENCE_PARAMETERS = 200_000  # above, training sixteen models takes more than minutes: the loss attack stands alone
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """What a consortium's `model export` folder holds: `weights.npz` and `model.json`."""
+
+    run_id: str
+    task: TaskRef
+    model: ModelRef
+    privacy: PrivacyTerms
+    buffers: NDArray[np.float32]
+    parameters: NDArray[np.float32]
+
+    @property
+    def claimed_epsilon(self) -> float:
+        """Against whoever holds the model; `NOT_PRIVATE` if nothing is claimed."""
+        return self.privacy.epsilon_model if self.privacy.mode != "none" else NOT_PRIVATE
+
+
+def read_model(folder: Path) -> ExportedModel:
+    """The model of an exported folder; nothing in it runs as code. Raises `ConfigError` that names what does not fit."""
+    try:
+        facts = decode_json((folder / "model.json").read_bytes())
+        if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+            raise ConfigError(f"{folder / 'model.json'} is not of format {FORMAT}: export the model again with this version")
+        task, model = from_document(TaskRef, facts.get("task")), from_document(ModelRef, facts.get("model"))
+        privacy = from_document(PrivacyTerms, facts.get("privacy"))
+        with np.load(folder / "weights.npz", allow_pickle=False) as arrays:
+            tensors = {name: arrays[name] for name in arrays.files}
+    except OSError as error:
+        raise ConfigError(f"cannot read {error.filename or folder}: name a folder that `model export` wrote") from error
+    except (ConsortiumError, ValueError) as error:
+        raise ConfigError(f"{folder} does not hold an exported model: {error}") from error
+    specs = model.buffers + model.parameters
+    if [(spec.name, spec.shape) for spec in specs] != [(name, tensor.shape) for name, tensor in tensors.items()]:
+        raise ConfigError(f"{folder / 'weights.npz'} does not hold the tensors of model.json: one of them is another model's")
+    buffers, parameters = (_flat(part, tensors) for part in (model.buffers, model.parameters))
+    return ExportedModel(_run_id(facts), task, model, privacy, buffers, parameters)
+
+
+def _flat(specs: tuple[ParameterSpec, ...], tensors: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+    flat = np.concatenate([np.zeros(0, np.float32), *(tensors[spec.name].ravel() for spec in specs)]).astype(np.float32)
+    if not np.isfinite(flat).all():
+        raise ConfigError("the model holds values that are not finite: it is of no use to anybody")
+    return flat
+
+
+def _run_id(facts: dict[str, Json]) -> str:
+    run_id = facts.get("run_id")
+    if not isinstance(run_id, str) or not run_id.replace("-", "").isalnum():
+        raise ConfigError("model.json names no run id: export the model again")
+    return run_id
+
+
+@dataclass(frozen=True)
+class Patients:
+    """A site's patients as the model sees them, and who of them was in its training. Never leaves the site."""
+
+    inputs: torch.Tensor
+    labels: torch.Tensor
+    members: NDArray[np.bool_]
+
+
+def patients_of(exported: ExportedModel, source: DataSource) -> Patients:
+    """The cohort of `source`, encoded with the model's own buffers."""
+    task = get_task(source.task)
+    if (exported.task.name, exported.task.version) != (task.name, task.version):
+        theirs = f"{exported.task.name} {exported.task.version}"
+        raise ConfigError(f"the model is of task {theirs}, this site has {task.name} {task.version}")
+    cohort = load_cohort(source.folder, task.contract)
+    design = Design(task.contract, exported.task.columns)
+    inputs = design.encode(cohort.values, *design.split_buffers(exported.buffers))
+    members = ~held_out_mask(cohort.patient_ids, source.salt, source.held_out_fraction)
+    if (fewest := min(int(members.sum()), int((~members).sum()))) < PATIENTS_LEAST:
+        raise ConfigError(f"{fewest} patients on one side of the split, at least {PATIENTS_LEAST} are needed for any statement")
+    return Patients(torch.from_numpy(np.ascontiguousarray(inputs)), torch.from_numpy(cohort.labels.astype(np.float32)), members)
+
+
+def check_membership(
+    exported: ExportedModel, source: DataSource, *, entropy: Entropy, progress: Callable[[int], None] = lambda done: None
+) -> dict[str, object]:
+    """The result file's content: numbers over all patients, none about any. `progress` counts reference models."""
+    task, patients = get_task(source.task), patients_of(exported, source)
+    model = _built(task, exported)
+    losses = patient_losses(task, model, exported.parameters, patients)
+    scores = {"loss": -losses}
+    if exported.parameters.size <= REFERENCE_PARAMETERS:
+        scores["calibrated"] = -_calibrated(task, model, losses, patients, entropy=entropy, progress=progress)
+    attacks = {name: attack(found, patients.members, most_fpr=MOST_FPR) for name, found in scores.items()}
+    half, delta = _coins(entropy, len(losses)), exported.privacy.delta
+    each = 1.0 - (1.0 - CONFIDENCE) / len(scores)  # all bounds hold together
+    bound = max(attack_lower_bound(found, patients.members, half, delta=delta, confidence=each) for found in scores.values())
+    return _result(exported, patients, attacks, bound)
+
+
+def _built(task: Task, exported: ExportedModel) -> torch.nn.Module:
+    try:
+        model = task.build_model(exported.model.name, dict(exported.model.options), exported.task.columns)
+        refuse_mixing(model)
+    except ContractError as error:
+        raise ConfigError(f"the model of run {exported.run_id} cannot be built here: {error}") from error
+    if parameter_specs(model) != tuple((spec.name, spec.shape) for spec in exported.model.parameters):
+        raise ConfigError(f"the model of run {exported.run_id} has other tensors than {exported.model.name} in this code version")
+    return model
+
+
+def patient_losses(task: Task, model: torch.nn.Module, parameters: NDArray[np.float32], patients: Patients) -> Floats:
+    """Loss of every patient, (n,)."""
+    with torch.no_grad():
+        logits = functional_call(model, split_parameters(model, parameters), (patients.inputs,))
+        return np.asarray(task.loss(logits, patients.labels).double().numpy(), np.float64)
+
+
+def _calibrated(
+    task: Task, model: torch.nn.Module, losses: Floats, patients: Patients, *, entropy: Entropy, progress: Callable[[int], None]
+) -> Floats:
+    """Each patient's loss less the mean loss under reference models that did not see the patient, (n,)."""
+    total, count = np.zeros_like(losses), np.zeros(len(losses))
+    for done in range(1, REFERENCES + 1):
+        seen = _coins(entropy, len(losses))
+        without = ~seen
+        total[without] += patient_losses(task, model, _reference(task, model, patients, seen), patients)[without]
+        count += without
+        progress(done)
+    return losses - np.divide(total, count, out=np.full_like(losses, float(losses.mean())), where=count > 0)
+
+
+def _reference(task: Task, model: torch.nn.Module, patients: Patients, seen: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """A model of the same kind, trained without noise on the patients `seen` (n,); it is used here and forgotten."""
+    start = split_parameters(model, initial_parameters(model, 0))
+    weights = {name: value.clone().requires_grad_() for name, value in start.items()}
+    optimiser = torch.optim.Adam(list(weights.values()), lr=REFERENCE_RATE)
+    inputs, labels = patients.inputs[torch.from_numpy(seen)], patients.labels[torch.from_numpy(seen)]
+    for _ in range(REFERENCE_STEPS):
+        optimiser.zero_grad()
+        task.loss(functional_call(model, weights, (inputs,)), labels).mean().backward()
+        optimiser.step()
+    return np.asarray(torch.cat([value.detach().reshape(-1) for value in weights.values()]).numpy(), np.float32)
+
+
+def _coins(entropy: Entropy, n: int) -> NDArray[np.bool_]:
+    return poisson_mask(n, 0.5, lambda size: entropy(KEY_SIZE)[:size])
+
+
+def _result(exported: ExportedModel, patients: Patients, attacks: dict[str, Attack], bound: float) -> dict[str, object]:
+    name = list(attacks)[-1]  # fixed beforehand: the calibrated one where it was made
+    found, claim = attacks[name], exported.claimed_epsilon
+    most = 1.0 if claim == NOT_PRIVATE else float(ndtr(gaussian_mu(claim, exported.privacy.delta) / 2.0**0.5))
+    verdict = "alarm" if claim != NOT_PRIVATE and bound > claim else "investigate" if _noticed(found, claim, most) else "pass"
+    return {
+        "kind": "membership",
+        "run_id": exported.run_id,
+        "claimed_epsilon": claim,
+        "delta": exported.privacy.delta,
+        "attack": name,
+        **{key: round(value, 3) for key, value in vars(found).items()},
+        "lower_bound": round(bound, 3),
+        "confidence": CONFIDENCE,
+        "verdict": verdict,
+        "words": _words(found, claim=claim, most=most, bound=bound, verdict=verdict),
+    }
+
+
+def _noticed(found: Attack, claim: float, most: float) -> bool:
+    """Whether the attack surely does better than the claim lets any attack do, or than guessing where nothing is claimed."""
+    return found.auc_low > (0.5 if claim == NOT_PRIVATE else most)
+
+
+def _words(found: Attack, *, claim: float, most: float, bound: float, verdict: str) -> str:
+    promise = (
+        "nothing is claimed: NOT PRIVATE" if claim == NOT_PRIVATE else f"claimed epsilon {claim:.2f} allows an area of {most:.2f}"
+    )
+    meaning = {
+        "pass": "This attack finds no more than was promised. That proves nothing: a stronger attack may find more.",
+        "investigate": "The model tells members from others better than was promised, beyond chance: look into it before using it.",
+        "alarm": "THE CLAIM IS REFUTED: the model gives away more than was claimed. Do not pass it on, and tell the consortium.",
+    }
+    return (
+        f"Area under the curve {found.auc:.2f} ({found.auc_low:.2f} to {found.auc_high:.2f}; 0.5 is guessing; {promise}); at "
+        f"{found.fpr:.1%} false alarms {found.tpr:.1%} of members are found ({found.tpr_low:.1%} to {found.tpr_high:.1%}); epsilon "
+        f"is at least {bound:.2f} at 95 %. {meaning[verdict]} With few patients only gross leaks can show."
+    )
