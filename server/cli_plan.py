@@ -1,4 +1,4 @@
-"""Commands that make a run's document: `plan` composes and costs it, `sign` makes it this lead's word."""
+"""Commands that make a run's document: `plan` composes it, says what it and its alternatives cost, `sign` is the lead's word."""
 
 import argparse
 from datetime import UTC, datetime
@@ -13,11 +13,14 @@ from server.cost import cost, cost_lines
 from server.errors import PlanningError
 from server.folder import write_durably
 from server.home import LeadHome, read_signed
+from server.options import ROUNDS, measured_curves, options
+from server.options import lines as option_lines
 from server.planning import make_plan
 
 PLAN_EXAMPLES = """examples:
   wardround-lead plan task=cis_conversion privacy=epsilon3 federation=roster
   wardround-lead plan privacy=epsilon8 schedule.rounds=100 strategy.options.rate=0.1 --config-dir ./ours
+  wardround-lead plan privacy=distributed3 --options
 writes plans/RUN.plan below the lead's folder, not signed yet; nothing is sent and nothing is spent"""
 SIGN_EXAMPLE = """example:
   wardround-lead sign wardround-lead/plans/RUN.plan"""
@@ -32,6 +35,9 @@ def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", c
     plan.add_argument("--config-dir", type=Path, help="your own folder of the same shape as conf/; its files win")
     plan.add_argument("--nodes", type=Path, help="JSON file site -> node id (default: the one the hub keeps)")
     plan.add_argument("--out", type=Path, help="where to write the plan")
+    plan.add_argument(
+        "--options", action="store_true", help="every option of epsilon, rounds and mode, and the noise of every site"
+    )
     plan.set_defaults(handler=make)
     sign = verbs.add_parser("sign", parents=[common], help="sign a plan", epilog=SIGN_EXAMPLE, formatter_class=raw)
     sign.add_argument("plan", type=Path, help="file that `plan` wrote")
@@ -39,7 +45,7 @@ def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", c
 
 
 def make(home: LeadHome, args: argparse.Namespace, out: Output) -> int:
-    """Compose, calibrate, write, and print the cost."""
+    """Compose, calibrate, write, and print the cost and the options."""
     config = load_config(args.overrides, config_dir=args.config_dir)
     roster = home.roster()
     lead = config.lead or home.lead()[0]
@@ -48,7 +54,11 @@ def make(home: LeadHome, args: argparse.Namespace, out: Output) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_durably(path, Signed.of(plans.KIND, plan).encode())
     found = cost(plan, colluders=roster.colluders, minimum_cohort=roster.minimum_cohort)
-    out.lines(cost_lines(found), {"file": str(path), "digest": plan.digest.hex(), "cost": found.document()})
+    # Full batches are accounted in closed form; sampled ones cost a second for each number of rounds.
+    rounds = ROUNDS if args.options or plan.privacy.sample_rate == 1.0 else ()
+    others = options(plan, config.privacy, roster, measured_curves(), rounds=rounds)
+    document = {"file": str(path), "digest": plan.digest.hex(), "cost": found.document(), "options": others.document()}
+    out.lines((*cost_lines(found), *option_lines(others, whole=args.options)), document)
     out.say(f"written to {path}, not signed; next: wardround-lead sign {path}")
     return 0
 
