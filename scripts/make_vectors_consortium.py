@@ -401,7 +401,7 @@ PLAN_RULES: tuple[Change, ...] = (
     ("local-steps-0", "schedule.local_steps", 0, "outside [1, 10000]"),
     ("local-rate-0", "schedule.local_rate", 0.0, "positive and finite"),
     ("mode-unknown", "privacy.mode", "central", "is not one of local, distributed, none"),
-    ("mode-distributed-of-one", "privacy.mode", "distributed", "honest 1 outside [2, 3]"),
+    ("mode-distributed-of-one", "privacy.mode", "distributed", "honest 1 outside [2, 4]"),
     ("honest-in-mode-local", "privacy.honest", 2, "each site stands alone"),
     ("canaries-negative", "privacy.canaries", -1, "outside [0, 10000]"),
     ("canaries-too-many", "privacy.canaries", 10_001, "outside [0, 10000]"),
