@@ -96,7 +96,7 @@ def _mixing(layer: nn.Module) -> str:
         return "mixes the patients of a batch: no bound per patient exists. Use GroupNorm or LayerNorm"
     if getattr(layer, "track_running_stats", False):
         return "keeps a running_mean over patients: set track_running_stats=False"
-    if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0 or _has_dropout(layer):
+    if (isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0) or _has_dropout(layer):
         return "draws from one stream for the whole batch: a patient's gradient depends on who else is there. Set dropout to 0"
     if isinstance(layer, nn.RNNBase | nn.MultiheadAttention) and not layer.batch_first:
         return "takes the patients' axis for time, which mixes the patients: set batch_first=True"

@@ -110,4 +110,5 @@ def _repeating(batch: PatientBatch) -> PatientBatch:
         return batch
     parts = (batch.inputs, batch.labels)
     masks = (padded.reshape(*padded.shape, *(1,) * (part.dim() - 2)) for part in parts)
-    return PatientBatch(*(torch.where(mask, part[:, :1], part) for mask, part in zip(masks, parts, strict=True)), batch.weights)
+    inputs, labels = (torch.where(mask, part[:, :1], part) for mask, part in zip(masks, parts, strict=True))
+    return PatientBatch(inputs, labels, batch.weights)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from client.engines.batch import Loss, Parameters, PatientBatch, Shape, physical, whole_slots
 from client.engines.frozen import Frozen
-from client.engines.grid import clip_to_grid, sum_of_patients
+from client.engines.grid import Workspace
 from client.engines.uses import Recorder, Use
 from client.release import Bound
 
@@ -23,7 +23,7 @@ BLOCK_BYTES = 2**23  # and no more of them than this, where one patient's gradie
 
 
 class Bookkeeping:
-    """The engine, for models whose parameters all belong to layers with a rule; always `patients` at once, rounded up to whole slots."""
+    """For models whose parameters all belong to layers with a rule; always `patients` at once, rounded up to whole slots."""
 
     name = "bookkeeping"
 
@@ -35,7 +35,7 @@ class Bookkeeping:
         self._recorder = Recorder(self._frozen.model)
         n_bytes = 4 * sum(self._frozen.sizes.values())
         self._block = max(1, min(BLOCK, self._patients, BLOCK_BYTES // max(n_bytes, 1)))
-        self._rows = {name: value.new_zeros(self._block, *value.shape) for name, value in self._frozen.parameters.items()}
+        self._space = Workspace({name: tuple(value.shape) for name, value in self._frozen.parameters.items()}, self._block)
 
     def fine_bits(self, bound: Bound) -> int:
         """The sum is in whole grid steps."""
@@ -46,22 +46,20 @@ class Bookkeeping:
         self._frozen.load(parameters)
         found: list[list[Tensor]] = []
         for part, real in physical(batch, self._patients):
-            blocks = [[row.clone() for row in rows] for rows in self._blocks(part, real)]
-            found += blocks
+            for n in self._blocks(part, real):
+                found.append([self._space.rows[name][:n].flatten(1).clone() for name in self._frozen.parameters])
         return [torch.cat(each) for each in zip(*found, strict=True)]
 
     def add(self, parameters: Parameters, batch: PatientBatch, bound: Bound, total: NDArray[np.int64]) -> None:
         """Adds every patient's clipped gradient in grid steps to `total` (n_parameters,)."""
         self._frozen.load(parameters)
-        sizes = list(self._frozen.sizes.values())
+        into = dict(zip(self._frozen.sizes, torch.from_numpy(total).split(list(self._frozen.sizes.values())), strict=True))
         for part, real in physical(batch, self._patients):
-            steps = torch.zeros(sum(sizes), dtype=torch.float64)  # whole numbers, far below 2^53
-            into = steps.split(sizes)
-            for rows in self._blocks(part, real):
-                clip_to_grid(rows, bound)
-                for place, row in zip(into, rows, strict=True):
-                    place += sum_of_patients(row, bound.grid_bits)
-            torch.from_numpy(total).add_(steps.to(torch.int64))
+            steps = self._space.new_steps()
+            for n in self._blocks(part, real):
+                self._space.add_to(steps, n, bound)
+            for name, sums in self._space.named(steps).items():
+                into[name] += sums.to(torch.int64)
 
     def outputs(self, parameters: Parameters, batch: PatientBatch) -> Tensor:
         """The model's output for each record, (n, records, ...); anything for padding."""
@@ -74,24 +72,25 @@ class Bookkeeping:
                 found.append(self._frozen.model(inputs).detach().unflatten(0, (self._patients, -1))[:real])
         return torch.cat(found) if found else torch.zeros(0, self.shape.records)
 
-    def _blocks(self, part: PatientBatch, real: int) -> Iterator[list[Tensor]]:
-        """Gradients of a few patients at a time, (n, size) for each parameter; overwritten by the next ones."""
+    def _blocks(self, part: PatientBatch, real: int) -> Iterator[int]:
+        """Fills the workspace with the gradients of a few patients at a time, and says of how many."""
         uses = self._backward(part)
         for start in range(0, real, self._block):
             # A block is computed whole even where its last slots are empty: every product keeps its shape.
             end = min(start + self._block, self._patients)
-            yield [row[: min(end, real) - start].flatten(1) for row in self._gradients(uses, start, end)]
+            self._fill(uses, start, end)
+            yield min(end, real) - start
         self._recorder.begin(0)
 
     def _backward(self, part: PatientBatch) -> list[Use]:
         self._recorder.begin(part.weights.numel())
         with torch.enable_grad():
-            loss = self._frozen.losses(self._loss, part).sum()
+            loss = self._frozen.total_loss(self._loss, part)
             if loss.requires_grad:
                 loss.backward()
         return self._recorder.uses
 
-    def _gradients(self, uses: list[Use], start: int, end: int) -> list[Tensor]:
+    def _fill(self, uses: list[Use], start: int, end: int) -> None:
         n, each = end - start, self.shape.records
         written: set[str] = set()
         for use in uses:
@@ -99,7 +98,7 @@ class Bookkeeping:
                 continue
             fresh = written.isdisjoint(use.names.values())
             out = {
-                short: self._rows[name][:n] if fresh else torch.empty_like(self._rows[name][:n])
+                short: self._space.rows[name][:n] if fresh else torch.empty_like(self._space.rows[name][:n])
                 for short, name in use.names.items()
             }
             own = slice(start * each, end * each)
@@ -107,11 +106,10 @@ class Bookkeeping:
             if not fresh:  # a layer called twice, or a weight that two layers share
                 for short, name in use.names.items():
                     if name in written:
-                        self._rows[name][:n] += out[short]
+                        self._space.rows[name][:n] += out[short]
                     else:
-                        self._rows[name][:n] = out[short]
+                        self._space.rows[name][:n] = out[short]
             written.update(use.names.values())
-        for name, row in self._rows.items():
+        for name, row in self._space.rows.items():
             if name not in written:
                 row.zero_()
-        return [row[:n] for row in self._rows.values()]

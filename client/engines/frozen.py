@@ -40,12 +40,21 @@ class Frozen:
 
     def losses(self, loss: Loss, batch: PatientBatch) -> Tensor:
         """Loss of each patient, (n,)."""
+        found, weights = self._of_records(loss, batch)
+        result: Tensor = (found * weights).view(batch.weights.shape).sum(dim=1)
+        return result
+
+    def total_loss(self, loss: Loss, batch: PatientBatch) -> Tensor:
+        """The sum of all losses, for its gradients: that of one patient's outputs knows nothing of the others'."""
+        found: Tensor = torch.dot(*self._of_records(loss, batch))
+        return found
+
+    def _of_records(self, loss: Loss, batch: PatientBatch) -> tuple[Tensor, Tensor]:
         inputs, labels, weights = batch.flat()
         found = loss(self.model(inputs), labels)
         if found.shape != weights.shape:
             raise Unsupported(f"a loss of shape {tuple(found.shape)} for {len(weights)} records: one value a record, never reduced")
-        result: Tensor = (found * weights).view(batch.weights.shape).sum(dim=1)
-        return result
+        return found, weights
 
 
 def real_records(batch: PatientBatch, at: int) -> PatientBatch:

@@ -5,7 +5,9 @@ A norm is that of the float32 values which are really added. Every product of th
 from the half step of each coordinate that `privacy.noise.sensitivity_factor` charges.
 """
 
-from collections.abc import Sequence
+import functools
+import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -23,46 +25,89 @@ def clip_to_grid(rows: Sequence[Tensor], bound: Bound) -> None:
 
     A patient with a value that is not finite becomes zero: a broken record must not reveal itself by poisoning the sum.
     """
-    squares = _squares(rows, bound)
-    broken = ~torch.isfinite(squares)
-    factors = steps_per_unit(squares, bound).to(torch.float32).unsqueeze(1)
-    for row in rows:
-        if bool(broken.any()):
-            row[broken] = 0.0
-        row.mul_(factors).round_()
+    squares = torch.stack([_squares_of(row) for row in rows]).sum(dim=0)
+    _scale(rows, squares, bound)
 
 
 def steps_per_unit(squares: Tensor, bound: Bound) -> Tensor:
-    """Grid steps for a unit of gradient, (n,), from squared norms (n,) float64; 0 where a norm is not finite."""
-    limit = bound.norm * MARGIN
-    factors = (limit / squares.sqrt()).clamp_(max=1.0) / bound.step
+    """Grid steps for a unit of gradient, from squared norms in float64, of any shape; 0 where a norm is not finite."""
+    factors = (bound.norm * MARGIN / squares.sqrt()).clamp_(max=1.0) / bound.step
     return torch.where(torch.isfinite(squares), factors, 0.0)
 
 
-def sum_of_patients(row: Tensor, grid_bits: int) -> Tensor:
-    """The exact sum over patients of whole steps, (size,) from (n, size); whole numbers as float32 or float64."""
-    if len(row) << grid_bits <= 1 << EXACT_BITS:  # every partial sum is a whole float32: exact in any order
-        return row.new_ones(len(row)) @ row
-    return row.sum(dim=0, dtype=torch.float64)
+class Workspace:
+    """Room for the gradients of `patients` patients, used again and again: matrices apart, all vectors in one piece.
+
+    Every pass over a piece has its price, so that pieces are few. Norms are taken chunk by chunk of each piece's `width`.
+    """
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], patients: int) -> None:
+        vectors = [name for name, shape in shapes.items() if len(shape) < 2]
+        groups = [*([vectors] if vectors else []), *([name] for name, shape in shapes.items() if len(shape) >= 2)]
+        sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+        self.pieces = [torch.zeros(patients, sum(sizes[name] for name in group)) for group in groups]
+        self._widths = [chunk_width(piece.shape[1]) for piece in self.pieces]
+        self.rows: dict[str, Tensor] = {}  # where each parameter's gradients are written, (patients, *shape)
+        self._places: dict[str, slice] = {}  # of each parameter in the sums
+        start = 0
+        for group, piece in zip(groups, self.pieces, strict=True):
+            at = 0
+            for name in group:
+                self.rows[name] = piece[:, at : at + sizes[name]].view(patients, *shapes[name])
+                self._places[name] = slice(start + at, start + at + sizes[name])
+                at += sizes[name]
+            start += piece.shape[1]
+        self._norms = torch.zeros(patients, sum(self._chunks()))
+        self._sums = torch.zeros(start)
+
+    def new_steps(self) -> Tensor:
+        """For `add_to`: whole numbers, far below 2^53."""
+        return torch.zeros(len(self._sums), dtype=torch.float64)
+
+    def add_to(self, steps: Tensor, n: int, bound: Bound) -> None:
+        """Clips the first `n` patients, puts them on the grid and adds them up; what is written in `rows` is lost."""
+        pieces = [piece[:n] for piece in self.pieces]
+        parts = self._norms[:n].split(self._chunks(), dim=1)
+        for piece, part, width in zip(pieces, parts, self._widths, strict=True):
+            torch.linalg.vector_norm(piece.view(n, -1, width), dim=2, out=part)
+        _scale(pieces, self._norms[:n].double().square_().sum(dim=1), bound)
+        together = max(1, 1 << max(0, EXACT_BITS - bound.grid_bits))  # their partial sums are whole numbers in float32
+        for start in range(0, n, together):
+            sums = self._sums.split([piece.shape[1] for piece in pieces])
+            for piece, place in zip(pieces, sums, strict=True):
+                own = piece[start : start + together]
+                torch.mm(own.new_ones(1, len(own)), own, out=place.unsqueeze(0))
+            steps += self._sums
+
+    def _chunks(self) -> list[int]:
+        return [piece.shape[1] // width for piece, width in zip(self.pieces, self._widths, strict=True)]
+
+    def named(self, steps: Tensor) -> dict[str, Tensor]:
+        """The sums by parameter, (size,) each."""
+        return {name: steps[place] for name, place in self._places.items()}
 
 
-def _squares(rows: Sequence[Tensor], bound: Bound) -> Tensor:
-    """Squared norm of each patient, (n,) float64; not finite only where a value is not."""
-    total = torch.stack([_squares_of(row) for row in rows]).sum(dim=0)
-    odd = ~torch.isfinite(total)
+def _scale(rows: Sequence[Tensor], squares: Tensor, bound: Bound) -> None:
+    """Clips and rounds in place; squares that leave the range of float32 are taken again in float64."""
+    odd = ~torch.isfinite(squares)
     if bound.norm < SMALL_BOUND:
-        odd |= total < SMALL_BOUND**2
-    if bool(odd.any()):  # squares that leave the range of float32 stay within that of float64
-        total[odd] = torch.stack([row[odd].double().square().sum(dim=1) for row in rows]).sum(dim=0)
-    return total
+        odd |= squares < SMALL_BOUND**2
+    if bool(odd.any()):
+        squares[odd] = torch.stack([row[odd].double().square().sum(dim=1) for row in rows]).sum(dim=0)
+        broken = ~torch.isfinite(squares)
+        for row in rows:
+            row[broken] = 0.0
+    factors = steps_per_unit(squares, bound).to(torch.float32).unsqueeze(1)
+    for row in rows:
+        row.mul_(factors).round_()
 
 
 def _squares_of(row: Tensor) -> Tensor:
-    whole = row.shape[1] // CHUNK * CHUNK
-    found = torch.zeros(len(row), dtype=torch.float64)
-    if whole:
-        chunks = row[:, :whole].unflatten(1, (-1, CHUNK))
-        found += torch.linalg.vector_norm(chunks, dim=2).double().square_().sum(dim=1)
-    if whole < row.shape[1]:
-        found += torch.linalg.vector_norm(row[:, whole:], dim=1).double().square_()
-    return found
+    width = chunk_width(row.shape[1])
+    return torch.linalg.vector_norm(row.view(len(row), -1, width), dim=2).double().square_().sum(dim=1)
+
+
+@functools.cache
+def chunk_width(size: int) -> int:
+    """The largest divisor of `size` that is no longer than a chunk."""
+    return max(width for width in range(1, CHUNK + 1) if size % width == 0)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from client.engines.batch import Loss, Parameters, PatientBatch, Shape
 from client.engines.frozen import Frozen, real_records
-from client.engines.grid import clip_to_grid
+from client.engines.grid import EXACT_BITS, clip_to_grid
 from client.release import Bound
 
 
@@ -37,10 +37,17 @@ class Loop:
         """Adds every patient's clipped gradient in grid steps to `total` (n_parameters,)."""
         self._frozen.load(parameters)
         into = torch.from_numpy(total).split(list(self._frozen.sizes.values()))
-        for at in range(len(batch)):
-            rows = self._gradients(batch, at)
-            clip_to_grid(rows, bound)
-            for place, row in zip(into, rows, strict=True):
+        together = max(1, 1 << max(0, EXACT_BITS - bound.grid_bits))  # their partial sums are whole numbers in float32
+        for start in range(0, len(batch), together):
+            sums: list[Tensor] = []
+            for at in range(start, min(start + together, len(batch))):
+                rows = self._gradients(batch, at)
+                clip_to_grid(rows, bound)
+                if sums:
+                    torch._foreach_add_(sums, rows)
+                else:
+                    sums = rows
+            for place, row in zip(into, sums, strict=True):
                 place += row[0].to(torch.int64)
 
     def outputs(self, parameters: Parameters, batch: PatientBatch) -> Tensor:

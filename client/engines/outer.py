@@ -23,14 +23,21 @@ from client.release import Bound
 
 PRODUCT_BITS = 45  # of a patient's largest value, in fractions of a step: 2^8 patients add up below 2^53
 PATIENTS_MOST = 2**8
+UNIT_BITS = 22  # of inputs, on the usual grid of 2^20 steps
+SHORTEST = 1e-18  # an input shorter than this counts as this long: its squares are nothing in float32
 
 
 class Side(NamedTuple):
-    """One layer: unit inputs in whole numbers (n, inputs), gradients at the output (n, outputs) float64, and v."""
+    """One layer: inputs as whole numbers of length about 2^bits (n, inputs), and gradients at the output (n, outputs), float64.
+
+    `length` (n, 1): what the gradient is multiplied with so that the outer product with `units` / 2^bits is the patient's own.
+    `squares` (n, 1): of the norm of that product.
+    """
 
     units: Tensor
     gradient: Tensor
-    lengthened: Tensor
+    length: Tensor
+    squares: Tensor
 
 
 class Outer:
@@ -49,28 +56,30 @@ class Outer:
         layers = [layer for layer in self._frozen.model.modules() if list(layer.parameters(recurse=False))]
         if any(type(layer) is not nn.Linear for layer in layers) or len({id(each.weight) for each in layers}) < len(layers):
             raise Unsupported("layers other than nn.Linear, or a weight that two of them share")
+        known = {id(value): name for name, value in self._frozen.parameters.items()}
+        self._names = {
+            layer: {short: known[id(value)] for short, value in layer.named_parameters(recurse=False)} for layer in layers
+        }
 
     def fine_bits(self, bound: Bound) -> int:
         """A grid step has 2^fine_bits fractions in the sum."""
         return PRODUCT_BITS - bound.grid_bits
 
     def raw(self, parameters: Parameters, batch: PatientBatch) -> list[Tensor]:
-        """All that a patient's contribution is computed from: for each layer u, v and the output's gradient; squared norms."""
+        """All that a patient's contribution is computed from: inputs in whole numbers, gradients, lengths and norms of layers."""
         self._frozen.load(parameters)
         found: list[list[Tensor]] = []
         for part, real in physical(batch, self._patients):
-            sides = self._sides(part, 2.0**20)
-            flat = [each for side in sides if side for each in side]
-            found.append([each[:real] for each in (*flat, self._squares(sides, 2.0**20))])
+            found.append([each[:real] for side in self._sides(part, UNIT_BITS).values() for each in side])
         return [torch.cat(each) for each in zip(*found, strict=True)]
 
     def add(self, parameters: Parameters, batch: PatientBatch, bound: Bound, total: NDArray[np.int64]) -> None:
         """Adds every patient's clipped gradient in fractions of a step to `total` (n_parameters,)."""
         self._frozen.load(parameters)
+        into = dict(zip(self._frozen.sizes, torch.from_numpy(total).split(list(self._frozen.sizes.values())), strict=True))
         for part, _ in physical(batch, self._patients):
-            sums = self._sums(part, bound)
-            flat = [sums[name].reshape(-1) if name in sums else value.new_zeros(value.numel()) for name, value in self._named()]
-            torch.from_numpy(total).add_(torch.cat(flat).to(torch.int64))
+            for name, sums in self._sums(part, bound).items():
+                into[name] += sums.flatten().to(torch.int64)
 
     def outputs(self, parameters: Parameters, batch: PatientBatch) -> Tensor:
         """The model's output for each record, (n, 1, ...)."""
@@ -82,54 +91,49 @@ class Outer:
                 found.append(self._frozen.model(part.inputs[:, 0]).detach().unsqueeze(1)[:real])
         return torch.cat(found) if found else torch.zeros(0, 1)
 
-    def _named(self) -> list[tuple[str, Tensor]]:
-        return list(self._frozen.parameters.items())
-
     def _sums(self, part: PatientBatch, bound: Bound) -> dict[str, Tensor]:
         """Exact sums over the patients, by parameter; whole numbers in float64."""
-        fine = bound.grid_bits
-        below = max(1, 23 - fine)  # bits of v below a step; the rest are u's
-        scale = 2.0 ** (PRODUCT_BITS - fine - below)
-        sides = self._sides(part, scale)
-        squares = self._squares(sides, scale)
-        factors = steps_per_unit(squares, bound).unsqueeze(1)
-        broken = ~torch.isfinite(squares)
-        strange = bool(broken.any())
+        below = max(1, 23 - bound.grid_bits)  # bits of a clipped gradient below a step; the rest are the inputs'
+        bits = PRODUCT_BITS - bound.grid_bits - below
+        sides = self._sides(part, bits)
+        squares = torch.zeros(self._patients, 1, dtype=torch.float64)
+        for layer, side in sides.items():
+            squares += side.squares
+            if layer.bias is not None:
+                squares += torch.linalg.vector_norm(side.gradient, dim=1, keepdim=True).square_()
+        factors = steps_per_unit(squares, bound).mul_(2.0**below)
+        if not bool(torch.isfinite(squares).all()):
+            sides = {layer: _without(side, ~torch.isfinite(squares)) for layer, side in sides.items()}
         found: dict[str, Tensor] = {}
-        for use, side in zip(self._recorder.uses, sides, strict=True):
-            if side is None:
-                continue
-            units, gradient, lengthened = (each.masked_fill(broken.unsqueeze(1), 0.0) for each in side) if strange else side
-            found[use.names["weight"]] = (lengthened * (factors * 2.0**below)).trunc_().t() @ units
-            if "bias" in use.names:
-                found[use.names["bias"]] = (gradient * (factors * (2.0**below * scale))).trunc_().sum(dim=0)
-        self._recorder.begin(0)
+        for layer, side in sides.items():
+            names = self._names[layer]
+            found[names["weight"]] = (side.gradient * (factors * side.length)).trunc_().t() @ side.units
+            if layer.bias is not None:
+                found[names["bias"]] = (side.gradient * (factors * 2.0**bits)).trunc_().sum(dim=0)
         return found
 
-    def _sides(self, part: PatientBatch, scale: float) -> list[Side | None]:
+    def _sides(self, part: PatientBatch, bits: int) -> dict[nn.Linear, Side]:
+        """Of every layer that the loss depends on."""
         self._recorder.begin(self._patients)
         with torch.enable_grad():
-            loss = self._frozen.losses(self._loss, part).sum()
+            loss = self._frozen.total_loss(self._loss, part)
             if loss.requires_grad:
                 loss.backward()
         uses = self._recorder.uses
         if len({id(use.layer) for use in uses}) < len(uses) or any(use.inputs.dim() != 2 for use in uses):
             raise Unsupported("a linear layer that is called twice, or with more than one row a patient")
-        return [None if use.gradient is None else _side(use.inputs, use.gradient, scale) for use in uses]
-
-    def _squares(self, sides: list[Side | None], scale: float) -> Tensor:
-        """Squared norm of each patient's whole gradient, (patients,) float64."""
-        total = torch.zeros(self._patients, dtype=torch.float64)
-        for use, side in zip(self._recorder.uses, sides, strict=True):
-            if side is not None:
-                total += side.lengthened.square().sum(dim=1) * (side.units.square().sum(dim=1) / scale**2)
-                if "bias" in use.names:
-                    total += side.gradient.square().sum(dim=1)
-        return total
+        found = {use.layer: _side(use.inputs, use.gradient, bits) for use in uses if use.gradient is not None}
+        self._recorder.begin(0)
+        return found
 
 
-def _side(inputs: Tensor, gradient: Tensor, scale: float) -> Side:
-    rows, ups = inputs.double(), gradient.double()
-    lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    units = (rows * (scale / lengths.clamp(min=1e-300))).round_()
-    return Side(units, ups, ups * lengths)
+def _side(inputs: Tensor, gradient: Tensor, bits: int) -> Side:
+    length = torch.linalg.vector_norm(inputs, dim=1, keepdim=True).clamp_(min=SHORTEST)
+    units = (inputs * (2.0**bits / length)).round_().double()  # at most 2^bits: whole numbers in float32
+    ups, length = gradient.double(), length.double()
+    norms = torch.linalg.vector_norm(ups, dim=1, keepdim=True) * torch.linalg.vector_norm(units, dim=1, keepdim=True)
+    return Side(units, ups, length, (norms * length * 2.0**-bits).square_())
+
+
+def _without(side: Side, broken: Tensor) -> Side:
+    return Side(*(each.masked_fill(broken, 0.0) for each in side))
