@@ -2,7 +2,8 @@
 
 Numerical composition of privacy-loss distributions (dp-accounting, "connect the dots", Doroshenko et al. 2022), pessimistic:
 every rounding is upwards. Full-batch Gaussians are merged first, which is exact: k mechanisms with multipliers s_i compose
-to one with 1/s^2 = sum 1/s_i^2 (Dong, Roth and Su 2019, corollary 3.3). `privacy.check` computes the same another way.
+to one with 1/s^2 = sum 1/s_i^2 (Dong, Roth and Su 2019, corollary 3.3); alone they need no grid. `privacy.check` computes
+the same another way.
 
 Cost is bounded whatever is asked: a plan with hardly any noise must not exhaust a guard's memory. Where the loss is too
 spread for the grid, the grid is made coarser, and at last a closed upper bound answers; both only ever raise epsilon.
@@ -83,8 +84,8 @@ def _population_epsilon(spends: tuple[Spend, ...], delta: float, interval: float
 
 @lru_cache(maxsize=4096)  # the sites of a simulation ask the same question in the same round
 def _pld_epsilon(table: Rows, delta: float, interval: float) -> float:
-    if interval > CERTIFY_INTERVAL and len(table) == 1 and table[0][1] == 1.0:
-        return _gaussian_epsilon(table[0][0], delta)
+    if len(table) == 1 and table[0][1] == 1.0:
+        return min(_gaussian_epsilon(table[0][0], delta), _closed_bound(table, delta))
     interval = _affordable(table, interval)
     if interval > _INTERVAL_MOST:
         return _closed_bound(table, delta)
@@ -95,8 +96,9 @@ def _pld_epsilon(table: Rows, delta: float, interval: float) -> float:
 
 
 def _gaussian_epsilon(noise: float, delta: float) -> float:
-    """Exact for full-batch releases alone (Balle and Wang 2018), a hundred times faster than a distribution's grid."""
-    return float(gaussian_mechanism.get_epsilon_gaussian(noise, delta, tol=_SEARCH_TOLERANCE)) + _SEARCH_TOLERANCE
+    """Exact for full-batch releases alone (Balle and Wang 2018), a hundred times faster than a grid that ends 1e-8 above it."""
+    found = float(gaussian_mechanism.get_epsilon_gaussian(noise, delta, tol=_SEARCH_TOLERANCE))
+    return found + _SEARCH_TOLERANCE * max(found, 1.0)  # relative too: beyond 10^7 rounding is more than the search's tolerance
 
 
 @lru_cache(maxsize=16)

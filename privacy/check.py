@@ -29,7 +29,8 @@ from privacy.events import (
     aggregate,
 )
 
-HALF_WIDTH: Final = 0.004  # aimed at; wider only where the grid limit forces it
+HALF_WIDTH: Final = 0.004  # aimed at; twice as wide where the grid would be large, wider where its limit forces it
+_GRID_LARGE: Final = 2**20
 _GRID_MOST: Final = 2**22
 _Z: Final = 9.5  # standard deviations kept of one loss; beyond lies 2e-21
 _NEGLIGIBLE: Final = 1e-6  # share of delta that rounding and each window tail may take
@@ -199,13 +200,14 @@ def _composed(found: tuple[Mechanism, ...], delta: float, direction: Callable[[M
     eta = delta * _NEGLIGIBLE
     factor = math.sqrt(steps / 2.0 * math.log(2.0 / eta))
     reach = _reach(losses, eta)
-    width = max(HALF_WIDTH / factor, 2.0 * reach / _GRID_MOST)
+    width = min(max(HALF_WIDTH / factor, 2.0 * reach / _GRID_LARGE), 2.0 * HALF_WIDTH / factor)
+    width = max(width, 2.0 * reach / _GRID_MOST)
     reach += steps * width / 2.0  # the mean of a step need not lie on a grid point
-    grid, mass = _convolved(losses, width, 2 * next_fast_len(math.ceil(reach / width), real=True))
+    first, mass = _convolved(losses, width, 2 * next_fast_len(math.ceil(reach / width), real=True))
     slack = 3.0 * eta + steps * 4.0 * float(ndtr(-_Z)) + _FFT_NOISE  # rounding and both window tails; one loss's tails; FFT
     return Bracket(
-        max(0.0, _epsilon_of(grid, mass, delta + slack) - width * factor),
-        _epsilon_of(grid, mass, delta - slack) + width * factor,
+        max(0.0, _epsilon_of(first, width, mass, delta + slack) - width * factor),
+        _epsilon_of(first, width, mass, delta - slack) + width * factor,
     )
 
 
@@ -240,8 +242,8 @@ def _chernoff(tables: Sequence[tuple[Array, Array, int]], mean: float, rate: flo
     return float(best)
 
 
-def _convolved(losses: Sequence[tuple[_Loss, int]], width: float, size: int) -> tuple[Array, Array]:
-    """The composed loss on `size` grid points, `width` apart, and their probabilities; of both, from just below loss 0 upwards.
+def _convolved(losses: Sequence[tuple[_Loss, int]], width: float, size: int) -> tuple[float, Array]:
+    """The composed loss on `size` grid points, `width` apart: of those from just below 0 upwards the first, and all their masses.
 
     Circular: what leaves the window on one side comes in at the other, a mass that `_reach` bounds.
     """
@@ -264,8 +266,7 @@ def _convolved(losses: Sequence[tuple[_Loss, int]], width: float, size: int) -> 
     # A loss below 0 moves no epsilon: only what lies above, and one point more, is kept.
     least = min(max(math.floor(-middle / width), -(size // 2)), size // 2 - 2)
     kept = np.concatenate([total[least:], total[: size // 2]]) if least < 0 else total[least : size // 2]
-    grid = middle + width * np.arange(least, size // 2, dtype=np.float64)
-    return grid, np.maximum(kept, 0.0)
+    return middle + width * least, np.maximum(kept, 0.0, out=kept)
 
 
 def _power(points: NDArray[np.intp], mass: Array, size: int, count: int) -> NDArray[np.complex128]:
@@ -275,22 +276,24 @@ def _power(points: NDArray[np.intp], mass: Array, size: int, count: int) -> NDAr
     return np.power(transformed, count, out=transformed)
 
 
-def _epsilon_of(grid: Array, mass: Array, delta: float) -> float:
+def _epsilon_of(first: float, width: float, mass: Array, delta: float) -> float:
     """The epsilon where delta(eps) = sum over losses l > eps of mass(l) (1 - e^(eps - l)) comes down to `delta`, at least 0."""
     if delta <= 0.0:
         return math.inf
-    kept = -np.expm1(grid[0] - grid)  # 1 - e^(-k h) for the k-th point above eps
+    kept = np.arange(len(mass), dtype=np.float64)
+    kept *= -width
+    np.negative(np.expm1(kept, out=kept), out=kept)  # 1 - e^(-k h) for the k-th point above eps
 
     def delta_at(index: int) -> float:
         return float(mass[index:] @ kept[: len(mass) - index])
 
-    low, high = 0, len(grid) - 1  # delta_at falls with the index, and is 0 at the last point
+    low, high = 0, len(mass) - 1  # delta_at falls with the index, and is 0 at the last point
     while low < high:
         between = (low + high) // 2
         low, high = (low, between) if delta_at(between) <= delta else (between + 1, high)
     above = float(mass[high:].sum())
-    # Below grid[high], down to the next point: delta(eps) = above - e^(eps - grid[high]) (above - delta_at(high)).
+    # Below the loss at `high`, down to the next point: delta(eps) = above - e^(eps - loss) (above - delta_at(high)).
     rest = above - delta_at(high)
     if above <= delta or rest <= 0.0:
-        return max(0.0, float(grid[max(high - 1, 0)]))
-    return max(0.0, float(grid[high]) + math.log((above - delta) / rest))
+        return max(0.0, first + width * max(high - 1, 0))
+    return max(0.0, first + width * high + math.log((above - delta) / rest))

@@ -80,8 +80,8 @@ def explanation(figure: Figure) -> str:
         truth = f"the truth lies between {bracket.lower:.4f} and {bracket.upper:.4f}, proven from both sides"
     return (
         f"delta {figure.delta:.3g}: {truth}. Tighter: the reference, {figure.reference:.4f}; it keeps the whole distribution of "
-        f"the privacy loss on a grid and rounds upwards only. Looser: RDP, {renyi.epsilon:.4f}, {_above(figure)}: an upper bound that "
-        f"loses what one moment of the loss (order {renyi.order:.4g} was best) does not say about its tail. "
+        f"the privacy loss on a grid and rounds upwards only. Looser: RDP, {renyi.epsilon:.4f}, {_above(figure)}: an upper bound "
+        f"that loses what one moment of the loss (order {renyi.order:.4g} was best) does not say about its tail. "
         "RDP below the bracket would be an error; above it, the difference is the method's and not a patient's risk."
     )
 

@@ -264,9 +264,11 @@ def _report(scan: _Scan, problems: list[_Problem], deltas: tuple[float, ...], wa
     spends = aggregate(spend for charge in scan.charges for spend in charge.spends)
     splits = {charge.split_id for charge in scan.charges}
     used = sorted({charge.delta for charge in scan.charges})
-    figures = tuple(recompute(spends, delta, splits) for delta in dict.fromkeys((*used, *deltas)))
+    asked = tuple(dict.fromkeys((*used, *deltas)))
     shared = any(isinstance(spend.event, SharedGaussianEvent | SharedPoissonGaussianEvent) for spend in spends)
-    exposed = tuple(recompute(as_exposed(spends), figure.delta, splits) for figure in figures) if shared else ()
+    # The larger epsilons first: theirs are the largest grids, and accountants keep what they computed.
+    exposed = tuple(recompute(as_exposed(spends), delta, splits) for delta in asked) if shared else ()
+    figures = tuple(recompute(spends, delta, splits) for delta in asked)
     claims = _claims(scan.charges)
     problems += [_Problem(claim.entry, _claim_problem(claim)) for claim in claims if not claim.holds]
     problems += [_Problem(None, _figure_problem(figure)) for figure in (*figures, *exposed) if not figure.agree]
@@ -319,8 +321,8 @@ def _claims(charges: Sequence[_Charge]) -> tuple[Claim, ...]:
 
 def recompute(spends: Sequence[Spend], delta: float, split_ids: set[str]) -> Figure:
     """Epsilon by all three accountants from the mechanisms alone, as charged."""
-    reference = epsilon(spends, delta, interval=CERTIFY_INTERVAL, split_ids=split_ids)
     independent = bracket(spends, delta, split_ids=split_ids)
+    reference = epsilon(spends, delta, interval=CERTIFY_INTERVAL, split_ids=split_ids)
     renyi = renyi_bound(spends, delta, split_ids=split_ids)
     agree = independent.distance(reference) <= _tolerance(reference) and renyi.epsilon * (1.0 + _ROUNDING) >= independent.lower
     return Figure(delta, reference, independent, agree, renyi)

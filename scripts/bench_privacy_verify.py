@@ -102,11 +102,11 @@ def measure(path: Path) -> dict[str, Any]:
     """One run of the program. `RuntimeError` if it does not find the ledger in order: its figures would mean nothing."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     begun = time.monotonic()
-    process = subprocess.Popen(  # noqa: S603 - this very program
+    process = subprocess.Popen(
         [sys.executable, "-m", "privacy.cli", "verify", str(path), "--json"], cwd=ROOT, env=environment, stdout=subprocess.PIPE
     )
     os.sched_setaffinity(process.pid, {min(os.sched_getaffinity(0))})
-    assert process.stdout is not None  # noqa: S101 - asked for above
+    assert process.stdout is not None
     document = json.loads(process.stdout.read())
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.monotonic() - begun

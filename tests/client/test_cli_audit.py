@@ -124,8 +124,8 @@ def test_several_local_steps_are_counted_each(consortium: Consortium, program: P
 
 
 def test_what_a_run_showed_is_told_beside_what_the_trainer_shows(consortium: Consortium, program: Program) -> None:
-    plan = consortium.plan(privacy=terms(canaries=200, train_noise=4.0))
-    plan = known(consortium, replace(plan, model=replace(plan.model, parameters=(ParameterSpec("w", (1000,)),))))
+    model = replace(consortium.plan().model, parameters=(ParameterSpec("w", (1000,)),))
+    plan = known(consortium, consortium.plan(model=model, privacy=terms(canaries=200, train_noise=4.0)))
     bound, entropy = Bound(plan.privacy.clip, plan.privacy.grid_bits), tape("x")
     for _ in range(3):
         noised_with_canaries(
