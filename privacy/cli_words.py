@@ -16,7 +16,7 @@ from privacy.planned import spend_text
 from privacy.verify import Figure, Report
 
 CHARGED: Final = "epsilon (charged: every update carries its own noise)"
-CHARGED_SUMS: Final = "epsilon (charged: only sums are opened, each with the noise of all honest sites that it needs)"
+CHARGED_SUMS: Final = "epsilon (charged: only sums are opened, each with the noise of the counted honest sites)"
 EXPOSED: Final = "epsilon if one update were read in the clear"
 _UNIT: Final = "Unit: the patient with all visits and scans. Neighbours: add or remove one patient."
 _SIDES: Final = "Train and held-out patients are disjoint and each have at most the epsilon shown."
@@ -89,8 +89,8 @@ def explanation(figure: Figure) -> str:
 def _above(figure: Figure) -> str:
     upper = figure.independent.upper
     if upper < _SMALL:
-        return f"{figure.renyi.epsilon - upper:.2g} above"
-    return f"{100.0 * (figure.renyi.epsilon / upper - 1.0):.1f} % above"
+        return f"{figure.renyi.epsilon - upper:.2g} above the upper end"
+    return f"{100.0 * (figure.renyi.epsilon / upper - 1.0):.1f} % above the upper end"
 
 
 def claims_table(report: Report) -> Table:

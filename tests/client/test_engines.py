@@ -95,6 +95,10 @@ def padded(mode: str) -> nn.Module:
     )
 
 
+def upwards() -> nn.Module:
+    return Readout(nn.ConvTranspose3d(1, 2, 3, stride=2, padding=1, output_padding=1), nn.ConvTranspose3d(2, 2, 2, groups=2))
+
+
 VOLUME = (1, 4, 5, 4)
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear": (lambda: Readout(nn.Linear(6, 1)), (6,)),
@@ -476,9 +480,25 @@ def test_a_model_that_mixes_draws_or_stops_at_a_broken_record_is_refused(model: 
         choose_engine(model(), loss, Shape(1, (3,)), patients=4, example=example)
 
 
-@pytest.mark.parametrize("layer", [nn.BatchNorm1d(3), nn.LazyBatchNorm1d(), nn.Dropout(0.1)])
-def test_a_layer_that_mixes_is_refused_with_the_reason_before_anything_runs(layer: nn.Module) -> None:
-    with pytest.raises(Refused, match=r"MODEL: layer layers\.1"):
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (nn.BatchNorm1d(3), "mixes the patients"),
+        (nn.BatchNorm2d(3, track_running_stats=False), "mixes the patients"),
+        (nn.BatchNorm3d(3), "mixes the patients"),
+        (nn.SyncBatchNorm(3), "mixes the patients"),
+        (nn.LazyBatchNorm1d(), "mixes the patients"),
+        (nn.InstanceNorm1d(3, track_running_stats=True), "track_running_stats=False"),
+        (nn.Dropout(0.1), "Set dropout to 0"),
+        (nn.GRU(3, 3, num_layers=2, dropout=0.1, batch_first=True), "Set dropout to 0"),
+        (nn.LSTM(3, 3), "batch_first=True"),
+        (nn.MultiheadAttention(4, 2), "batch_first=True"),
+        (nn.Embedding(3, 3, scale_grad_by_freq=True), "how often the whole batch"),
+        (nn.Embedding(3, 3, max_norm=1.0), "changes weights"),
+    ],
+)
+def test_a_layer_that_mixes_is_refused_with_the_reason_before_anything_runs(layer: nn.Module, reason: str) -> None:
+    with pytest.raises(Refused, match=rf"MODEL: layer layers\.1 .*{reason}"):
         choose_engine(Readout(nn.Linear(3, 3), layer), loss, Shape(1, (3,)), patients=4)
 
 

@@ -23,7 +23,7 @@ from privacy.events import (
     as_charged,
     as_exposed,
 )
-from privacy.renyi import FRACTIONS, ORDERS, Bound, log_moment, log_moment_whole, renyi_bound, to_epsilon
+from privacy.renyi import FRACTIONS, Bound, log_moment, log_moment_whole, renyi_bound, to_epsilon
 
 SMALL = 1 / 400**1.1
 LARGE = 1 / 7500**1.1
@@ -78,13 +78,13 @@ def random_mechanism(draw: random.Random) -> Event:
 
 
 def random_mixture(number: int) -> tuple[list[Spend], float]:
-    """One to three mechanisms, each up to 500 times, on any population; delta log-uniform in [1e-7, 1e-3]; epsilon below 30."""
+    """One to three mechanisms, each up to 500 times, on any population; delta log-uniform in [1e-7, 1e-3]; epsilon below 12."""
     draw = random.Random(number)
     while True:
         counts = [math.ceil(math.exp(draw.uniform(0.0, math.log(500.0)))) for _ in range(draw.randint(1, 3))]
         spends = [Spend(random_mechanism(draw), draw.choice(POPULATIONS), count) for count in counts]
         delta = 10.0 ** draw.uniform(-7.0, -3.0)
-        if renyi_bound(spends, delta).epsilon < 30.0:
+        if renyi_bound(spends, delta).epsilon < 12.0:
             return spends, delta
 
 

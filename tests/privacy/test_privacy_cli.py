@@ -4,17 +4,21 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from consortium.identity import SigningKey, fingerprint
+from consortium.plan import Participant, Plan, sign_plan
 from privacy.cli import BANNER, main
-from privacy.events import NonPrivateEvent, PoissonGaussianEvent, Spend
+from privacy.events import GaussianEvent, NonPrivateEvent, PoissonGaussianEvent, SharedGaussianEvent, Spend
 from privacy.ledger import Ledger, head_path
+from privacy.terms import round_spends
 
-from .conftest import KEY, NOW, TRAIN, details, make_ledger
+from .conftest import KEY, LEAD, NOW, TRAIN, details, make_ledger
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCKED = ("torch", "flwr", "pandas", "mlflow", "hydra", "grpc", "omegaconf", "opacus", "sklearn", "matplotlib")
@@ -145,6 +149,102 @@ def test_epsilon_is_printed_by_both_accountants_and_at_any_delta(tmp_path: Path,
     status, printed = run(capsys, "epsilon", path)
     assert status == 0
     assert " to " in printed
+
+
+def test_the_three_accountants_are_explained_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = make_ledger(tmp_path)
+    with Ledger.open(path, KEY, NOW) as ledger:
+        ledger.spend(details(1), (Spend(PoissonGaussianEvent(4.0, 0.5), "train", 300),), NOW)
+    status, printed = run(capsys, "epsilon", path, "--delta", "0.0013719")  # 1/400^1.1
+    assert status == 0
+    words = " ".join(printed.split())
+    for said in (
+        "truth lies between 8.3",
+        "Tighter: the reference, 8.355",
+        "Looser: RDP, 9.31",
+        "% above",
+        "carries its own noise",
+    ):
+        assert said in words
+    (_, figure) = run_json(capsys, "epsilon", path, "--delta", "0.0013719")[1]["epsilon"]
+    assert figure["rdp"] == pytest.approx(9.318, abs=1e-3)
+    assert figure["rdp_order"] == 2.5
+    assert "Looser: RDP" in figure["explanation"]
+
+
+def test_shares_of_noise_are_shown_both_ways_in_words_everywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = make_ledger(tmp_path)
+    with Ledger.open(path, KEY, NOW) as ledger:
+        ledger.spend(details(1), (Spend(SharedGaussianEvent(4.0, 4), "train"),), NOW)
+    for command in ("verify", "epsilon"):
+        status, printed = run(capsys, command, path)
+        assert status == 0
+        words = " ".join(printed.split())
+        assert "epsilon (charged: only sums are opened" in words
+        assert "epsilon if one update were read in the clear" in words
+        assert "as long as secure aggregation holds" in words
+    assert "Gaussian share, noise 4, at least 4 in a sum" in run(capsys, "show", path)[1]
+    document = run_json(capsys, "epsilon", path)[1]
+    assert document["shares"] is True
+    assert document["epsilon_exposed"][0]["reference"] > 1.9 * document["epsilon"][0]["reference"]
+    alone = run_json(capsys, "epsilon", make_ledger(tmp_path, rounds=1, name="other.jsonl"))[1]
+    assert alone["shares"] is False
+    assert alone["epsilon_exposed"] == alone["epsilon"]
+
+
+def plan_file(path: Path, plan: Plan) -> Path:
+    path.write_bytes(sign_plan(plan, LEAD).encode())
+    return path
+
+
+def test_charges_are_compared_with_the_plans(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], make_plan: Callable[..., Plan]
+) -> None:
+    sites = tuple(Participant(site, at, 400) for at, site in enumerate(("aachen", "bonn", "kiel")))
+    plan = replace(make_plan(), participants=sites)
+    signed = plan_file(tmp_path / "plan.signed", plan)
+    path = make_ledger(tmp_path)
+    with Ledger.open(path, KEY, NOW) as ledger:
+        ledger.spend(details(1, plan_digest=plan.digest), round_spends(plan, 1, "train"), NOW)
+    status, printed = run(capsys, "verify", path, "--plan", signed)
+    assert status == 0
+    assert "1 spends compared with 1 plans" in printed
+    assert "no plans given" in run(capsys, "verify", path)[1]
+    with Ledger.open(path, KEY, NOW) as ledger:
+        ledger.spend(details(2, plan_digest=plan.digest), (Spend(GaussianEvent(80.0), "train"),), NOW)
+    status, printed = run(capsys, "verify", path, "--plan", signed)
+    assert status == 1
+    assert "first bad line: 3 (entry 2)" in printed
+    assert "charges Gaussian, noise 80 (train); its plan asks for Gaussian, noise 8 (train)" in printed
+    document = run_json(capsys, "verify", path, "--plan", signed)[1]
+    assert (document["ok"], document["ledgers"][0]["first_bad_line"]) == (False, 3)
+    assert document["ledgers"][0]["spends_compared_with_plans"] == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"no plan", b"\0\0\0\1"])
+def test_a_plan_file_that_is_none_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes) -> None:
+    path, plan = make_ledger(tmp_path), tmp_path / "plan.signed"
+    plan.write_bytes(content)
+    status, printed = run(capsys, "verify", path, "--plan", plan)
+    assert status == 2
+    assert "is no signed plan" in printed
+    assert run(capsys, "verify", path, "--plan", tmp_path / "none")[0] == 2
+
+
+def test_many_remarks_are_cut_in_words_and_whole_in_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = make_ledger(tmp_path)
+    with Ledger.open(path, KEY, NOW) as ledger:
+        for number in range(1, 31):
+            ledger.spend(details(1, plan_digest=bytes([number]) * 32), (TRAIN,), NOW)
+    assert "remark and 10 more: --json has them all" in run(capsys, "verify", path)[1]
+    assert len(run_json(capsys, "verify", path)[1]["ledgers"][0]["remarks"]) == 30
+
+
+@pytest.mark.parametrize("command", ["verify", "epsilon", "show"])
+def test_a_folder_is_no_ledger(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, printed = run(capsys, command, tmp_path)
+    assert status == 2
+    assert f"cannot read {tmp_path}" in printed
 
 
 def test_every_entry_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

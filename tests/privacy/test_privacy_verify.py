@@ -1,16 +1,36 @@
 """The auditor's report: honest ledgers pass, and a site that lies about its epsilon, its rounds or its history is named."""
 
+import io
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from consortium.canonical import encode_json
 from consortium.identity import SigningKey
+from consortium.plan import Plan
 from privacy.check import Bracket
-from privacy.entries import FIRST_PREVIOUS, Content, Genesis, PlanApproved, SpendRecord, Withdrawn, make_entry
-from privacy.events import GaussianEvent, NonPrivateEvent, PoissonGaussianEvent, Spend
-from privacy.ledger import Ledger, head_path
+from privacy.entries import (
+    ENTRY_LABEL,
+    FIRST_PREVIOUS,
+    LINE_MOST,
+    Content,
+    Genesis,
+    PlanApproved,
+    SpendDetails,
+    SpendRecord,
+    Withdrawn,
+    make_entry,
+)
+from privacy.errors import LedgerError
+from privacy.events import GaussianEvent, NonPrivateEvent, PoissonGaussianEvent, SharedGaussianEvent, Spend
+from privacy.ledger import Ledger, head_path, read_entries
+from privacy.planned import expected_details
+from privacy.reading import Reader
+from privacy.renyi import Bound
+from privacy.terms import once_spends, round_spends
 from privacy.verify import CHECKPOINTS, compare, verify_ledger
 
 from .conftest import DELTA, HISTOGRAM, KEY, NOW, PLAN_DIGEST, SPLIT, TRAIN, details, make_ledger
@@ -69,6 +89,12 @@ def test_an_epsilon_that_falls_is_named(tmp_path: Path) -> None:
 
 def test_accountants_that_disagree_are_a_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("privacy.verify.bracket", lambda *_, **__: Bracket(7.0, 7.1))
+    report = verify_ledger(make_ledger(tmp_path, rounds=1).read_bytes())
+    assert any("accountants disagree" in problem for problem in report.problems)
+
+
+def test_a_renyi_bound_below_the_truth_is_a_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("privacy.verify.renyi_bound", lambda *_, **__: Bound(0.01, 2.0))
     report = verify_ledger(make_ledger(tmp_path, rounds=1).read_bytes())
     assert any("accountants disagree" in problem for problem in report.problems)
 
@@ -161,3 +187,147 @@ def test_copies_that_part_are_a_fork_and_older_copies_are_not(tmp_path: Path) ->
         0, replace(GENESIS, site="bonn", identity_key=STRANGER.public), previous=FIRST_PREVIOUS, now=NOW, key=STRANGER
     )
     assert compare([one, elsewhere.line + b"\n"]) == []
+
+
+def test_the_first_bad_entry_comes_first_and_is_told(tmp_path: Path) -> None:
+    report = verify_ledger(signed(APPROVED, record(1, 0.1), record(2, 0.05), record(3, 0.01)))
+    assert report.first_bad == 2
+    assert report.problems[0].startswith("ledger entry 2:")
+    assert verify_ledger(make_ledger(tmp_path, rounds=1).read_bytes()).first_bad is None
+    assert verify_ledger(b"").first_bad == 0
+
+
+def test_shares_of_noise_have_two_figures_and_other_ledgers_one() -> None:
+    share = Spend(SharedGaussianEvent(4.0, 4), "train")
+    report = verify_ledger(signed(APPROVED, record(1, 0.4739, share)), deltas=[1e-6])
+    assert not [problem for problem in report.problems if "accountants" in problem]
+    assert [figure.delta for figure in report.figures] == [figure.delta for figure in report.exposed] == [1e-5, 1e-6]
+    whole = verify_ledger(signed(APPROVED, record(1, 0.4739)))  # noise 8 in one piece
+    alone = verify_ledger(signed(APPROVED, record(1, 1.0, Spend(GaussianEvent(4.0), "train"))))
+    assert (whole.exposed, alone.exposed) == ((), ())
+    assert report.figures[0].reference == pytest.approx(whole.figures[0].reference, abs=1e-6)
+    assert report.exposed[0].reference == pytest.approx(alone.figures[0].reference, abs=1e-6)
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 5])
+def test_reading_line_by_line_finds_what_reading_at_once_finds(tmp_path: Path, rounds: int) -> None:
+    data = make_ledger(tmp_path, rounds=rounds).read_bytes() + b"torn"
+    reader = Reader(io.BytesIO(data))
+    assert (tuple(reader), b"torn") == read_entries(data)
+    assert reader.torn == 4
+
+
+def test_a_signature_over_other_bytes_than_the_line_s_is_refused() -> None:
+    lines = signed(APPROVED, record(1, 0.5)).splitlines()
+    entry = list(Reader(io.BytesIO(b"".join(line + b"\n" for line in lines))))[2]
+    other = replace(entry, signature=KEY.sign(ENTRY_LABEL, encode_json({"index": 2})))
+    with pytest.raises(LedgerError, match="entry 2: not signed"):
+        list(Reader(io.BytesIO(b"\n".join([*lines[:2], other.line, b""]))))
+
+
+def test_a_file_without_lines_is_not_read_to_its_end() -> None:
+    endless = io.BytesIO(b"a" * (10 * LINE_MOST))
+    assert verify_ledger(endless).problems[0].startswith("ledger entry 0: line of more than")
+    assert endless.tell() <= LINE_MOST + 2
+
+
+# The plans: what a site charges is what the plan that it names asks for.
+
+MakePlan = Callable[..., Plan]
+
+
+def charge(plan: Plan, number: int, purpose: str = "train", **changes: object) -> SpendRecord:
+    """What an honest site "a" charges for a round; keywords change its details or its `spends`."""
+    spends = changes.pop("spends", round_spends(plan, number, purpose))
+    said: dict[str, object] = {"plan_digest": plan.digest, "purpose": purpose, **expected_details(plan, "a", purpose), **changes}
+    about: SpendDetails = replace(details(number), **said)  # type: ignore[arg-type]
+    return SpendRecord(about, spends, 90.0 + number)  # type: ignore[arg-type]
+
+
+def planned(plan: Plan, *records: SpendRecord, plans: list[Plan] | None = None, site: str = "a") -> list[str]:
+    """The problems of a ledger with these spends that come from comparing it with the plans."""
+    approved = PlanApproved(plan.digest, plan.run_id, plan.lead, "steward", "", plan.privacy.delta, 50.0)
+    previous, lines = FIRST_PREVIOUS, []
+    for index, content in enumerate((replace(GENESIS, site=site), approved, *records)):
+        entry = make_entry(index, content, previous=previous, now=NOW, key=KEY)
+        previous = entry.hash
+        lines.append(entry.line + b"\n")
+    report = verify_ledger(b"".join(lines), plans=[plan] if plans is None else plans)
+    return [problem for problem in report.problems if "claims epsilon" not in problem]
+
+
+@pytest.mark.parametrize("terms", [{}, {"sample_rate": 0.25}, {"mode": "none"}, {"count_noise": 5.0}])
+def test_a_site_that_charged_what_its_plan_asks_for_has_no_problem(make_plan: MakePlan, terms: dict[str, object]) -> None:
+    plan = make_plan(**terms)
+    first = charge(plan, 2, spends=(*round_spends(plan, 2, "train"), *once_spends(plan)))
+    rest = [charge(plan, 3), charge(plan, 5), charge(plan, 6, "evaluate")]
+    assert planned(plan, charge(plan, 1, "describe"), first, *rest) == []
+
+
+def test_the_shares_of_a_distributed_plan_are_compared_too(make_plan: MakePlan) -> None:
+    plan = make_plan(mode="distributed", honest=2)
+    assert planned(plan, charge(plan, 1)) == []
+    (problem,) = planned(plan, charge(plan, 1, spends=(Spend(GaussianEvent(8.0), "train"),)))
+    assert "Gaussian share, noise 8, at least 2 in a sum" in problem
+
+
+def test_a_site_that_charged_less_than_its_plan_says_is_found(make_plan: MakePlan) -> None:
+    plan = make_plan()
+    more_noise = charge(plan, 2, spends=(Spend(GaussianEvent(80.0), "train"),))
+    (problem,) = planned(plan, charge(plan, 1), more_noise, charge(plan, 3))
+    assert problem.startswith("ledger entry 3: round 2 of run run-1 charges Gaussian, noise 80 (train)")
+    assert problem.endswith("its plan asks for Gaussian, noise 8 (train)")
+    without_histogram = charge(plan, 5, spends=(TRAIN,))  # every fifth round carries one
+    assert ["noise 6 (held-out)" in problem for problem in planned(plan, without_histogram)] == [True]
+    hardly = charge(plan, 1, spends=(Spend(GaussianEvent(8.0 + 1e-9), "train"),))
+    assert len(planned(plan, hardly)) == 1
+
+
+def test_what_is_released_once_is_charged_with_the_first_training_round(make_plan: MakePlan) -> None:
+    plan = make_plan(count_noise=5.0)
+    drawn = (*round_spends(plan, 1, "train"), *once_spends(plan))
+    assert planned(plan, charge(plan, 1, spends=drawn), charge(plan, 2), charge(plan, 3, spends=drawn)) == []
+    assert [problem[:15] for problem in planned(plan, charge(plan, 1), charge(plan, 2, spends=drawn))] == ["ledger entry 2:"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"clip": 0.125}, "clip is 0.125"),
+        ({"grid_bits": 12}, "grid_bits is 12"),
+        ({"normaliser": 4000.0}, "normaliser is 4000.0"),
+        ({"delta": 1e-4}, "delta is 0.0001"),
+        ({"run_id": "run-2"}, "run_id is 'run-2'"),
+        ({"code_version": "0.0.1"}, "code_version is '0.0.1'"),
+    ],
+)
+def test_terms_that_are_not_the_plan_s_are_found(make_plan: MakePlan, change: dict[str, object], words: str) -> None:
+    (problem,) = planned(make_plan(), charge(make_plan(), 1, **change))
+    assert problem.startswith(f"ledger entry 2: {words}")
+
+
+def test_a_plan_that_the_ledger_names_and_nobody_gave_is_a_problem_once(make_plan: MakePlan) -> None:
+    plan, other = make_plan(), make_plan(run_id="run-9")
+    (problem,) = planned(plan, charge(plan, 1), charge(plan, 2), plans=[other])
+    assert "add its plan.signed to --plan" in problem
+    (problem,) = planned(plan, charge(plan, 1), plans=[make_plan(train_noise=4.0)])
+    assert "charged by other terms" in problem
+    assert planned(plan, charge(plan, 1), plans=[plan, other]) == []
+
+
+def test_rounds_and_sites_that_a_plan_does_not_know_are_found(make_plan: MakePlan) -> None:
+    plan = make_plan({"max_train": 20, "rounds": 2})
+    late = charge(plan, 31)
+    assert any("ends with round 30" in problem for problem in planned(plan, late))
+    many = [charge(plan, number) for number in range(1, 23)]
+    assert [problem for problem in planned(plan, *many) if "more rounds to train than the 20" in problem] == [
+        "ledger entry 22: run run-1 has more rounds to train than the 20 that its plan allows"
+    ]
+    assert any("has no site zz" in problem for problem in planned(plan, charge(plan, 1), site="zz"))
+
+
+def test_an_approval_at_another_delta_than_the_plan_s_is_found(make_plan: MakePlan) -> None:
+    plan = make_plan()
+    wrong = PlanApproved(plan.digest, plan.run_id, plan.lead, "steward", "", 1e-4, 50.0)
+    report = verify_ledger(signed(wrong), plans=[plan])
+    assert report.problems[0].startswith("ledger entry 1: approves run run-1 at delta 0.0001")
