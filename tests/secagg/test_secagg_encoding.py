@@ -17,7 +17,16 @@ from numpy.typing import NDArray
 from secagg import encoding, masks, numbers
 from secagg.coordinator import Epoch, UploadPhase, recompute
 from secagg.dealing import Vector, _mask
-from secagg.encoding import CHUNK_VALUES, Update, decode_body, encode_body
+from secagg.encoding import (
+    CHUNK_VALUES,
+    Update,
+    WholeSteps,
+    decode_body,
+    decode_header_steps,
+    decode_steps,
+    encode_body,
+    encode_header_steps,
+)
 from secagg.errors import SecaggError
 from secagg.masks import BLOCK_BYTES, MaskKeys
 from secagg.messages import UpdateRequest
@@ -239,3 +248,34 @@ def test_words_of_another_ring_are_refused(rig: Any) -> None:
         assert refusal(lambda body=body: me.finish_update(taken, header, body)) == "ENCODING"
     assert refusal(lambda: me.finish_update(taken, header.astype(float), np.zeros(3, np.uint16))) == "ENCODING"
     assert len(me.finish_update(taken, header, np.zeros(3, np.uint16))[1]) == 8 + 6
+
+
+@given(
+    sites=st.lists(st.lists(st.integers(-(2**26), 2**26), min_size=5, max_size=5), min_size=1, max_size=16),
+    header=st.lists(st.integers(-(2**40), 2**40), min_size=2, max_size=2),
+)
+def test_whole_steps_of_any_subset_of_sites_come_back_exactly(sites: list[list[int]], header: list[int]) -> None:
+    """No weight, no dither, no rounding: the ring's sum is the integer sum, in body and header."""
+    n = 16
+    body, head = np.zeros(5, np.uint32), np.zeros(3, np.uint64)
+    for steps in sites:
+        words = np.empty(5, np.uint32)
+        WholeSteps(np.array(steps), n=n).write(0, words)
+        body += words
+        head += encode_header_steps(np.array(header), n)
+    assert (decode_steps(body.view(np.int32), 1.0) == np.sum(sites, axis=0)).all()
+    count, sums = decode_header_steps(head.view(np.int64), np.array([1.0, 0.5]))
+    assert count == len(sites)
+    assert (sums == np.array(header) * len(sites) * np.array([1.0, 0.5])).all()
+
+
+def test_whole_steps_are_written_in_blocks_of_any_size() -> None:
+    steps = np.arange(-50, 50)
+    whole, blocks = np.empty(100, np.uint16), np.empty(100, np.uint16)
+    encoded = WholeSteps(steps, n=3, ring_bits=16)
+    encoded.write(0, whole)
+    for at in (0, 7, 64):
+        end = {0: 7, 7: 64, 64: 100}[at]
+        encoded.write(at, blocks[at:end])
+    assert (whole == blocks).all()
+    assert (whole.view(np.int16) == steps).all()

@@ -255,6 +255,8 @@ CALLS: dict[str, tuple[Callable[[Any], object], str]] = {
     "weight": (lambda _: encoding.Update(np.zeros(1), weight=0.0, clip=1.0, n=3, entropy=bytes), "RANGE"),
     "clip": (lambda _: encoding.Update(np.zeros(1), weight=1.0, clip=0.0, n=3, entropy=bytes), "RANGE"),
     "not a number": (lambda _: encoding.encode_body(np.array([np.inf]), weight=1.0, clip=1.0, n=3, entropy=bytes), "RANGE"),
+    "steps outside the ring": (lambda _: encoding.WholeSteps(np.array([2**30]), n=3), "RANGE"),
+    "a header that is not whole": (lambda _: encoding.encode_header_steps(np.zeros(1), 3), "RANGE"),  # type: ignore[arg-type]
     "header value": (lambda _: encoding.encode_header(np.array([2.0**30]), 3), "RANGE"),
     "section": (a_long_section, "RANGE"),
     "NaN on its way": (finish_with_nan, "RANGE"),
