@@ -13,6 +13,7 @@ MLP that loads everything: the highest resident size during a second step (VmHWM
 
 import argparse
 import contextlib
+import ctypes
 import gc
 import itertools
 import json
@@ -204,7 +205,7 @@ def our_step(case: Case, batch: PatientBatch) -> tuple[Step, str]:
 
 
 def apart(case: Case, batch: PatientBatch) -> float:
-    """Largest distance of a clipped gradient from autograd's, in bounds, over three patients."""
+    """Largest distance of a clipped gradient from autograd's, in bounds, over three patients; both in float32."""
     model = case.models[2]()
     engine = choose_engine(model, loss, case.shape, patients=case.patients)
     weights = {name: value.detach().clone() for name, value in model.named_parameters()}
@@ -250,6 +251,7 @@ def peak(case: Case, path: str) -> int:
     step = build(case, batch)
     step()
     gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what choosing the engine left behind in the heap
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     step()
     return resident("VmHWM") - before
@@ -312,7 +314,10 @@ def table(rows: list[Row]) -> Table:
             return f"{row.ratios[path][0]:.2f}x" if path in row.ratios else "not run"
 
         def memory(path: str, row: Row = row, plain: int = plain) -> str:
-            return f"{row.peak[path] / MIB:.0f} MiB, {row.peak[path] / plain:.2f}x" if path in row.peak else "not run"
+            if path not in row.peak:
+                return "not run"
+            times = f", {row.peak[path] / plain:.2f}x" if plain > MIB else ""
+            return f"{row.peak[path] / MIB:.0f} MiB{times}"
 
         target = f"{case.time}x" + (f", {case.memory}x memory" if case.memory else "")
         found.add_row(
@@ -341,12 +346,13 @@ def main() -> None:
         return
     if strange := set(options.only.split(",")) - set(CASES):
         parser.error(f"unknown case {sorted(strange)[0]}; known: {', '.join(CASES)}")
+    line = machine_line(machine())
     rows = [measured(name, options) for name in options.only.split(",")]
-    console = Console(width=200)
-    console.print(machine_line(machine()))
-    console.print(table(rows))
     if options.json:
         options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
+    console = Console(width=200)
+    console.print(line)
+    console.print(table(rows))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from client.engines.batch import Loss, Parameters, PatientBatch, Shape, physical, whole_slots
-from client.engines.frozen import Frozen
+from client.engines.frozen import Frozen, OneThread
 from client.engines.grid import Workspace
 from client.engines.uses import Recorder, Use
 from client.release import Bound
@@ -41,6 +41,7 @@ class Bookkeeping:
         """The sum is in whole grid steps."""
         return 0
 
+    @OneThread()
     def raw(self, parameters: Parameters, batch: PatientBatch) -> list[Tensor]:
         """Gradients of each patient, one (n, size) for each parameter."""
         self._frozen.load(parameters)
@@ -50,6 +51,7 @@ class Bookkeeping:
                 found.append([self._space.rows[name][:n].flatten(1).clone() for name in self._frozen.parameters])
         return [torch.cat(each) for each in zip(*found, strict=True)]
 
+    @OneThread()
     def add(self, parameters: Parameters, batch: PatientBatch, bound: Bound, total: NDArray[np.int64]) -> None:
         """Adds every patient's clipped gradient in grid steps to `total` (n_parameters,)."""
         self._frozen.load(parameters)
@@ -61,6 +63,7 @@ class Bookkeeping:
             for name, sums in self._space.named(steps).items():
                 into[name] += sums.to(torch.int64)
 
+    @OneThread()
     def outputs(self, parameters: Parameters, batch: PatientBatch) -> Tensor:
         """The model's output for each record, (n, records, ...); anything for padding."""
         self._frozen.load(parameters)

@@ -1,12 +1,12 @@
 """What is tried before an engine touches a patient: nobody's result may depend, in a single bit, on who else is there.
 
-All on synthetic patients. The control flow of matrix kernels depends on shapes, alignment and threads, never on values, so that
-slots which agree bit by bit here agree always: the same process runs the same kernels at the same shapes.
+All on synthetic patients. Which kernels run depends on shapes and addresses, never on values. Batched engines hold both fixed:
+one thread, a multiple of 32 slots (so that no elementwise kernel has a remainder), weights and workspaces of their own. What a
+matrix kernel does at the edges of a batch is nowhere promised, so it is tried: patients change slots and neighbours.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ from client.release import Bound
 if TYPE_CHECKING:
     from client.engines.choose import Engine
 
-REPEATS = 2  # with other weights: a model of few numbers has few last bits to show a difference
+MANY_NUMBERS = 2000  # of one patient: so many last bits show a difference at the first moves
 TOLERANCE = 1e-5  # relative to a patient's clipped norm
 STRANGERS: dict[str, Callable[[Tensor], Tensor]] = {
     "other": lambda inputs: inputs,
@@ -47,9 +47,9 @@ def synthetic(shape: Shape, patients: int, seed: int = 0) -> PatientBatch:
     return PatientBatch(_masked(inputs, real), _masked(labels, real), weights)
 
 
-def weights_to_try(model: nn.Module, seed: int = 0) -> Iterator[Parameters]:
+def weights_to_try(model: nn.Module) -> Iterator[Parameters]:
     """Ordinary weights, and ones that nearly cancel, as a hostile coordinator sends them."""
-    stream = torch.Generator().manual_seed(1 + seed)
+    stream = torch.Generator().manual_seed(1)
     plain: dict[str, Tensor] = {}
     for name, value in model.named_parameters():
         fan = math.prod(value.shape[1:]) if value.dim() > 1 else 4
@@ -102,21 +102,25 @@ def check_slots(engine: Engine, model: nn.Module, example: PatientBatch) -> None
     bit for about one value in three; with weights that cancel it shows in nearly every one.
     """
     patients = len(example)
-    for parameters, batch in itertools.chain.from_iterable(_trials(model, example, seed) for seed in range(REPEATS)):
+    for parameters, batch in zip(weights_to_try(model), (example, _paired(example)), strict=True):
         expected = _numbers(engine, parameters, batch)
-        for shift in _shifts(patients):
+        rich = sum(each[0].numel() for each in expected) > MANY_NUMBERS
+        for shift in _shifts(patients)[:: 8 if rich else 1]:
             found = _numbers(engine, parameters, _rolled(batch, shift))
             _compare(engine.name, [each.roll(shift, 0) for each in expected], found, torch.ones(patients, dtype=torch.bool))
-        for change in STRANGERS.values():
-            for first in (0, 1):
-                own = torch.arange(patients) % 2 == first
-                others = PatientBatch(change(batch.inputs.flip(0)), batch.labels.flip(0), batch.weights.flip(0))
-                _compare(engine.name, expected, _numbers(engine, parameters, _where(own, batch, others)), own)
+        for first in (0, 1):
+            own = torch.arange(patients) % 2 == first
+            _compare(engine.name, expected, _numbers(engine, parameters, _where(own, batch, _strangers(batch))), own)
 
 
-def _trials(model: nn.Module, example: PatientBatch, seed: int) -> list[tuple[Parameters, PatientBatch]]:
-    plain, cancelling = weights_to_try(model, seed)
-    return [(plain, example), (cancelling, _paired(example))]
+def _strangers(batch: PatientBatch) -> PatientBatch:
+    """Other patients of all kinds, in turn."""
+    inputs, kinds = batch.inputs.flip(0), list(STRANGERS.values())
+    for at, change in enumerate(kinds):
+        own = slice(at * 2, None, 2 * len(kinds)), slice(at * 2 + 1, None, 2 * len(kinds))
+        for places in own:
+            inputs[places] = change(inputs[places])
+    return PatientBatch(inputs, batch.labels.flip(0), batch.weights.flip(0))
 
 
 def _numbers(engine: Engine, parameters: Parameters, batch: PatientBatch) -> list[Tensor]:

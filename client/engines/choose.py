@@ -66,21 +66,23 @@ def choose_engine(
 ) -> Engine:
     """The fastest engine that gives every patient the same bits in every slot and agrees with autograd; or the one called `name`.
 
-    `patients`: how many are computed together, rounded up to a multiple of 32. `example`: that many synthetic patients, where
-    normal inputs do not suit.
+    `patients`: how many are computed together, rounded up to a multiple of 32. `example`: synthetic patients,
+    where normal inputs do not suit.
     Raises `Refused` for a model that mixes patients or that no engine serves, `Unsupported` if the one called `name` does not.
     """
     _refuse_mixing(model)
-    example = example or synthetic(shape, whole_slots(patients))
+    n = whole_slots(patients)
+    example = synthetic(shape, n) if example is None else _repeated(example, n)
     check_no_mixing(model, loss, example)
     loop = Loop(model, loss, shape)
     if name == loop.name:
         return loop
     if name:
         return _checked(BATCHED[name](model, loss, shape, patients), loop, model, example)
-    if _seconds(loop, model, example.part(0, 1)) > FILLS_S:
+    alone = _seconds(loop, model, example.part(0, 1))
+    if alone > FILLS_S:
         return loop
-    for engine in _by_speed(model, loss, example):
+    for engine in _by_speed(model, loss, example, alone * len(example)):
         try:
             return _checked(engine, loop, model, example)
         except Unsupported:  # the next one; the loop serves every model
@@ -113,19 +115,28 @@ def _refuse_mixing(model: nn.Module) -> None:
         raise Refused("MODEL", str(error)) from error
 
 
-def _by_speed(model: nn.Module, loss: Loss, example: PatientBatch) -> list[Engine]:
-    """Engines that can serve the model, the fastest first; only the first kind where it serves, since nothing beats it."""
+def _repeated(example: PatientBatch, n: int) -> PatientBatch:
+    """Exactly `n` patients: a slot that nobody visits would not be tried."""
+    places = torch.arange(n) % len(example)
+    return PatientBatch(example.inputs[places], example.labels[places], example.weights[places])
+
+
+def _by_speed(model: nn.Module, loss: Loss, example: PatientBatch, loop_s: float) -> list[Engine]:
+    """Engines that serve the model faster than the loop does, the fastest first.
+
+    Each next kind of `BATCHED` serves more models and takes longer, so it is only tried where the one before does not serve.
+    """
     found: list[tuple[float, Engine]] = []
-    for name, build in BATCHED.items():
+    for build in BATCHED.values():
         try:
             engine = build(model, loss, example.shape, len(example))
             engine.outputs(parameters_of(model), example.part(0, 1))
             found.append((_seconds(engine, model, example), engine))
         except (Unsupported, RuntimeError, NotImplementedError):  # RuntimeError: what vmap or a hook does not know
             continue
-        if name == Outer.name:
+        if not isinstance(engine, Outer):
             break
-    return [engine for _, engine in sorted(found, key=lambda pair: pair[0])]
+    return [engine for taken, engine in sorted(found, key=lambda pair: pair[0]) if taken < loop_s]
 
 
 def _checked(engine: Engine, loop: Loop, model: nn.Module, example: PatientBatch) -> Engine:

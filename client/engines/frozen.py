@@ -1,5 +1,6 @@
 """An engine's own copy of a model: weights that no gradient is kept for, at addresses that do not change."""
 
+import contextlib
 import copy
 import math
 
@@ -10,6 +11,19 @@ from client.engines.batch import Loss, Parameters, PatientBatch
 from client.engines.errors import Unsupported
 
 
+class OneThread(contextlib.ContextDecorator):
+    """Inside, torch uses one thread: several cut the work by its size, and a patient at a cut is computed otherwise."""
+
+    def __enter__(self) -> None:
+        self._before = torch.get_num_threads()
+        if self._before > 1:
+            torch.set_num_threads(1)
+
+    def __exit__(self, *_: object) -> None:
+        if self._before > 1:
+            torch.set_num_threads(self._before)
+
+
 class Frozen:
     """The copy. Weights are copied into it, never taken over: a matrix kernel may depend on how its operands are aligned."""
 
@@ -18,7 +32,6 @@ class Frozen:
         self.parameters = dict(self.model.named_parameters())
         for parameter in self.parameters.values():
             parameter.requires_grad_(False)
-        self.threads = torch.get_num_threads()
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -27,11 +40,6 @@ class Frozen:
 
     def load(self, parameters: Parameters) -> None:
         """Takes the weights of a step."""
-        if torch.get_num_threads() != self.threads:
-            raise Unsupported(
-                f"an engine that was checked with {self.threads} threads runs with {torch.get_num_threads()}: "
-                "sums may be ordered differently; choose the engine again"
-            )
         if list(parameters) != list(self.parameters):
             raise Unsupported("the weights are not named like the model's parameters, or not in their order")
         with torch.no_grad():

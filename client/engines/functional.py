@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from client.engines.batch import Loss, Parameters, PatientBatch, Shape, physical, whole_slots
-from client.engines.frozen import Frozen
+from client.engines.frozen import Frozen, OneThread
 from client.engines.grid import clip_to_grid
 from client.release import Bound
 
@@ -40,12 +40,14 @@ class Functional:
         """The sum is in whole grid steps."""
         return 0
 
+    @OneThread()
     def raw(self, parameters: Parameters, batch: PatientBatch) -> list[Tensor]:
         """Gradients of each patient, one (n, size) for each parameter."""
         weights = self._repeated(parameters)
         parts = [self._rows(weights, part, real) for part, real in physical(batch, self._patients)]
         return [torch.cat(each) for each in zip(*parts, strict=True)]
 
+    @OneThread()
     def add(self, parameters: Parameters, batch: PatientBatch, bound: Bound, total: NDArray[np.int64]) -> None:
         """Adds every patient's clipped gradient in grid steps to `total` (n_parameters,)."""
         weights = self._repeated(parameters)
@@ -56,6 +58,7 @@ class Functional:
             for place, row in zip(into, rows, strict=True):
                 place += row.sum(dim=0, dtype=torch.float64).to(torch.int64)
 
+    @OneThread()
     def outputs(self, parameters: Parameters, batch: PatientBatch) -> Tensor:
         """The model's output for each record, (n, records, ...); anything for padding."""
         weights = self._repeated(parameters)

@@ -1,7 +1,7 @@
 """Gradients clipped and put on the grid of whole steps, and added up without any rounding: order and company change no bit.
 
 A norm is that of the float32 values which are really added. Every product of the clip rounds by 2^-24 and a norm by less than
-2^-18 of itself, so a patient is clipped to 1 - 2^-17 of the bound: what enters the sum is never longer than the bound, apart
+2^-19 of itself, so a patient is clipped to 1 - 2^-18 of the bound: what enters the sum is never longer than the bound, apart
 from the half step of each coordinate that `privacy.noise.sensitivity_factor` charges.
 """
 
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from client.release import Bound
 
-MARGIN = 1.0 - 2.0**-17
-CHUNK = 256  # squares added in float32 before float64 takes over: an error of at most 2^-18 in the norm
+MARGIN = 1.0 - 2.0**-18
+CHUNK = 256  # squares added in float32, 8 or more sums side by side, before float64 takes over: a norm is off by at most 2^-19
 EXACT_BITS = 24  # whole numbers up to 2^24 are exact in float32
 SMALL_BOUND = 2.0**-30  # below, squares may underflow in float32 and are taken in float64
 

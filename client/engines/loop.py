@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from client.engines.batch import Loss, Parameters, PatientBatch, Shape
 from client.engines.frozen import Frozen, real_records
 from client.engines.grid import EXACT_BITS, clip_to_grid
+from client.engines.tiles import cut_single_volumes
 from client.release import Bound
 
 
@@ -20,6 +21,7 @@ class Loop:
         self.shape = shape
         self._loss = loss
         self._frozen = Frozen(model)
+        cut_single_volumes(self._frozen.model)
         for parameter in self._frozen.parameters.values():
             parameter.requires_grad_(True)
 

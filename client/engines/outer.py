@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from client.engines.batch import Loss, Parameters, PatientBatch, Shape, physical, whole_slots
 from client.engines.errors import Unsupported
-from client.engines.frozen import Frozen
+from client.engines.frozen import Frozen, OneThread
 from client.engines.grid import steps_per_unit
 from client.engines.uses import Recorder
 from client.release import Bound
@@ -65,6 +65,7 @@ class Outer:
         """A grid step has 2^fine_bits fractions in the sum."""
         return PRODUCT_BITS - bound.grid_bits
 
+    @OneThread()
     def raw(self, parameters: Parameters, batch: PatientBatch) -> list[Tensor]:
         """All that a patient's contribution is computed from: inputs in whole numbers, gradients, lengths and norms of layers."""
         self._frozen.load(parameters)
@@ -73,6 +74,7 @@ class Outer:
             found.append([each[:real] for side in self._sides(part, UNIT_BITS).values() for each in side])
         return [torch.cat(each) for each in zip(*found, strict=True)]
 
+    @OneThread()
     def add(self, parameters: Parameters, batch: PatientBatch, bound: Bound, total: NDArray[np.int64]) -> None:
         """Adds every patient's clipped gradient in fractions of a step to `total` (n_parameters,)."""
         self._frozen.load(parameters)
@@ -81,6 +83,7 @@ class Outer:
             for name, sums in self._sums(part, bound).items():
                 into[name] += sums.flatten().to(torch.int64)
 
+    @OneThread()
     def outputs(self, parameters: Parameters, batch: PatientBatch) -> Tensor:
         """The model's output for each record, (n, 1, ...)."""
         self._frozen.load(parameters)

@@ -19,6 +19,7 @@ from client.engines.choose import BATCHED, NAMES, parameters_of
 from client.engines.functional import Functional
 from client.engines.loop import Loop
 from client.engines.outer import Outer
+from client.engines.tiles import cut_single_volumes
 from client.errors import Refused
 from client.release import Bound
 from privacy.noise import sensitivity_factor
@@ -273,6 +274,24 @@ def test_one_record_or_forty_have_the_same_bound(case: str) -> None:
         assert np.linalg.norm(found[0] - found[1]) <= 30 + math.sqrt(len(found[0]))  # forty times one visit is that visit
 
 
+@pytest.mark.parametrize("mode", ["zeros", "circular", "reflect", "replicate"])
+@pytest.mark.parametrize(
+    ("width", "stride", "dilation", "padding"), [(8, 1, 1, 1), (9, 1, 1, 0), (11, 2, 1, 1), (12, 3, 2, 2), (13, 1, 2, "same")]
+)
+def test_a_volume_cut_in_two_is_convolved_as_a_whole(mode: str, width: int, stride: int, dilation: int, padding: int | str) -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv3d(2, 4, 3, stride=stride, dilation=dilation, padding=padding, groups=2, padding_mode=mode)
+    cut = copy.deepcopy(layer)
+    cut_single_volumes(cut)
+    volume = torch.randn(1, 2, 6, 7, width, requires_grad=True)
+    whole, halves = layer(volume), cut(volume)
+    torch.testing.assert_close(halves, whole)
+    up = torch.randn_like(whole)
+    expected = torch.autograd.grad(whole, (volume, layer.weight, layer.bias), up)
+    for one, other in zip(torch.autograd.grad(halves, (volume, cut.weight, cut.bias), up), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
 # -- broken, huge, absent --------------------------------------------------------------------------------------------------------
 
 
@@ -415,33 +434,38 @@ class SlotBound:
 
 
 class NeighbourBound(SlotBound):
-    """An engine whose numbers depend on the patient beside."""
+    """An engine in which one patient's numbers pick up something of the others'."""
 
     def raw(self, parameters: dict[str, Tensor], batch: PatientBatch) -> list[Tensor]:
         found = self._engine.raw(parameters, batch)
-        found[0][0] += 0.0 * found[0][1]  # differs only when the neighbour is not finite
+        found[0][0] += 0.0 * found[0][1:].sum(dim=0)  # shows only where somebody is not finite
         return found
 
 
 @pytest.mark.parametrize("faulty", [SlotBound, NeighbourBound])
 def test_an_engine_whose_bits_depend_on_slot_or_neighbour_is_not_used(faulty: type[SlotBound]) -> None:
     model, inputs = model_of("perceptron")
-    engine = Bookkeeping(model, loss, Shape(1, inputs), 6)
-    check_slots(engine, model, synthetic(Shape(1, inputs), 6))
+    engine = Bookkeeping(model, loss, Shape(1, inputs), 32)
+    check_slots(engine, model, synthetic(Shape(1, inputs), 32))
     with pytest.raises(Unsupported, match="slot or on the neighbours"):
-        check_slots(faulty(engine), model, synthetic(Shape(1, inputs), 6))
+        check_slots(faulty(engine), model, synthetic(Shape(1, inputs), 32))
 
 
-def test_an_engine_does_not_run_with_other_threads_than_it_was_checked_with() -> None:
-    model, inputs = model_of("linear")
-    engine = Bookkeeping(model, loss, Shape(1, inputs), 4)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(before + 1)
-        with pytest.raises(Unsupported, match="threads"):
-            total_of(engine, parameters_of(model), patients(Shape(1, inputs), 2))
-    finally:
-        torch.set_num_threads(before)
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("case", ["perceptron", "gru", "conv3d"])
+def test_the_machines_threads_change_no_bit_of_a_batched_engine(case: str) -> None:
+    model, inputs = model_of(case)
+    batch, before = patients(Shape(5, inputs), 40), torch.get_num_threads()
+    for engine in engines_for(case, 5, 40)[1:]:
+        sums = []
+        try:
+            for threads in (1, 2, 3):
+                torch.set_num_threads(threads)
+                sums.append(sum_of(engine, parameters_of(model), [batch], BOUND))
+                assert torch.get_num_threads() == threads
+        finally:
+            torch.set_num_threads(before)
+        assert all((each == sums[0]).all() for each in sums)
 
 
 # -- the choice --------------------------------------------------------------------------------------------------------------------
