@@ -1,9 +1,13 @@
 """For all tests: a program that sets up logging inside a test must not write to that test's closed output afterwards."""
 
 import logging
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # what several folders share
 
 
 @pytest.fixture(autouse=True)

@@ -132,7 +132,7 @@ def _by_speed(model: nn.Module, loss: Loss, example: PatientBatch, loop_s: float
             engine = build(model, loss, example.shape, len(example))
             engine.outputs(parameters_of(model), example.part(0, 1))
             found.append((_seconds(engine, model, example), engine))
-        except (Unsupported, RuntimeError, NotImplementedError):  # RuntimeError: what vmap or a hook does not know
+        except (Unsupported, RuntimeError):  # RuntimeError: what vmap or a hook does not know
             continue
         if not isinstance(engine, Outer):
             break

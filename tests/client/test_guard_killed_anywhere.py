@@ -1,17 +1,14 @@
 """Kill -9 at every line of a round in the guard: nothing trains that is not charged, nothing leaves that is not on record."""
 
-import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import pytest
 from guards_in_process import NOW, SITES, Consortium
+from killing import in_child, kill_at
 
 import client.guard
 from client.egress import EgressManifest
@@ -25,35 +22,6 @@ CODE = Path(client.guard.__file__).parents[1]
 OWN = tuple(
     str(CODE / name) for name in ("client/guard.py", "client/once.py", "client/egress.py", "client/files.py", "privacy/ledger.py")
 )
-
-
-def kill_at(line: int) -> None:
-    """From now on this process kills itself, -9, before the `line`-th line of `OWN` that it comes to."""
-    count = 0
-
-    def trace(frame: FrameType, event: str, argument: Any) -> Any:
-        nonlocal count
-        if frame.f_code.co_filename not in OWN:
-            return None
-        if event == "line":
-            if count == line:
-                os.kill(os.getpid(), signal.SIGKILL)
-            count += 1
-        return trace
-
-    sys.settrace(trace)
-
-
-def in_child(act: Callable[[], None]) -> int:
-    """`act` in a process of its own; 0 if it came to its end, the signal's number below 0 if it was killed."""
-    child = os.fork()
-    if child == 0:
-        try:
-            act()
-            os._exit(0)
-        finally:
-            os._exit(99)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def kept(folder: Path) -> dict[Path, bytes]:
@@ -82,7 +50,7 @@ def test_a_guard_killed_at_any_line_of_a_round_trained_nothing_uncharged_and_sen
     for line in range(LINES_MOST):
 
         def act(at: int = line) -> None:
-            kill_at(at)
+            kill_at(at, OWN)
             reply = run.update(phase, SITE)
             sys.settrace(None)
             (marks / "left").write_bytes(reply[1])

@@ -9,10 +9,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import pytest
+from killing import in_child, kill_at
 
 import privacy.ledger
 from privacy.entries import Recovered
@@ -24,36 +23,7 @@ from .conftest import DELTA, KEY, NOW, TRAIN, details, make_ledger
 
 ROOT = Path(__file__).resolve().parents[2]
 LINES_MOST = 2_000
-OWN = privacy.ledger.__file__
-
-
-def kill_at(line: int) -> None:
-    """From now on this process kills itself, -9, before the `line`-th line of `privacy/ledger.py` that it comes to."""
-    count = 0
-
-    def trace(frame: FrameType, event: str, argument: Any) -> Any:
-        nonlocal count
-        if frame.f_code.co_filename != OWN:
-            return None
-        if event == "line":
-            if count == line:
-                os.kill(os.getpid(), signal.SIGKILL)
-            count += 1
-        return trace
-
-    sys.settrace(trace)
-
-
-def in_child(act: Callable[[], None]) -> int:
-    """`act` in a process of its own; 0 if it came to its end, the signal's number below 0 if it was killed."""
-    child = os.fork()
-    if child == 0:
-        try:
-            act()
-            os._exit(0)
-        finally:
-            os._exit(99)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+OWN = (privacy.ledger.__file__,)
 
 
 def every_line(folder: Path, prepare: Callable[[Path], None], act: Callable[[Path], None]) -> Iterator[tuple[int, Path, bool]]:
@@ -64,7 +34,7 @@ def every_line(folder: Path, prepare: Callable[[Path], None], act: Callable[[Pat
         prepare(place)
 
         def run(at: int = line, where: Path = place) -> None:
-            kill_at(at)
+            kill_at(at, OWN)
             act(where)
             sys.settrace(None)
             (where / "trained").touch()  # as a guard trains, once `spend` has returned
