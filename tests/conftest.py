@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # what several folders share
+sys.path.insert(0, str(Path(__file__).parent / "shared"))  # the folder itself would hide the packages named like its own
 
 
 @pytest.fixture(autouse=True)
