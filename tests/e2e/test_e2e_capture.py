@@ -6,7 +6,7 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -82,15 +82,16 @@ def through(consortium: Consortium, port: int) -> None:
     consortium.mend()
 
 
-def followed(going: Going) -> Captured:
-    """To the end, keeping every checkpoint while it is there."""
+def followed(going: Going, kept: Path) -> Captured:
+    """To the end, keeping every checkpoint in `kept` while it is there: the run itself keeps two."""
     captured, ended = Captured(going), threading.Event()
-    folder = RunFolder(going.run_dir)
+    kept.mkdir()
 
     def keep() -> None:
-        while not ended.wait(0.05):
-            for path in folder.checkpoints.glob("round-*.checkpoint"):
-                captured.models.setdefault(load_checkpoint(path).round + 1, model_bytes(load_checkpoint(path).model))
+        while not ended.wait(0.02):
+            for path in RunFolder(going.run_dir).checkpoints.glob("round-*.checkpoint"):
+                with suppress(FileExistsError, FileNotFoundError):  # kept already, or its time was over
+                    (kept / path.name).hardlink_to(path)
 
     keeper = threading.Thread(target=keep)
     keeper.start()
@@ -99,6 +100,8 @@ def followed(going: Going) -> Captured:
     finally:
         ended.set()
         keeper.join()
+    checkpoints = [load_checkpoint(path) for path in kept.iterdir()]
+    captured.models = {each.round + 1: model_bytes(each.model) for each in checkpoints}
     captured.models[1] = model_bytes(pooled.initial_model(captured.plan))
     return captured
 
@@ -129,11 +132,11 @@ def capture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Capture]:
             going = consortium.begin(consortium.plan("schedule.rounds=8"))
             spoiler = threading.Thread(target=spoil_mapping_of_first_hospital, args=(consortium, going))
             spoiler.start()
-            private = followed(going)
+            private = followed(going, folder.with_name("private"))
             spoiler.join()
             going = consortium.begin(consortium.plan("schedule.rounds=4", "schedule.evaluate_every=2", privacy="none"))
             consortium.approve(going)
-            opened = followed(going)
+            opened = followed(going, folder.with_name("open"))
             haystack = tap.haystack()
             yield Capture(consortium, private, opened, tap, guards, haystack, Windows(haystack))
 
