@@ -96,10 +96,14 @@ def _run_id(facts: dict[str, Json]) -> str:
 
 @dataclass(frozen=True)
 class Patients:
-    """A site's patients as the model sees them, and who of them was in its training. Never leaves the site."""
+    """A site's patients as the model sees them, and who of them was in its training. Never leaves the site.
+
+    `inputs`, `labels` and `owners`, which of the patients it is, for each record; `members` (n_patients,).
+    """
 
     inputs: torch.Tensor
     labels: torch.Tensor
+    owners: NDArray[np.intp]
     members: NDArray[np.bool_]
 
 
@@ -112,10 +116,13 @@ def patients_of(exported: ExportedModel, source: DataSource) -> Patients:
     cohort = load_cohort(source.folder, task.contract)
     design = Design(task.contract, exported.task.columns)
     inputs = design.encode(cohort.values, *design.split_buffers(exported.buffers))
-    members = ~held_out_mask(cohort.patient_ids, source.salt, source.held_out_fraction)
+    owners = cohort.owners
+    members = np.zeros(cohort.size, dtype=np.bool_)
+    members[owners] = ~held_out_mask(cohort.patient_ids, source.salt, source.held_out_fraction)
     if (fewest := min(int(members.sum()), int((~members).sum()))) < PATIENTS_LEAST:
         raise ConfigError(f"{fewest} patients on one side of the split, at least {PATIENTS_LEAST} are needed for any statement")
-    return Patients(torch.from_numpy(np.ascontiguousarray(inputs)), torch.from_numpy(cohort.labels.astype(np.float32)), members)
+    labels = torch.from_numpy(cohort.labels.astype(np.float32))
+    return Patients(torch.from_numpy(np.ascontiguousarray(inputs)), labels, owners, members)
 
 
 def check_membership(
@@ -147,10 +154,12 @@ def _built(task: Task, exported: ExportedModel) -> torch.nn.Module:
 
 
 def patient_losses(task: Task, model: torch.nn.Module, parameters: NDArray[np.float32], patients: Patients) -> Floats:
-    """Loss of every patient, (n,)."""
+    """Loss of every patient, the mean over its records, (n,)."""
     with torch.no_grad():
         logits = functional_call(model, split_parameters(model, parameters), (patients.inputs,))
-        return np.asarray(task.loss(logits, patients.labels).double().numpy(), np.float64)
+        losses = task.loss(logits, patients.labels).double().numpy()
+    n = len(patients.members)
+    return np.asarray(np.bincount(patients.owners, losses, n) / np.bincount(patients.owners, minlength=n), np.float64)
 
 
 def _calibrated(
@@ -172,7 +181,8 @@ def _reference(task: Task, model: torch.nn.Module, patients: Patients, seen: NDA
     start = split_parameters(model, initial_parameters(model, 0))
     weights = {name: value.clone().requires_grad_() for name, value in start.items()}
     optimiser = torch.optim.Adam(list(weights.values()), lr=REFERENCE_RATE)
-    inputs, labels = patients.inputs[torch.from_numpy(seen)], patients.labels[torch.from_numpy(seen)]
+    rows = torch.from_numpy(seen[patients.owners])
+    inputs, labels = patients.inputs[rows], patients.labels[rows]
     for _ in range(REFERENCE_STEPS):
         optimiser.zero_grad()
         task.loss(functional_call(model, weights, (inputs,)), labels).mean().backward()

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from client.canaries import RECORD_NORM, claimed_epsilon, coins, reading_document, signs
+from client.canaries import RECORD_NORM, RECORDS, claimed_epsilon, coins, reading_document, signs
 from client.errors import ConfigError
 from client.job import Job
 from client.release import Bound, Entropy
@@ -55,6 +55,7 @@ class CanaryTask:
     name: str = NAME
     version: str = VERSION
     model_names: tuple[str, ...] = ("probe",)
+    records: int = RECORDS
 
     @property
     def contract(self) -> Contract:
@@ -124,10 +125,11 @@ def audit_plan(plan: Plan, task: CanaryTask) -> Plan:
 
 
 def canary_cohort(task: CanaryTask, chosen: NDArray[np.intp], negative: NDArray[np.bool_]) -> Cohort:
-    """The `chosen` canaries as a site's patients."""
+    """The `chosen` canaries as a site's patients, each with `task.records` equal records."""
     report = DataReport(NAME, VERSION, "", len(chosen), len(chosen), "sign", (0, 0), (), (), (), (), (), "")
-    names = tuple(f"canary-{at}" for at in chosen)
-    return Cohort(names, chosen[:, None].astype(np.float64), negative[chosen].astype(np.int8), report)
+    rows = np.repeat(chosen, task.records)
+    names = tuple(f"canary-{at}" for at in rows)
+    return Cohort(names, rows[:, None].astype(np.float64), negative[rows].astype(np.int8), report)
 
 
 def audit_trainer(

@@ -129,9 +129,12 @@ class Contract:
 
 @dataclass(frozen=True)
 class Cohort:
-    """One site's patients after mapping: one row = one patient, the unit of privacy. Never leaves the site."""
+    """One site's patients after mapping, a row for each record (visit, episode). Never leaves the site.
 
-    patient_ids: tuple[str, ...] = field(repr=False)
+    The unit of privacy is the patient, whose rows all bear the same id: `Task.records` of them at most, in the order of time.
+    """
+
+    patient_ids: tuple[str, ...] = field(repr=False)  # of each row
     values: Values = field(repr=False)
     labels: Labels = field(repr=False)
     report: DataReport = field(repr=False)
@@ -139,7 +142,13 @@ class Cohort:
     @property
     def size(self) -> int:
         """Number of patients."""
-        return len(self.patient_ids)
+        return len(set(self.patient_ids))
+
+    @property
+    def owners(self) -> NDArray[np.intp]:
+        """Which patient each row belongs to, (n_rows,), counted from 0 in the order of the first rows."""
+        seen: dict[str, int] = {}
+        return np.array([seen.setdefault(name, len(seen)) for name in self.patient_ids], dtype=np.intp)
 
 
 @runtime_checkable
@@ -166,6 +175,11 @@ class Task(Protocol):
         """Models that `build_model` knows."""
         ...
 
+    @property
+    def records(self) -> int:
+        """At most so many rows of a cohort are one patient's: a constant of the version, never taken from data."""
+        ...
+
     def build_model(self, name: str, options: Options, columns: Sequence[str] | None = None) -> nn.Module:
         """Model from (batch, n_inputs) or (n_inputs,) float32 to logits (batch,) or (); no layer mixes patients.
 
@@ -174,5 +188,5 @@ class Task(Protocol):
         ...
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Loss per patient, (batch,) from (batch,) and (batch,), never reduced."""
+        """Loss per record, (batch,) from (batch,) and (batch,), never reduced; a patient's is the mean over the records."""
         ...

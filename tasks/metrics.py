@@ -58,6 +58,11 @@ class PooledMetrics:
 
 def score_histogram(labels: Sequence[int] | NDArray[np.int8], probabilities: Floats, bins: int) -> NDArray[np.int64]:
     """Counts (2 * bins,) of patients by label and probability; exactly one cell per patient."""
+    return np.bincount(score_cells(labels, probabilities, bins), minlength=2 * bins)
+
+
+def score_cells(labels: Sequence[int] | NDArray[np.int8], probabilities: Floats, bins: int) -> NDArray[np.int64]:
+    """Each one's cell of a histogram (2 * bins,), (n,): label 0 in the first half, 1 in the second."""
     if bins < 2:
         raise ContractError(f"{bins} bins: at least 2 are needed")
     truth = np.asarray(labels, dtype=np.int64)
@@ -66,7 +71,7 @@ def score_histogram(labels: Sequence[int] | NDArray[np.int8], probabilities: Flo
         raise ContractError(f"labels {truth.shape} and probabilities {scores.shape} must be equally long, labels 0 or 1")
     # A model gone astray gives NaN; its patients count as probability 1/2, so that every patient is in one cell.
     cell = np.floor(np.clip(np.nan_to_num(scores, nan=0.5), 0.0, 1.0) * bins).astype(np.int64)
-    return np.bincount(truth * bins + np.minimum(cell, bins - 1), minlength=2 * bins)
+    return np.asarray(truth * bins + np.minimum(cell, bins - 1), dtype=np.int64)
 
 
 def pooled_metrics(histogram: Counts, *, noise_std: float = 0.0) -> PooledMetrics:

@@ -34,6 +34,11 @@ class TabularTask:
         """`logistic` and `mlp`."""
         return models.MODEL_NAMES
 
+    @property
+    def records(self) -> int:
+        """One row is one patient."""
+        return 1
+
     def build_model(self, name: str, options: Options, columns: Sequence[str] | None = None) -> nn.Module:
         """Model for the design of `columns` (all if None); see `tasks.models.build_model`."""
         names = None if columns is None else tuple(columns)

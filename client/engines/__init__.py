@@ -1,7 +1,25 @@
 """Patients' gradients, clipped and summed exactly: nobody's contribution is longer than the bound or depends on anybody else."""
 
-from client.engines.batch import PatientBatch, Shape, of_records, of_rows
-from client.engines.choose import NAMES, Engine, choose_engine, sum_of, to_grid
+from client.engines.batch import Loss, Parameters, PatientBatch, Shape, of_owners, of_records, of_rows
+from client.engines.choose import NAMES, Engine, choose_engine, gradients_as_inputs, like, sum_of, to_grid
 from client.engines.errors import Unsupported
+from client.engines.plain import plain_sum
 
-__all__ = ["NAMES", "Engine", "PatientBatch", "Shape", "Unsupported", "choose_engine", "of_records", "of_rows", "sum_of", "to_grid"]
+__all__ = [
+    "NAMES",
+    "Engine",
+    "Loss",
+    "Parameters",
+    "PatientBatch",
+    "Shape",
+    "Unsupported",
+    "choose_engine",
+    "gradients_as_inputs",
+    "like",
+    "of_owners",
+    "of_records",
+    "of_rows",
+    "plain_sum",
+    "sum_of",
+    "to_grid",
+]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -63,6 +65,11 @@ class PatientBatch:
         """Patients `start` to `end`, without copying."""
         return PatientBatch(self.inputs[start:end], self.labels[start:end], self.weights[start:end])
 
+    def chosen(self, places: NDArray[np.intp]) -> PatientBatch:
+        """The patients at `places`, copied."""
+        at = torch.from_numpy(places)
+        return PatientBatch(self.inputs[at], self.labels[at], self.weights[at])
+
     def flat(self) -> tuple[Tensor, Tensor, Tensor]:
         """Inputs, labels and weights record by record, (n * R, ...) each."""
         return self.inputs.flatten(0, 1), self.labels.flatten(0, 1), self.weights.flatten()
@@ -79,6 +86,22 @@ def of_records(inputs: Sequence[Tensor], labels: Sequence[Tensor], at_most: int)
 def of_rows(inputs: Tensor, labels: Tensor) -> PatientBatch:
     """A batch of patients with one record each, from `inputs` (n, ...) and `labels` (n, ...)."""
     return PatientBatch(inputs.unsqueeze(1), labels.unsqueeze(1), torch.ones(len(inputs), 1))
+
+
+def of_owners(inputs: Tensor, labels: Tensor, owners: NDArray[np.intp], *, patients: int, at_most: int) -> PatientBatch:
+    """A batch from records (n_records, ...) that belong to the patients `owners` (n_records,), side by side and ascending."""
+    counts = np.bincount(owners, minlength=patients)
+    if (most := int(counts.max(initial=0))) > at_most:
+        raise Unsupported(f"a patient with {most} records, the limit is {at_most}: choose {at_most} of them at random")
+    places = torch.from_numpy(np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts))
+    of, weights = torch.from_numpy(owners), torch.zeros(patients, at_most)
+    weights[of, places] = torch.from_numpy(1.0 / counts[owners]).float()
+    filled = []
+    for part in (inputs, labels):
+        whole = part.new_zeros(patients, at_most, *part.shape[1:])
+        whole[of, places] = part
+        filled.append(whole)
+    return PatientBatch(filled[0], filled[1], weights)
 
 
 def physical(batch: PatientBatch, patients: int) -> Iterator[tuple[PatientBatch, int]]:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from client.engines.batch import Loss, Parameters, PatientBatch, Shape, whole_slots
+from client.engines.batch import SLOTS, Loss, Parameters, PatientBatch, Shape, whole_slots
 from client.engines.bookkeeping import Bookkeeping
 from client.engines.checks import check_agreement, check_no_mixing, check_slots, synthetic, weights_to_try
 from client.engines.errors import Unsupported
@@ -88,6 +88,29 @@ def choose_engine(
         except Unsupported:  # the next one; the loop serves every model
             continue
     return loop
+
+
+def like(engine: Engine, size: int) -> Engine:
+    """An engine of the same kind, for as many records, whose patients' inputs (size,) are their gradients (`gradients_as_inputs`).
+
+    The model is one linear layer without bias and the loss its output, so that whatever this kind of engine does to gradients
+    is done to the inputs.
+    """
+    model, shape = nn.Linear(size, 1, bias=False), Shape(engine.shape.records, (size,))
+    kind = BATCHED.get(engine.name)
+    return kind(model, _output, shape, SLOTS) if kind else Loop(model, _output, shape)
+
+
+def gradients_as_inputs(engine: Engine, rows: Tensor) -> tuple[Parameters, list[PatientBatch]]:
+    """What `sum_of` takes for patients whose gradients are `rows` (n, size), each of as many equal records as there can be."""
+    records = engine.shape.records
+    inputs = rows.to(torch.float32).unsqueeze(1).expand(-1, records, -1)
+    weights = torch.full(inputs.shape[:2], 1.0 / records)
+    return {"weight": torch.zeros(1, rows.shape[1])}, [PatientBatch(inputs, torch.zeros_like(weights), weights)]
+
+
+def _output(outputs: Tensor, labels: Tensor) -> Tensor:
+    return outputs.squeeze(-1)
 
 
 def sum_of(engine: Engine, parameters: Parameters, batches: Iterable[PatientBatch], bound: Bound) -> NDArray[np.int64]:

@@ -9,11 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from guards_in_process import Consortium, tape, terms
 from numpy.typing import NDArray
+from planted import clip_records, forget_clipping, halve_noise, lose_canaries, take_everybody
 
 from client import trainer
-from client.canaries import Canaries, canary_result, claimed_epsilon, noised_with_canaries, read_state, state_path
+from client.canaries import RECORDS, Canaries, canary_result, claimed_epsilon, noised_with_canaries, read_state, state_path
+from client.engines import Shape
+from client.engines.batch import SLOTS
+from client.engines.bookkeeping import Bookkeeping
 from client.errors import Refused, SiteError
 from client.release import Bound
 from consortium.errors import DocumentError
@@ -24,7 +29,7 @@ from privacy.events import PoissonGaussianEvent, SharedPoissonGaussianEvent, Spe
 STEPS, CANARIES, RATE = 60, 1000, 0.25
 NOISE = 2.915  # epsilon 3 at delta 1e-5 over 60 steps at rate 1/4; `test_the_claim...` recomputes it
 PARAMETERS = 12_345
-RECORDS = 4
+ENGINE = Bookkeeping(torch.nn.Linear(1, 1), lambda outputs, labels: outputs.squeeze(-1), Shape(RECORDS, (1,)), SLOTS)
 
 
 @pytest.fixture
@@ -51,7 +56,7 @@ def released(plan: Plan, canaries: Canaries | None, total: NDArray[np.int64], en
         total,
         canaries,
         sample=lambda n: trainer.poisson_mask(n, plan.privacy.sample_rate, entropy),
-        clipped=lambda rows: trainer.clipped_grid_sum(rows, bound),
+        clipped=lambda rows: trainer.clipped_like(ENGINE, rows, bound),
         noised=lambda steps: trainer.noised(steps, noise_multiplier=plan.privacy.train_noise, bound=bound, entropy=entropy),
     )
 
@@ -63,31 +68,6 @@ def run(plan: Plan, folder: Path, seed: str, steps: int = STEPS) -> dict[str, ob
         released(plan, Canaries.of(plan, folder, entropy), patients(plan, number), entropy)
     found: dict[str, object] = json.loads((folder / f"{plan.run_id}.json").read_text())
     return found
-
-
-def halve_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = trainer.noised
-    monkeypatch.setattr(
-        trainer, "noised", lambda total, *, noise_multiplier, **rest: real(total, noise_multiplier=noise_multiplier / 2, **rest)
-    )
-
-
-def clip_records(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A patient's row is the mean over equal records: each record clipped by itself, and then added up."""
-    real = trainer.clipped_grid_sum
-    monkeypatch.setattr(trainer, "clipped_grid_sum", lambda rows, bound: sum(real(rows, bound) for _ in range(RECORDS)))
-
-
-def take_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "poisson_mask", lambda n, rate, entropy: np.ones(n, dtype=np.bool_))
-
-
-def forget_clipping(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "clipped_grid_sum", lambda rows, bound: np.rint(rows.sum(axis=0) / bound.step).astype(np.int64))
-
-
-def lose_canaries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "clipped_grid_sum", lambda rows, bound: np.zeros(rows.shape[1], dtype=np.int64))
 
 
 # -- what it finds -------------------------------------------------------------------------------------------------------------
@@ -180,7 +160,7 @@ def test_one_canary_moves_the_sum_by_one_clip_and_no_two_meet(plan: Plan, tmp_pa
         step = one.added(
             np.zeros(PARAMETERS, np.int64),
             sample=lambda n, at=at: np.arange(n) == at,
-            clipped=lambda rows: trainer.clipped_grid_sum(rows, bound),
+            clipped=lambda rows: trainer.clipped_like(ENGINE, rows, bound),
         )
         norms.append(np.linalg.norm(step.total.astype(float)) / 2**20)
         width = PARAMETERS // CANARIES

@@ -8,11 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from guards_in_process import SITES, Consortium, tape, terms
+from planted import clip_records, forget_clipping, halve_noise, take_everybody
 
 from client import cli_audit, trainer
 from client.canaries import Canaries, noised_with_canaries
 from client.cli import main
+from client.engines import Shape
+from client.engines.loop import Loop
 from client.plans import PlanStore
 from client.release import Bound
 from consortium.canonical import encode_json
@@ -55,27 +59,6 @@ def known(consortium: Consortium, plan: Plan) -> Plan:
     home = consortium.home(SITE)
     PlanStore(home.plans, SITE, home.load_identity().public).add(consortium.sign(plan))
     return plan
-
-
-def halve_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = trainer.noised
-    monkeypatch.setattr(
-        trainer, "noised", lambda total, *, noise_multiplier, **rest: real(total, noise_multiplier=noise_multiplier / 2, **rest)
-    )
-
-
-def clip_records(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each of a patient's four records is clipped by itself, and the four are added up."""
-    real = trainer.clipped_grid_sum
-    monkeypatch.setattr(trainer, "clipped_grid_sum", lambda rows, bound: sum(real(rows, bound) for _ in range(4)))
-
-
-def take_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "poisson_mask", lambda n, rate, entropy: np.ones(n, dtype=np.bool_))
-
-
-def forget_clipping(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "clipped_grid_sum", lambda rows, bound: np.rint(rows.sum(axis=0) / bound.step).astype(np.int64))
 
 
 def test_a_sound_trainer_passes_and_the_result_stays_in_the_sites_folder(consortium: Consortium, program: Program) -> None:
@@ -127,12 +110,13 @@ def test_what_a_run_showed_is_told_beside_what_the_trainer_shows(consortium: Con
     model = replace(consortium.plan().model, parameters=(ParameterSpec("w", (1000,)),))
     plan = known(consortium, consortium.plan(model=model, privacy=terms(canaries=200, train_noise=4.0)))
     bound, entropy = Bound(plan.privacy.clip, plan.privacy.grid_bits), tape("x")
+    engine = Loop(torch.nn.Linear(1, 1), lambda outputs, labels: outputs.squeeze(-1), Shape(1, (1,)))
     for _ in range(3):
         noised_with_canaries(
             np.zeros(1000, np.int64),
             Canaries.of(plan, program.home.root / "audit", entropy),
             sample=lambda n: np.ones(n, dtype=np.bool_),
-            clipped=lambda rows: trainer.clipped_grid_sum(rows, bound),
+            clipped=lambda rows: trainer.clipped_like(engine, rows, bound),
             noised=lambda steps: trainer.noised(steps, noise_multiplier=4.0, bound=bound, entropy=entropy),
         )
     in_run, own = program.results(plan.digest.hex()[:12], "--rounds", 20)

@@ -9,6 +9,7 @@ from guards_in_process import DECLARED, SITES, Consortium, code_of, terms
 from numpy.typing import NDArray
 from test_trainer_privacy import cohort, job, quiet, trainer, without  # noqa: F401 - quiet is a fixture
 
+from client.engines import NAMES
 from client.job import Result
 from client.release import Bound, noised
 from consortium.plan import Plan
@@ -43,11 +44,13 @@ def test_a_site_sends_whole_steps_and_nothing_is_rounded_after_the_noise(
             assert not vector.size or any((vector == kept).all() for kept in quiet if kept.shape == vector.shape)
 
 
+@pytest.mark.parametrize("engine", NAMES)
 def test_the_opened_sum_is_the_exact_sum_of_all_patients_of_all_sites(
     consortium: Consortium,
     quiet: list[NDArray[np.int64]],  # noqa: F811
+    engine: str,
 ) -> None:
-    """Without noise: one table, cut into hospitals, gives the very same sum, step by step."""
+    """Without noise: one table, cut into hospitals, gives the very same sum; the outer engine rounds once for each hospital."""
     plan, everybody = distributed(consortium), cohort(60)
     cuts = (slice(0, 7), slice(7, 41), slice(41, 60))
     parts = [
@@ -56,9 +59,10 @@ def test_the_opened_sum_is_the_exact_sum_of_all_patients_of_all_sites(
     ]
     words = np.zeros(plan.n_parameters, np.uint32)
     for part in parts:
-        words += in_ring(trainer(part).run(job(plan)), plan)
-    trainer(everybody).run(job(plan))
-    assert (words.view(np.int32) == quiet[-1]).all()
+        words += in_ring(trainer(part, engine=engine).run(job(plan)), plan)
+    trainer(everybody, engine=engine).run(job(plan))
+    assert np.abs(words.view(np.int32) - quiet[-1]).max() <= (2 if engine == "outer" else 0)
+    assert np.abs(quiet[-1]).max() > 1000
 
 
 def test_both_modes_make_the_same_step_where_there_is_no_noise(

@@ -12,7 +12,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from client.engines import Engine, PatientBatch, Shape, Unsupported, choose_engine, of_records, of_rows, sum_of
+from client.engines import (
+    Engine,
+    PatientBatch,
+    Shape,
+    Unsupported,
+    choose_engine,
+    gradients_as_inputs,
+    like,
+    of_owners,
+    of_records,
+    of_rows,
+    plain_sum,
+    sum_of,
+)
 from client.engines.bookkeeping import Bookkeeping
 from client.engines.checks import check_slots, synthetic
 from client.engines.choose import BATCHED, NAMES, parameters_of
@@ -21,7 +34,7 @@ from client.engines.loop import Loop
 from client.engines.outer import Outer
 from client.engines.tiles import cut_single_volumes
 from client.errors import Refused
-from client.release import Bound
+from client.release import Bound, clipped_grid_sum
 from privacy.noise import sensitivity_factor
 from tasks.layers import PatientGRU, TransformerBlock
 
@@ -575,6 +588,43 @@ def test_outputs_of_nobody_are_empty() -> None:
     model, inputs = model_of("perceptron")
     for engine in engines_for("perceptron", 1):
         assert engine.outputs(parameters_of(model), patients(Shape(1, inputs), 2).part(0, 0)).shape == (0, 1)
+
+
+@pytest.mark.parametrize("records", RECORDS)
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_given_as_inputs_are_clipped_and_summed_like_a_patients_own(name: str, records: int) -> None:
+    """Canaries are gradients, not records: they go through the very engine that the patients go through."""
+    if name == "outer" and records > 1:
+        pytest.skip("outer serves one record a patient")
+    rows = np.random.default_rng(3).normal(size=(40, 24)) * np.repeat([0.01, 0.1, 10.0, 1e20], 10)[:, None]
+    rows[5] = np.nan
+    engine = like(choose_engine(Readout(nn.Linear(6, 1)), loss, Shape(records, (6,)), name=name), 24)
+    assert engine.name == name
+    found = sum_of(engine, *gradients_as_inputs(engine, torch.from_numpy(rows)), BOUND)
+    expected = clipped_grid_sum(rows, BOUND)
+    assert np.linalg.norm((found - expected).astype(float)) <= 40 * (1e-5 * 2**BOUND.grid_bits + np.sqrt(24))
+    assert np.linalg.norm(expected.astype(float)) > 2**BOUND.grid_bits
+
+
+def test_records_by_owner_are_the_batch_of_each_patients_records() -> None:
+    inputs, labels, counts = torch.randn(9, 3), torch.rand(9), [2, 4, 1, 2]
+    owners = np.repeat(np.arange(4), counts)
+    expected = of_records(inputs.split(counts), labels.split(counts), 4)
+    found = of_owners(inputs, labels, owners, patients=4, at_most=4)
+    assert torch.equal(found.inputs, expected.inputs)
+    assert torch.equal(found.labels, expected.labels)
+    assert torch.allclose(found.weights, expected.weights)
+    with pytest.raises(Unsupported, match="limit is 3"):
+        of_owners(inputs, labels, owners, patients=4, at_most=3)
+    assert len(of_owners(inputs[:0], labels[:0], owners[:0], patients=0, at_most=4)) == 0
+
+
+@pytest.mark.parametrize("case", ["perceptron", "gru", "conv3d"])
+def test_the_plain_sum_is_that_of_autograd_and_knows_no_bound(case: str) -> None:
+    model, inputs = model_of(case)
+    batch = patients(Shape(5, inputs), 20)
+    found = plain_sum(model, loss, parameters_of(model), [batch.part(0, 12), batch.part(12, 12), batch.part(12, 20)])
+    assert np.allclose(found, by_autograd(model, batch).sum(dim=0).numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_a_patient_with_more_records_than_the_tasks_limit_is_no_batch() -> None:

@@ -2,30 +2,33 @@
 
 import itertools
 import os
+from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-import torch
 from guards_in_process import SALT, SITES, Consortium, tape, terms, truthful
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
+from client import plan_model
 from client import trainer as module
+from client.engines import NAMES, Engine, choose_engine
 from client.errors import Refused
 from client.job import Job, Result
 from client.release import Bound, clipped_grid_sum
-from client.trainer import Trainer, patient_gradients, patient_scores, refuse_mixing_layers, repeated, scores
+from client.trainer import Trainer, probabilities
 from consortium.plan import Plan
 from privacy.noise import sensitivity_factor
-from tasks.base import Cohort
+from tasks.base import Cohort, Task
 from tasks.cis_conversion.task import TASK
 from tasks.features import Design
 from tasks.models import parameter_specs
 from tasks.report import DataReport
+from tasks.tabular import TabularTask
 
 QUICK = settings(deadline=None, max_examples=150)
 N_COLUMNS = len(TASK.contract.columns)
@@ -51,8 +54,10 @@ def without(people: Cohort, at: int) -> Cohort:
     return Cohort(ids, people.values[keep], people.labels[keep], people.report)
 
 
-def trainer(people: Cohort, entropy: Callable[[int], bytes] | None = None, held_out: float = 0.0) -> Trainer:
-    return Trainer(TASK, people, salt=SALT, held_out_fraction=held_out, entropy=entropy or tape("noise"))
+def trainer(
+    people: Cohort, entropy: Callable[[int], bytes] | None = None, held_out: float = 0.0, task: Task = TASK, engine: str = ""
+) -> Trainer:
+    return Trainer(task, people, salt=SALT, held_out_fraction=held_out, entropy=entropy or tape("noise"), engine=engine)
 
 
 def with_model(plan: Plan, name: str, options: tuple[tuple[str, str | int], ...]) -> Plan:
@@ -61,10 +66,13 @@ def with_model(plan: Plan, name: str, options: tuple[tuple[str, str | int], ...]
     return replace(plan, model=replace(plan.model, name=name, options=options, parameters=tuple(spec(*each) for each in specs)))
 
 
+def buffers() -> NDArray[np.float32]:
+    return np.concatenate(Design(TASK.contract).neutral_buffers()).astype(np.float32)
+
+
 def job(plan: Plan, weights: NDArray[np.float32] | None = None, purpose: str = "train", number: int = 1) -> Job:
-    mean, scale = Design(TASK.contract).neutral_buffers()
     chosen = np.zeros(plan.n_parameters, "<f4") if weights is None else weights.astype("<f4")
-    return Job(plan, SITES[0], number, purpose, np.concatenate([mean, scale]).astype("<f4").tobytes() + chosen.tobytes())
+    return Job(plan, SITES[0], number, purpose, buffers().astype("<f4").tobytes() + chosen.tobytes())
 
 
 @pytest.fixture
@@ -132,27 +140,29 @@ def adversarial(plan: Plan, name: str, seed: int) -> NDArray[np.float32]:
     return np.clip(weights * scale, -3e38, 3e38).astype(np.float32)
 
 
+@pytest.mark.parametrize("engine", NAMES)
 @pytest.mark.parametrize("attack", ["plain", "huge", "largest", "cancel"])
 @pytest.mark.parametrize("model", [("logistic", ()), ("mlp", (("hidden", "24,8"),))], ids=["logistic", "mlp"])
 def test_removing_a_patient_moves_the_sum_by_at_most_the_clip(
-    consortium: Consortium, quiet: list[NDArray[np.int64]], model: tuple[str, tuple[tuple[str, str], ...]], attack: str
+    consortium: Consortium, quiet: list[NDArray[np.int64]], model: tuple[str, tuple[tuple[str, str], ...]], attack: str, engine: str
 ) -> None:
     """Also where the others' arithmetic could depend on how many patients are computed together."""
     plan = with_model(consortium.plan(), *model)
     weights = adversarial(plan, attack, 3)
     for n in (5, 33, 260):
         people = cohort(n, seed=n)
-        trainer(people).run(job(plan, weights))
+        trainer(people, engine=engine).run(job(plan, weights))
         for at in (0, n // 2, n - 1):
-            trainer(without(people, at)).run(job(plan, weights))
+            trainer(without(people, at), engine=engine).run(job(plan, weights))
             moved = float(np.linalg.norm((quiet[0] - quiet.pop()).astype(float)))
             assert moved <= 2**plan.privacy.grid_bits * (1 + 1e-5) + np.sqrt(plan.n_parameters)
         quiet.clear()
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("engine", NAMES)
+@pytest.mark.parametrize("seed", range(5))
 def test_weights_that_cancel_do_not_turn_one_patient_into_many(
-    consortium: Consortium, quiet: list[NDArray[np.int64]], seed: int
+    consortium: Consortium, quiet: list[NDArray[np.int64]], seed: int, engine: str
 ) -> None:
     """Equal patients whose logit is rounding error alone: with shared weights, removing one flipped all (4 clips measured)."""
     plan, one = consortium.plan(), cohort(1, seed)
@@ -165,30 +175,22 @@ def test_weights_that_cancel_do_not_turn_one_patient_into_many(
     weights = np.concatenate([w, [-total]])
     for n in range(1, 6):
         people = Cohort(tuple(map(str, range(n))), np.repeat(one.values, n, axis=0), np.zeros(n, np.int8), one.report)
-        trainer(people).run(job(plan, weights))
+        trainer(people, engine=engine).run(job(plan, weights))
     moves = [float(np.linalg.norm((after - before).astype(float))) for before, after in itertools.pairwise(quiet)]
     assert max(moves) <= 2**plan.privacy.grid_bits * (1 + 1e-5) + np.sqrt(plan.n_parameters)
 
 
+@pytest.mark.parametrize("engine", NAMES)
 @pytest.mark.parametrize("scale", [1.0, 1e2, 1e4])
-def test_a_patients_gradient_and_score_do_not_depend_on_who_else_is_there(scale: float) -> None:
-    """Bit for bit: with shared weights the matrix kernels order their sums by the size of the batch."""
-    model = TASK.build_model("mlp", {"hidden": "64,32"})
-    gradients, logits = patient_gradients(TASK, model), patient_scores(model)
-    torch.manual_seed(1)
-    parameters = {name: scale * torch.randn_like(value) for name, value in model.named_parameters()}
-    width = Design(TASK.contract).n_inputs
-    inputs, labels = torch.randn(97, width), (torch.rand(97) < 0.5).float()
-
-    def rows(start: int, end: int) -> torch.Tensor:
-        found = gradients(repeated(parameters, end - start), inputs[start:end], labels[start:end])
-        return torch.cat([part.reshape(end - start, -1) for part in found.values()], dim=1).nan_to_num(7.0)
-
-    alone = torch.cat([rows(at, at + 1) for at in range(97)])
-    score_alone = np.concatenate([scores(logits, parameters, inputs[at : at + 1]) for at in range(97)])
-    for start, end in ((0, 2), (0, 7), (1, 17), (3, 67), (0, 97), (5, 97)):
-        assert torch.equal(rows(start, end), alone[start:end])
-        assert (scores(logits, parameters, inputs[start:end]) == score_alone[start:end]).all()
+def test_a_patients_score_does_not_depend_on_who_else_is_there(consortium: Consortium, scale: float, engine: str) -> None:
+    """Bit for bit; of the gradients `test_engines.py` tests it."""
+    plan, people = with_model(consortium.plan(), "mlp", (("hidden", "64,32"),)), cohort(97)
+    weights = (scale * adversarial(plan, "plain", 1)).astype(np.float32)
+    seen = trainer(people, engine=engine)
+    built, patients = seen._model(plan), seen._encoded(plan, buffers())[0]
+    together = probabilities(built, weights, patients)
+    for start, end in ((0, 1), (96, 97), (0, 7), (1, 17), (3, 67), (5, 97)):
+        assert (probabilities(built, weights, patients.part(start, end)) == together[start:end]).all()
 
 
 def test_a_patient_with_impossible_features_is_bounded_like_any_other(
@@ -232,15 +234,116 @@ def test_a_statistics_vector_longer_than_the_plans_bound_is_clipped(consortium: 
     assert trainer(cohort(1)).run(job(plan, purpose="describe")).header.max() <= 0.25 * (1 + 1e-5)
 
 
-def test_chunks_of_patients_do_not_matter(
-    consortium: Consortium, quiet: list[NDArray[np.int64]], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("model", [("logistic", ()), ("mlp", (("hidden", 8),))], ids=["logistic", "mlp"])
+def test_every_engine_trains_alike(
+    consortium: Consortium, quiet: list[NDArray[np.int64]], model: tuple[str, tuple[tuple[str, int], ...]]
 ) -> None:
-    plan, people = with_model(consortium.plan(), "mlp", (("hidden", 8),)), cohort(50)
-    weights = adversarial(plan, "plain", 1)
-    for size in (1, 7, 49, 256):
-        monkeypatch.setattr(module, "PATIENTS_AT_ONCE", size)
-        trainer(people).run(job(plan, weights))
-    assert all((each == quiet[0]).all() for each in quiet)
+    """All patients' sum, to 1e-5 of one patient's bound for each patient."""
+    plan, people = with_model(consortium.plan(), *model), cohort(300)
+    for engine in ("", *NAMES):
+        trainer(people, engine=engine).run(job(plan, adversarial(plan, "plain", 1)))
+    allowed = 300 * (1e-5 * 2**plan.privacy.grid_bits + np.sqrt(plan.n_parameters))
+    assert max(float(np.linalg.norm(each - quiet[0])) for each in quiet) <= allowed
+    assert any(np.linalg.norm(each) > 0 for each in quiet)
+
+
+def test_an_engine_is_chosen_once_for_all_sites_of_a_process(consortium: Consortium, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And never with a patient in sight: the choice is the same with one patient more or less."""
+    chosen: list[str] = []
+
+    def choose(*args: object, **rest: str) -> Engine:
+        chosen.append(rest["name"])
+        return choose_engine(*args, **rest)  # type: ignore[arg-type]  # passed on
+
+    monkeypatch.setattr(plan_model, "_known", OrderedDict())
+    monkeypatch.setattr(plan_model, "choose_engine", choose)
+    plan = consortium.plan()
+    for people in (cohort(30), cohort(5)):
+        for number in (1, 2):
+            trainer(people, held_out=0.3).run(job(plan, number=number))
+    assert chosen == [""]
+    trainer(cohort(5)).run(job(with_model(plan, "mlp", (("hidden", 4),))))
+    assert chosen == ["", ""]
+
+
+def test_an_engine_that_does_not_serve_the_model_is_a_clear_refusal(consortium: Consortium) -> None:
+    with pytest.raises(Refused, match=r"MODEL: 4 records a patient"):
+        trainer(cohort(5), task=Episodes(TASK.contract), engine="outer").run(job(consortium.plan()))
+
+
+# -- several records a patient -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Episodes(TabularTask):
+    """A task whose patients have up to four rows."""
+
+    @property
+    def records(self) -> int:
+        return 4
+
+
+def episodes(n: int, rows: int, seed: int = 0) -> Cohort:
+    """`n` patients with 1 to `rows` rows each, the rows in disorder, all of one patient much alike."""
+    stream, people = np.random.default_rng(seed), cohort(n, seed)
+    owners = stream.permutation(np.repeat(np.arange(n), 1 + np.arange(n) % rows))
+    names = tuple(people.patient_ids[owner] for owner in owners)
+    return Cohort(names, people.values[owners], people.labels[owners], people.report)
+
+
+def without_patient(people: Cohort, name: str) -> Cohort:
+    keep = np.array([each != name for each in people.patient_ids])
+    ids = tuple(each for each in people.patient_ids if each != name)
+    return Cohort(ids, people.values[keep], people.labels[keep], people.report)
+
+
+@pytest.mark.parametrize("engine", ["loop", "bookkeeping", "functional"])
+@pytest.mark.parametrize("purpose", ["train", "describe", "evaluate"])
+def test_a_patient_with_one_record_or_many_moves_every_release_by_at_most_its_bound(
+    consortium: Consortium, quiet: list[NDArray[np.int64]], purpose: str, engine: str
+) -> None:
+    """Up to nine rows where the task's limit is four; in the training, also against the same patient with one row."""
+    plan, task, people = consortium.plan(), Episodes(TASK.contract), episodes(18, 9)
+    fraction, moved = (0.9 if purpose == "evaluate" else 0.0), []
+    trainer(people, held_out=fraction, task=task, engine=engine).run(job(plan, purpose=purpose))
+    for at in range(18):
+        rest = without_patient(people, f"p{at}")
+        trainer(rest, held_out=fraction, task=task, engine=engine).run(job(plan, purpose=purpose))
+        moved.append(float(np.linalg.norm((quiet[0] - quiet.pop()).astype(float))))
+    length = {"train": plan.n_parameters, "describe": plan.statistics, "evaluate": 2 * plan.histogram_bins}[purpose]
+    assert max(moved) <= 2**plan.privacy.grid_bits * (1 + 1e-5) + np.sqrt(length)
+    assert max(moved) > 0.5 * 2**plan.privacy.grid_bits * (0.5 if purpose == "describe" else 1)
+
+
+def test_equal_rows_of_a_patient_count_as_one(consortium: Consortium, quiet: list[NDArray[np.int64]]) -> None:
+    plan, task, one = consortium.plan(), Episodes(TASK.contract), cohort(12)
+    many = Cohort(tuple(np.repeat(one.patient_ids, 3)), np.repeat(one.values, 3, axis=0), np.repeat(one.labels, 3), one.report)
+    for purpose, number in (("train", 1), ("describe", 1), ("train", 2)):
+        quiet.clear()
+        for people in (one, many):
+            trainer(people, held_out=0.4, task=task, engine="loop").run(job(plan, purpose=purpose, number=number))
+        half = len(quiet) // 2
+        for alone, repeated in zip(quiet[:half], quiet[half:], strict=True):
+            assert np.abs(alone - repeated).max() <= 12  # a step of the grid a patient, by rounding
+            assert np.abs(alone).max() > 1000
+
+
+def test_of_more_records_than_the_limit_the_last_ones_count(consortium: Consortium, quiet: list[NDArray[np.int64]]) -> None:
+    plan, task, rows = consortium.plan(), Episodes(TASK.contract), cohort(9)
+    names = ("a",) * 7 + ("b",) * 2
+    whole = Cohort(names, rows.values, rows.labels, rows.report)
+    last = Cohort(names[3:], rows.values[3:], rows.labels[3:], rows.report)
+    for people in (whole, last):
+        trainer(people, task=task, engine="loop").run(job(plan))
+    assert (quiet[0] == quiet[1]).all()
+
+
+def test_all_records_of_a_patient_are_on_one_side_of_the_split_and_the_patient_is_counted_once() -> None:
+    people = episodes(40, 4)
+    seen = trainer(people, held_out=0.4, task=Episodes(TASK.contract))
+    assert seen.training.patients + seen.held_out.patients == 40
+    assert 5 < seen.held_out.patients < 35
+    assert len(seen.training.labels) + len(seen.held_out.labels) == len(people.patient_ids)
 
 
 # -- public constants ------------------------------------------------------------------------------------------------------------
@@ -339,13 +442,6 @@ def test_mode_none_has_neither_bound_nor_noise_and_only_the_plan_chooses_it(cons
 
 
 # -- what a trainer refuses ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("layer", [torch.nn.BatchNorm1d(3), torch.nn.BatchNorm3d(3), torch.nn.SyncBatchNorm(3)])
-def test_a_model_that_mixes_patients_is_refused(layer: torch.nn.Module) -> None:
-    with pytest.raises(Refused) as refusal:
-        refuse_mixing_layers(torch.nn.Sequential(torch.nn.Linear(3, 3), layer))
-    assert refusal.value.code == "MODEL"
 
 
 def test_a_parameter_schema_that_is_not_the_models_is_refused(consortium: Consortium) -> None:
