@@ -30,7 +30,8 @@ from consortium.roster import Roster, verify_roster
 from consortium.wire import encode_answer
 from privacy.cli_output import DONE, FAILED, FINGERPRINT, UsageError, print_json
 from privacy.errors import PrivacyError
-from privacy.manifest import Counted, Manifest, ManifestError, Upload, disagreements, read_manifest, uncounted
+from privacy.manifest import Counted, ManifestError, Upload, disagreements, uncounted
+from privacy.site_egress import SiteEgress, read_site_egress, unsigned
 from secagg import coordinator, messages
 from secagg.context import Context
 from secagg.coordinator import Opened, Terms
@@ -44,15 +45,17 @@ NOT_RECOMPUTED: Final = (
 HEADER_WORD: Final = 8  # bytes
 _NAME: Final = re.compile(r"round-([0-9]{10})\.record")
 _START: Final = message("opened-round", b"")[4:-4]  # how every record goes on after its number of fields
+_LEDGER_START: Final = b'{"body":{'  # how a line of canonical JSON begins that could be a ledger's
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A check that failed: which one, whose message it was about, and in words."""
+    """A check that failed: which one, whose message it was about, and in words. `line`: the first bad one of a manifest."""
 
     check: str
     sites: tuple[str, ...]
     text: str
+    line: int | None = None
 
 
 class CheckFailedError(PrivacyError):
@@ -97,10 +100,10 @@ class Record:
 
 @dataclass(frozen=True)
 class Beside:
-    """What the auditor has beside the records: a folder of masked vectors, one site's manifest."""
+    """What the auditor has beside the records: a folder of masked vectors, one site's manifest with its ledger."""
 
     vectors: Path | None
-    manifest: Manifest | None
+    egress: SiteEgress | None
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,7 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     command.add_argument("--vectors", type=Path, metavar="DIR", help="folder with the masked vectors, as round-0000000003/SITE.y")
     command.add_argument("--egress", type=Path, metavar="MANIFEST", help="the egress manifest of one site; needs --site")
     command.add_argument("--site", help="whose manifest it is")
+    command.add_argument("--ledger", type=Path, help="that site's ledger: it vouches for the manifest's lines")
     command.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
     command.set_defaults(command=_round)
 
@@ -163,19 +167,20 @@ def _round(arguments: argparse.Namespace, console: Console) -> int:
     _check_usage(arguments)
     roster, plan = _signed(arguments.roster, rosters.KIND), _signed(arguments.plan, plans.KIND)
     files = [(path, _record_bytes(path)) for path in arguments.records]
-    run, judged, problems = None, [], []
+    run, egress, judged, problems = None, None, [], []
     try:
         run = verified_run(roster, plan, arguments.founders)
-        beside = Beside(arguments.vectors, _manifest(arguments.egress, arguments.site, run.plan))
-        judged = [judge(run, path, data, beside) for path, data in files]
-        problems += opened_twice(judged)
+        egress = _egress(arguments, run)
+        judged = [judge(run, path, data, Beside(arguments.vectors, egress)) for path, data in files]
+        problems += [*opened_twice(judged), *egress_problems(egress)]
     except CheckFailedError as failed:
         problems.append(failed.problem)
     ok = not problems and not any(one.problems for one in judged)
     if arguments.json:
-        print_json(_document(run, judged, problems))
+        print_json(_document(run, judged, problems) | {"egress": _egress_document(egress)})
     else:
         _print_run(console, run, problems)
+        _print_egress(console, egress)
         for one in judged:
             _print_round(console, run, one)
     return DONE if ok else FAILED
@@ -189,6 +194,8 @@ def _check_usage(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--founders {arguments.founders}: a fingerprint is 8 groups of 4 hex digits: ask a founder by telephone")
     if (arguments.egress is None) != (arguments.site is None):
         raise UsageError("--egress and --site go together: a manifest is one site's")
+    if arguments.ledger is not None and arguments.egress is None:
+        raise UsageError("--ledger belongs to --egress: it vouches for a manifest (a ledger alone: wardround-audit verify)")
     if arguments.vectors is not None and not arguments.vectors.is_dir():
         raise UsageError(f"--vectors {arguments.vectors}: no such folder: give the one that holds round-0000000003/SITE.y")
 
@@ -214,15 +221,24 @@ def _record_bytes(path: Path) -> bytes:
     return data
 
 
-def _manifest(path: Path | None, site: str | None, plan: Plan) -> Manifest | None:
-    if path is None or site is None:
+def _egress(arguments: argparse.Namespace, run: Run) -> SiteEgress | None:
+    path, site, plan = arguments.egress, arguments.site, run.plan
+    if path is None:
         return None
     if site not in plan.sites:
         raise UsageError(f"--site {site}: the plan's sites are {', '.join(plan.sites)}")
+    ledger = None if arguments.ledger is None else _ledger_bytes(arguments.ledger)  # first: a guard writes a manifest's line first
     try:
-        return read_manifest(_read(path), site, plan.digest)
+        return read_site_egress(_read(path), site, plan, key=run.roster.member(site).identity_key, ledger=ledger)
     except ManifestError as error:
         raise UsageError(f"{path}: {error}") from error
+
+
+def _ledger_bytes(path: Path) -> bytes:
+    data = _read(path)
+    if not data.startswith(_LEDGER_START):
+        raise UsageError(f"{path} is no ledger: give the file that `wardround-site ledger export` wrote")
+    return data
 
 
 # The checks, in the order in which one rests on the other.
@@ -250,10 +266,12 @@ def judge(run: Run, path: Path, data: bytes, beside: Beside) -> Judged:
     if beside.vectors is not None:
         problems += vector_problems(run, record, opened, beside.vectors)
     recomputed = beside.vectors is not None and not problems
-    if beside.manifest is not None:
-        counted = counted_of(run, record, opened, beside.manifest.site)
-        problems += [Problem("egress", (beside.manifest.site,), text) for text in disagreements(beside.manifest, counted)]
-        remarks = uncounted(beside.manifest, counted)
+    if beside.egress is not None:
+        site, manifest = beside.egress.site, beside.egress.manifest
+        counted = counted_of(run, record, opened, site)
+        problems += [Problem("egress", (site,), text) for text in disagreements(manifest, counted)]
+        problems += [Problem("links", (site,), text) for text in unsigned(beside.egress, counted)]
+        remarks = uncounted(manifest, counted)
     return Judged(path, opened, recomputed, tuple(problems), remarks)
 
 
@@ -316,6 +334,14 @@ def _travelled(answer: bytes) -> str:
     return hashlib.sha256(encode_answer(answer)).hexdigest()
 
 
+def egress_problems(egress: SiteEgress | None) -> list[Problem]:
+    """Why the manifest's lines, or the ledger that should vouch for them, are not to be relied on."""
+    if egress is None:
+        return []
+    found = [Problem("ledger", (egress.site,), egress.refused)] if egress.refused else []
+    return found + [Problem("links", (egress.site,), one.text, one.line) for one in egress.linked.problems]
+
+
 def opened_twice(judged: Sequence[Judged]) -> list[Problem]:
     """Two different records under one round number. Two views: more sites than the roster tolerates voted twice. One view: its
     sum is one, and the digest of a sum is nobody's signature but the word of whoever wrote the record."""
@@ -371,6 +397,13 @@ def _print_run(console: Console, run: Run | None, problems: Sequence[Problem]) -
         _line(console, "[bold red]FAILED[/] roster and plan are not to be relied on: no record was looked at")
     for problem in problems:
         _print_problem(console, problem)
+
+
+def _print_egress(console: Console, egress: SiteEgress | None) -> None:
+    if egress is not None:
+        _line(console, f"egress manifest of {egress.site}: {escape(egress.sentence)}")
+        for remark in egress.remarks:
+            _line(console, f"[yellow]remark[/] {escape(remark)}")
 
 
 def _print_round(console: Console, run: Run | None, judged: Judged) -> None:
@@ -433,7 +466,21 @@ def _document(run: Run | None, judged: Sequence[Judged], problems: Sequence[Prob
 
 
 def _problem_document(problem: Problem) -> dict[str, Json]:
-    return {"check": problem.check, "sites": list(problem.sites), "text": problem.text}
+    return {"check": problem.check, "line": problem.line, "sites": list(problem.sites), "text": problem.text}
+
+
+def _egress_document(egress: SiteEgress | None) -> dict[str, Json] | None:
+    if egress is None:
+        return None
+    return {
+        "entries": egress.linked.entries,
+        "lines": egress.linked.lines,
+        "linked": egress.linked.linked,
+        "links_checked": egress.entries is not None,
+        "remarks": list(egress.remarks),
+        "sentence": egress.sentence,
+        "site": egress.site,
+    }
 
 
 def _round_document(run: Run | None, judged: Judged) -> dict[str, Json]:

@@ -8,7 +8,9 @@ from server.cli_output import Output
 from server.export import copy_export
 from server.folder import open_folder
 from server.home import LeadHome
+from server.leaving import departure_sentences
 from server.report import compare, status, write_report
+from server.state import read_state
 
 
 def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser) -> None:
@@ -65,15 +67,20 @@ def show_status(home: LeadHome, args: argparse.Namespace, out: Output) -> int:
         rows = [_short(path.parent) for path in sorted(home.runs.glob("*/plan.signed"))]
         out.rows(f"runs in {home.runs}", rows, empty="none")
         return 0
-    found = status(run_path(home, args.run))
-    out.facts(f"run {found['run_id']}: {found['phase']}" + ("" if found["private"] else f"  {NOT_PRIVATE_BANNER}"), found)
+    path = run_path(home, args.run)
+    found = status(path)
+    sentences = departure_sentences(read_state(path))
+    shown = found if out.as_json else found | {"left": f"{len(sentences)} for good, see below" if sentences else "none"}
+    out.facts(f"run {found['run_id']}: {found['phase']}" + ("" if found["private"] else f"  {NOT_PRIVATE_BANNER}"), shown)
+    for sentence in sentences:
+        out.say(sentence)
     return 0
 
 
 def _short(path: Path) -> dict[str, object]:
     found = status(path)
     names = ("run_id", "phase", "task", "rounds_done", "rounds_planned", "private", "last_at")
-    return {name: found[name] for name in names}
+    return {**{name: found[name] for name in names}, "left": sorted(read_state(path).left)}
 
 
 def show_comparison(home: LeadHome, args: argparse.Namespace, out: Output) -> int:

@@ -26,6 +26,7 @@ from server.export import export_model
 from server.folder import RunFolder, create_folder, open_folder, write_durably
 from server.home import LeadHome, read_signed
 from server.journal import wait_for_writer
+from server.leaving import departure_sentences
 from server.planning import make_plan
 from server.progress import follow, latest_metric, patients_words
 from server.report import status, write_report
@@ -294,6 +295,8 @@ def finish(run_dir: Path, state: RunState, out: Output) -> int:
         out.facts("run", status(run_dir))
     else:
         Console().print(closing_table(run_dir))
+        for sentence in departure_sentences(state):
+            out.say(sentence)
         out.say(f"report: {report}")
     if state.phase != "finished":
         out.say(f"the run is not finished ({state.stopped or state.phase}): wardround-lead resume {run_dir}")

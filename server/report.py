@@ -27,6 +27,7 @@ from server.card import (
 from server.charts import Mark, axis, line_chart, stacked_bars
 from server.folder import open_folder, write_durably
 from server.journal import RoundDone, RoundFailed
+from server.leaving import departures
 from server.progress import patients_words
 from server.state import RunState, read_state
 from tasks.metrics import pooled_metrics
@@ -75,6 +76,7 @@ def status(run_dir: Path) -> dict[str, Json]:
         "findings": [f"{sentence} (round {numbers})" for sentence, numbers in findings(state).items()],
         "resumes": state.resumes,
         "waiting": dict(state.waiting),
+        "left": list[Json](departures(state)),
         "sites": dict(state.participation()),
         "metrics": dict(last_metrics(state)),
         "training_patients": patients_words(state) or "not counted",
@@ -145,6 +147,7 @@ def page(plan: Plan, state: RunState, *, colluders: int) -> str:
         _charts(plan, state),
         "<h2>Sites</h2>",
         _sites(plan, state, colluders),
+        "<h2>Sites that left for good</h2>" + _left(state) if state.left else "",
         "<h2>Rounds that opened nothing</h2>" + _failures(state) if state.failed else "",
         "<h2>Messages that were wrong</h2>" + _table(["what was seen", "rounds"], list(findings(state).items()))
         if state.found
@@ -261,6 +264,12 @@ def _drops(state: RunState) -> dict[str, str]:
         reasons = counts.setdefault(drop.site, {})
         reasons[f"{drop.phase} {drop.code}"] = reasons.get(f"{drop.phase} {drop.code}", 0) + 1
     return {site: ", ".join(f"{count}x {why}" for why, count in sorted(reasons.items())) for site, reasons in counts.items()}
+
+
+def _left(state: RunState) -> str:
+    names = ("site", "when", "code", "why", "then")
+    rows = [[str(one[name]) for name in names] for one in departures(state)]
+    return _table(["site", "when", "code", "why", "what you can do"], rows)
 
 
 def _failures(state: RunState) -> str:

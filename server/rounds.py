@@ -56,7 +56,7 @@ from server.journal import (
     named,
 )
 from server.model import parameters_of, released_model, step_model, with_buffers
-from server.state import RunState, advance, read_state
+from server.state import FOR_GOOD, RunState, advance, read_state
 from server.strategy import Strategy, build
 from server.transport import Patience, Transport, TransportError
 
@@ -69,7 +69,6 @@ PROBE_EVERY = 5  # rounds between such questions
 POLL_APPROVAL_S = 2.0  # between two looks for stewards' decisions, growing with the time waited ...
 POLL_LONGEST_S = 30.0  # ... to this: a wait may last days, and each look is two lines in the journal
 PASSING = frozenset({"NOT_APPROVED", "PAUSED", "NO_POLICY", "LATE", "UNREACHABLE", "GUARD_DOWN", "BUSY", "EPOCH"})
-FOR_GOOD = frozenset({"BUDGET", "LIMIT", "POLICY", "DECLINED", "LEDGER", "MODEL", "TASK"})  # the next round gets the same answer
 DIVERGED = "DIVERGED"  # the step left the range of float32: the same step would be taken again
 FAILURES_IN_A_ROW = 5
 EPOCH_AGE_S = 23 * 3600.0  # sites refuse an epoch older than 24 h

@@ -1,7 +1,7 @@
 """What the journal says about a run, folded into one value: the coordinator resumes from it, the reports print it."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -9,6 +9,7 @@ from typing import Literal
 from server.folder import RunFolder
 from server.journal import (
     Checkpointed,
+    Dropped,
     Entry,
     EpochAsked,
     EpochReady,
@@ -27,6 +28,7 @@ from server.journal import (
 )
 
 SUSPECT_ROUNDS = 10
+FOR_GOOD = frozenset({"BUDGET", "LIMIT", "POLICY", "DECLINED", "LEDGER", "MODEL", "TASK"})  # the next round gets the same answer
 
 Phase = Literal["new", "running", "finished", "stopped"]
 
@@ -41,8 +43,21 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Left:
+    """How a site left: at `phase` (keys, kem, update or vote), with a `code` of `FOR_GOOD`. `round`: the one it refused, or the
+    last one begun before it refused to join an epoch."""
+
+    round: int
+    phase: str
+    code: str
+
+
+@dataclass(frozen=True)
 class RunState:
-    """`attempts` counts rounds begun, by purpose: the plan's maxima are about these, not about rounds that ended well."""
+    """`attempts` counts rounds begun, by purpose: the plan's maxima are about these, not about rounds that ended well.
+
+    `left`: the sites that refused for good and are in no epoch that began since, also if the run ended before there was one.
+    """
 
     phase: Phase = "new"
     run_id: str = ""
@@ -64,6 +79,7 @@ class RunState:
     failed: tuple[RoundFailed, ...] = ()
     found: tuple[Found, ...] = ()
     waiting: Mapping[str, str] = field(default_factory=dict)
+    left: Mapping[str, Left] = field(default_factory=dict)
     checkpoint: Checkpointed | None = None
     published: Mapping[str, EpsilonPublished] = field(default_factory=dict)
     resumes: int = 0
@@ -141,11 +157,13 @@ def _after(state: RunState, entry: Entry) -> RunState:
             return replace(state, phase="running", stopped="", waiting={}, resumes=state.resumes + 1)
         case Waiting(site, reason):
             others = {name: why for name, why in state.waiting.items() if name != site}
-            return replace(state, waiting={**others, site: reason} if reason else others)
+            waiting = {**others, site: reason} if reason else others
+            back = () if reason else (site,)
+            return replace(state, waiting=waiting, left=_left(state, (Dropped(site, "keys", reason),), back))
         case EpochAsked(number):
             return replace(state, last_epoch=max(state.last_epoch, number))
-        case EpochReady(_, sites, threshold):
-            return replace(state, epoch_sites=sites, threshold=threshold, waiting={})
+        case EpochReady(_, sites, threshold, dropped):
+            return replace(state, epoch_sites=sites, threshold=threshold, waiting={}, left=_left(state, dropped, sites))
         case EpsilonPublished(site):
             return replace(state, published={**state.published, site: entry.event})
         case RunFinished(model_digest, seconds):
@@ -168,9 +186,25 @@ def _after_round(state: RunState, entry: Entry) -> RunState:
         case Found():
             return replace(state, found=(*state.found, entry.event))
         case RoundDone():
-            return replace(state, done=(*state.done, entry.event), done_at=(*state.done_at, entry.at))
+            left = _left(state, entry.event.dropped)
+            return replace(state, done=(*state.done, entry.event), done_at=(*state.done_at, entry.at), left=left)
         case RoundFailed():
-            return replace(state, failed=(*state.failed, entry.event))
+            return replace(state, failed=(*state.failed, entry.event), left=_left(state, entry.event.dropped))
         case Checkpointed():
             return replace(state, checkpoint=entry.event)
     return state
+
+
+def _left(state: RunState, dropped: Iterable[Dropped], back: Collection[str] = ()) -> Mapping[str, Left]:
+    """Who has left after these losses in the last round begun, or at an epoch after it, and after those in `back` joined again.
+
+    An epoch names whoever left before it once more: that is no second leaving.
+    """
+    before = {site: left for site, left in state.left.items() if site not in back}
+    codes = {site: left.code for site, left in before.items()}
+    after = {
+        drop.site: Left(state.last_attempted, drop.phase, drop.code)
+        for drop in dropped
+        if drop.code in FOR_GOOD and codes.get(drop.site) != drop.code
+    }
+    return before | after

@@ -184,6 +184,27 @@ def test_a_period_that_is_used_up_makes_the_site_leave_and_a_clock_set_forward_b
     assert answered(later.ask_keys()), "a month has passed by the site's clock and by the lead's"
 
 
+def test_days_that_pass_give_no_round_back_to_a_run_whose_period_is_used_up_and_a_new_plan_gets_them(
+    consortium: Consortium,
+) -> None:
+    """Why the coordinator counts BUDGET among the codes for good: a period is judged by the plan's date, and that stays."""
+    plan = plan_of(consortium, created=utc(consortium.clock.now))
+    period = f"{{population: test, days: 3, epsilon: {plan.privacy.epsilon_exposed * 1.05}}}"
+    consortium.policy(ENDLESS.replace("version: 1", f"version: 2\nbudget_periods: [{period}]"), SITE)
+    first, second = consortium.run(plan), consortium.run(replace(plan, run_id="run-2"))
+    epoch, other = first.epoch(), second.epoch()
+    for number in (1, 2):
+        first.round(epoch, number)
+    until_refused(second, other)
+    assert code_of(first.update(first.open_round(epoch, 3), SITE)) == "BUDGET"
+    for days in (2, 5, 20):
+        consortium.clock.now += days * 86_400.0
+        assert code_of(first.ask_keys(number=9)) == "BUDGET"
+    assert [body["code"] for body in entries(consortium, "run-note") if body["run_id"] == "run-1"] == ["left:period-exceeded"]
+    later = consortium.run(replace(plan, run_id="run-3", created=utc(consortium.clock.now)))
+    assert answered(later.ask_keys())
+
+
 def test_a_plan_that_was_made_on_no_day_is_refused_by_name(consortium: Consortium) -> None:
     consortium.policy(
         ENDLESS.replace("version: 1", "version: 2\nbudget_periods: [{population: test, days: 9, epsilon: 50.0}]"), SITE
@@ -317,7 +338,12 @@ def test_the_run_goes_on_with_the_others_and_the_lead_sees_who_left_and_why(four
     gone = [drop for done in state.done for drop in done.dropped if drop.site == SITE]
     assert [drop.code for drop in gone] == ["BUDGET"]
     rounds = {site: sum(site in survivors for survivors in by_round.values()) for site in FOUR}
-    assert status(folder.path)["sites"] == rounds
+    shown = status(folder.path)
+    assert shown["sites"] == rounds
+    assert [(one["site"], one["code"]) for one in shown["left"]] == [(SITE, "BUDGET")]  # type: ignore[union-attr, index, call-overload]
+    assert {site: left.round for site, left in state.left.items()} == {
+        SITE: next(done.round for done in state.done if gone[0] in done.dropped)
+    }
 
 
 def test_below_the_smallest_epoch_the_run_stops_and_resumes_once_the_policy_is_raised(
@@ -328,9 +354,9 @@ def test_below_the_smallest_epoch_the_run_stops_and_resumes_once_the_policy_is_r
     spent_elsewhere(consortium, at=3)
     folder = lead(consortium, plan, tmp_path / "lead")
     state = driven(consortium, folder)
-    assert (state.phase, state.stopped) == ("stopped", "REFUSED")
+    assert (state.phase, state.stopped, list(state.left)) == ("stopped", "REFUSED", [SITE])
     consortium.policy(ENDLESS, SITE)
     resumed = driven(consortium, folder)
-    assert resumed.phase == "finished"
+    assert (resumed.phase, resumed.left) == ("finished", {})
     assert SITE in resumed.done[-1].survivors
     assert whole(consortium)

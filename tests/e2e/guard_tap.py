@@ -5,18 +5,17 @@ frames of HTTP/2 (RFC 9113), in them messages of gRPC, in them the frames of `gu
 """
 
 import asyncio
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from google.protobuf.message import DecodeError
+from loop_thread import LoopThread, passed_on
 
 from client.guard_rpc import FrameError, read_frames
 from client.guardpb import guard_pb2
 
-CHUNK: Final = 1 << 16
 DATA, PADDED = 0, 0x08  # RFC 9113, 6.1
 PREFIX: Final = 5  # bytes before each gRPC message: compressed or not, length
 
@@ -36,52 +35,29 @@ class GuardTap:
         self._socket, self._aside = socket, socket.with_name("aside.sock")
         self.up: list[bytearray] = []
         self.down: list[bytearray] = []
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._loop = LoopThread()
 
     def __enter__(self) -> "GuardTap":
         self._socket.rename(self._aside)
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(10)
+        self._loop.start(self._listen())
         return self
 
     def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
+        self._loop.end()
 
     async def _listen(self) -> None:
         await asyncio.start_unix_server(self._serve, self._socket)
-
-    async def _end(self) -> None:
-        others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         far_reader, far_writer = await asyncio.open_unix_connection(self._aside)
         up, down = bytearray(), bytearray()
         self.up.append(up)
         self.down.append(down)
-        await asyncio.gather(_copy(reader, far_writer, down), _copy(far_reader, writer, up))
+        await asyncio.gather(passed_on(reader, far_writer, down), passed_on(far_reader, writer, up))
 
     def sent(self) -> list[Sent]:
         """Everything that the guard said, in the order of each connection. Fails on bytes that are none of the known messages."""
         return [found for stream in self.up for found in _sent(bytes(stream))]
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, kept: bytearray) -> None:
-    try:
-        while data := await reader.read(CHUNK):
-            kept += data
-            writer.write(data)
-            await writer.drain()
-    except OSError:
-        pass
-    finally:
-        writer.close()
 
 
 def _sent(stream: bytes) -> Iterator[Sent]:

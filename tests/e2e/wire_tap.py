@@ -8,14 +8,14 @@ import base64
 import binascii
 import re
 import ssl
-import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from loop_thread import LoopThread, passed_on
+
 BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{16,}={0,2}")
 HEX = re.compile(rb"(?:[0-9a-fA-F]{2}){8,}")
-CHUNK = 1 << 16
 
 
 class WireTap:
@@ -28,25 +28,14 @@ class WireTap:
         self._port, self._hub_port = port, hub_port
         self.up: list[bytearray] = []
         self.down: list[bytearray] = []
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._loop = LoopThread()
 
     def __enter__(self) -> "WireTap":
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(10)
+        self._loop.start(self._listen())
         return self
 
     def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
-
-    async def _end(self) -> None:
-        others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        self._loop.end()
 
     async def _listen(self) -> None:
         await asyncio.start_server(self._serve, "127.0.0.1", self._port, ssl=self._near)
@@ -60,7 +49,7 @@ class WireTap:
         up, down = bytearray(), bytearray()
         self.up.append(up)
         self.down.append(down)
-        await asyncio.gather(_copy(reader, far_writer, up), _copy(far_reader, writer, down))
+        await asyncio.gather(passed_on(reader, far_writer, up), passed_on(far_reader, writer, down))
 
     def streams(self, *, up: bool = True, down: bool = True) -> list[bytes]:
         return [bytes(stream) for stream in [*(self.up if up else ()), *(self.down if down else ())]]
@@ -73,18 +62,6 @@ class WireTap:
         streams, bodies = self.streams(down=down), self.bodies(down=down)
         hidden = [found for data in [*streams, *bodies] for found in _unwrapped(data)]
         return b"\x00--\x00".join([*streams, *bodies, *hidden])
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, kept: bytearray) -> None:
-    try:
-        while data := await reader.read(CHUNK):
-            kept += data
-            writer.write(data)
-            await writer.drain()
-    except (OSError, ssl.SSLError):
-        pass
-    finally:
-        writer.close()
 
 
 def http_bodies(stream: bytes) -> Iterator[bytes]:

@@ -23,6 +23,10 @@ from consortium.roster import Founder, Roster, founders_fingerprint, sign_roster
 from consortium.wire import encode_answer
 from privacy.cli import main
 from privacy.cli_rounds import NOT_PRIVATE, NOT_RECOMPUTED, Vectors
+from privacy.entries import Egress
+from privacy.ledger import Ledger
+from privacy.manifest import Tip
+from privacy.site_egress import NOT_LINKED, NOT_RELIED_ON
 from secagg.context import Context
 from secagg.coordinator import Epoch, start_epoch
 from secagg.encoding import encode_header
@@ -32,7 +36,9 @@ from secagg.model import model_digest
 from secagg.opening import Finding
 from secagg.site import Asked, SiteSession
 
-from .conftest import LEAD, Tape
+from .conftest import LEAD, SPLIT, Tape, details
+from .conftest import NOW as CHARGED
+from .conftest import TRAIN as CHARGE
 
 ROOT = Path(__file__).resolve().parents[2]
 ABSENT = ("torch", "flwr", "pandas", "mlflow", "hydra", "grpc", "omegaconf", "opacus", "client", "server", "tasks")
@@ -50,7 +56,7 @@ def _wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclass
 class Hospitals:
-    """Four sites with the protocol of real guards, their manifests, and a coordinator that keeps all in a run's folder."""
+    """Four sites with the protocol of real guards, their manifests and ledgers; a coordinator that keeps all in a run's folder."""
 
     folder: Path
     roster: Roster
@@ -73,6 +79,7 @@ class Hospitals:
             site: SiteSession(self.context, site, keys[site], 0, Tape(100 * number + at)) for at, site in enumerate(plan.sites)
         }
         self.manifests = {site: EgressManifest(self.folder / f"egress-{site}") for site in plan.sites}
+        self.ledgers = {site: new_ledger(self.folder / f"{site}-{number}.jsonl", keys[site], site) for site in plan.sites}
         for site in plan.sites:
             (self.folder / f"egress-{site}").mkdir(exist_ok=True)
         self.epoch = self._agree(number)
@@ -87,13 +94,18 @@ class Hospitals:
         return kem.close()
 
     def left(self, site: str, number: int, kind: str, answer: bytes, y: bytes | memoryview = b"") -> bytes:
-        """Write the site's manifest as its guard does."""
+        """Write the site's manifest, and into its ledger how far it goes, as its guard does."""
+
+        def link(tip: Tip) -> None:
+            entry = Egress(self.plan.run_id, self.plan.digest, number, kind, tip.lines, tip.head)
+            self.ledgers[site].append("egress", entry, CHARGED)
+
         control = encode_answer(answer)
         parts = [Part("protocol message", f"{len(control)} bytes", len(control), hashlib.sha256(control).hexdigest(), False)]
         if len(y):
             parts.append(Part("masked header and body", "as planned", len(y), hashlib.sha256(y).hexdigest(), True))
         how = {"plan": self.plan.digest, "round_number": number, "kind": kind, "time": "2026-11-25T10:00:00Z"}
-        self.manifests[site].record(self.plan.run_id, parts=tuple(parts), **how)  # type: ignore[arg-type]
+        self.manifests[site].record(self.plan.run_id, parts=tuple(parts), link=link if number else None, **how)  # type: ignore[arg-type]
         return answer
 
     def open(self, number: int, purpose: str, *, lost: Iterable[str] = (), destroyed: tuple[str, str] | None = None) -> Path:
@@ -119,6 +131,7 @@ class Hospitals:
         session, value = self.sessions[site], 2 ** self.plan.sites.index(site)
         asked = session.begin_update(request, MODEL, NOW)
         assert isinstance(asked, Asked)
+        self.ledgers[site].spend(details(asked.round_number, plan_digest=self.plan.digest), (CHARGE,), CHARGED)
         taken = session.take(asked)
         words = encode_header(np.full(header - 1, float(value)), len(taken.sites))
         control, y = session.finish_update(taken, words, np.full(body, value, body_type(self.plan.ring_bits)))
@@ -132,6 +145,10 @@ class Hospitals:
         place = self.epoch.roll.others(upload.site).index(destroyed[1])
         shares = [flipped(share) if at == place else share for at, share in enumerate(upload.sealed_shares)]
         return replace(upload, sealed_shares=tuple(shares)).encode()
+
+
+def new_ledger(path: Path, key: SigningKey, site: str) -> Ledger:
+    return Ledger.create(path, key, consortium="ms-north", site=site, population=site, split_id=SPLIT, now=CHARGED)
 
 
 def flipped(data: bytes, at: int = 0, mask: int = 1) -> bytes:
@@ -201,6 +218,10 @@ def with_manifest(folder: Path, site: str) -> tuple[object, ...]:
     return ("--egress", folder / f"egress-{site}" / "run-1.jsonl", "--site", site)
 
 
+def with_ledger(folder: Path, site: str, name: str = "") -> tuple[object, ...]:
+    return (*with_manifest(folder, site), "--ledger", folder / (name or f"{site}-1.jsonl"))
+
+
 def problems(audit: Audit, folder: Path, *arguments: object, **how: Any) -> list[tuple[str, list[str]]]:
     """Check and sites of every problem found, wherever in the report; exit status 1 if and only if there is one."""
     status, printed = audit(folder, *arguments, "--json", **how)
@@ -245,15 +266,24 @@ def test_a_run_in_the_small_ring_is_recomputed_too(found: Found, audit: Audit) -
 def test_all_rounds_of_a_run_are_verified_in_one_command(whole: Path, audit: Audit) -> None:
     records = [record_in(whole, number) for number in (DESCRIBE, TRAIN, TRAIN_TOO)]
     for site in SITES:
-        assert problems(audit, whole, *with_vectors(whole), *with_manifest(whole, site), records=records) == []
+        assert problems(audit, whole, *with_vectors(whole), *with_ledger(whole, site), records=records) == []
 
 
 def test_the_json_report_has_every_field(whole: Path, audit: Audit) -> None:
-    status, printed = audit(whole, *with_vectors(whole), *with_manifest(whole, "d"), "--json")
+    status, printed = audit(whole, *with_vectors(whole), *with_ledger(whole, "d"), "--json")
     report = json.loads(printed)
     (one,) = report["rounds"]
     assert status == 0
-    assert set(report) == {"consortium", "ok", "plan", "private", "problems", "roster", "roster_version", "rounds", "run"}
+    assert set(report) == {"consortium", "egress", "ok", "plan", "private", "problems", "roster", "roster_version", "rounds", "run"}
+    assert report["egress"] == {
+        "entries": 6,  # an update and a vote in each of three rounds, after two lines of keys
+        "lines": 8,
+        "linked": 8,
+        "links_checked": True,
+        "remarks": [],
+        "sentence": "the ledger vouches for 8 of 8 lines, by 6 entries",
+        "site": "d",
+    }
     assert (report["consortium"], report["run"], report["roster_version"], report["private"]) == ("ms-north", "run-1", 1, True)
     vectors = {site: hashlib.sha256(vector_in(whole, site).read_bytes()).hexdigest() for site in "abc"}
     # the sum: word 0 counts a, b, c; each of the five body values is 2^0 + 2^1 + 2^2 steps
@@ -505,9 +535,17 @@ def test_two_records_of_one_view_with_other_sums_accuse_nobody_of_voting_twice(f
 
 
 def rewritten(folder: Path, site: str, edit: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> None:
+    """By a site that makes every line follow from those before it again: without its ledger nothing shows."""
     path = folder / f"egress-{site}" / "run-1.jsonl"
-    lines = [json.loads(line) for line in path.read_text("ascii").splitlines()]
-    path.write_text("".join(json.dumps(line) + "\n" for line in edit(lines)), "ascii")
+    path.write_bytes(chained(edit([json.loads(line) for line in path.read_bytes().splitlines()])))
+
+
+def chained(lines: Iterable[dict[str, Any]]) -> bytes:
+    data, tip = b"", Tip()
+    for line in lines:
+        written = json.dumps(line | {"previous": tip.head.hex()}, sort_keys=True).encode("ascii")
+        data, tip = data + written + b"\n", tip.after(written)
+    return data
 
 
 def is_upload(line: Mapping[str, Any], number: int = TRAIN) -> bool:
@@ -590,14 +628,121 @@ def test_the_manifest_of_another_run_lists_nothing_of_this_one(found: Found, fol
     status, printed = audit(folder, "--egress", elsewhere, "--site", "a")
     assert status == 1
     assert "the record counts a in the sum of round 3, and a lists no upload in it" in printed
-    here = folder / "egress-a" / "run-1.jsonl"
-    here.write_bytes(elsewhere.read_bytes() + here.read_bytes())  # as where a run's id was used for a second plan
+    first = [json.loads(line) for line in elsewhere.read_bytes().splitlines()]
+    rewritten(folder, "a", lambda lines: [*first, *lines])  # as where a run's id was used for a second plan
     assert problems(audit, folder, *with_manifest(folder, "a")) == []
 
 
 def test_a_repeated_answer_is_one_answer(folder: Path, audit: Audit) -> None:
     rewritten(folder, "a", lambda lines: [*lines, *lines])
     assert problems(audit, folder, *with_manifest(folder, "a")) == []
+
+
+# A manifest beside the ledger that vouches for it. Of each site: two lines of keys, then an update and a vote a round.
+
+UPDATE_LINE = 5  # of the manifest: the update of TRAIN
+
+
+def links(audit: Audit, folder: Path, *arguments: object) -> list[tuple[str, int | None]]:
+    """Check and line of what is wrong with the manifest as a whole."""
+    report = json.loads(audit(folder, *arguments, "--json")[1])
+    return [(problem["check"], problem["line"]) for problem in report["problems"]]
+
+
+def later(line: dict[str, Any], number: int = TRAIN) -> dict[str, Any]:
+    """The same answer at another time: nothing that a record could contradict."""
+    return line | {"time": "2026-11-25T23:59:59Z"} if is_upload(line, number) else line
+
+
+def test_a_manifest_is_vouched_for_by_its_sites_ledger(whole: Path, audit: Audit) -> None:
+    status, printed = audit(whole, *with_ledger(whole, "a"))
+    assert status == 0
+    assert "egress manifest of a: the ledger vouches for 8 of 8 lines, by 6 entries" in printed
+    assert NOT_LINKED not in printed
+
+
+def test_without_the_ledger_it_is_said_that_links_were_not_checked(whole: Path, audit: Audit) -> None:
+    status, printed = audit(whole, *with_manifest(whole, "a"))
+    assert status == 0
+    assert f"egress manifest of a: {NOT_LINKED}" in printed
+    assert "has no entry" not in printed
+    found = json.loads(audit(whole, *with_manifest(whole, "a"), "--json")[1])["egress"]
+    assert (found["links_checked"], found["sentence"]) == (False, NOT_LINKED)
+
+
+def test_a_round_audited_without_a_manifest_speaks_of_none(whole: Path, audit: Audit) -> None:
+    assert "manifest" not in audit(whole)[1]
+    assert json.loads(audit(whole, "--json")[1])["egress"] is None
+
+
+def test_a_line_that_was_edited_is_refused_and_named_also_without_the_ledger(folder: Path, audit: Audit) -> None:
+    path = folder / "egress-a" / "run-1.jsonl"
+    lines = path.read_bytes().splitlines()
+    lines[UPDATE_LINE - 1] = lines[UPDATE_LINE - 1].replace(b"10:00:00Z", b"11:00:00Z")
+    path.write_bytes(b"".join(line + b"\n" for line in lines))
+    assert problems(audit, folder, *with_manifest(folder, "a")) == [("links", ["a"])]
+    assert links(audit, folder, *with_manifest(folder, "a")) == [("links", UPDATE_LINE)]
+    assert (
+        f"PROBLEM links: line {UPDATE_LINE} does not fit: line {UPDATE_LINE + 1} was written after other lines"
+        in (audit(folder, *with_manifest(folder, "a"))[1])
+    )
+
+
+def test_an_edit_that_all_later_lines_follow_from_is_found_by_the_ledger_alone(folder: Path, audit: Audit) -> None:
+    rewritten(folder, "a", lambda lines: [later(line) for line in lines])
+    assert problems(audit, folder, *with_manifest(folder, "a")) == []
+    assert NOT_LINKED in audit(folder, *with_manifest(folder, "a"))[1]
+    assert problems(audit, folder, *with_ledger(folder, "a")) == [("links", ["a"])]
+    assert links(audit, folder, *with_ledger(folder, "a")) == [("links", UPDATE_LINE)]
+    assert f"line {UPDATE_LINE} does not fit: ledger entry" in audit(folder, *with_ledger(folder, "a"))[1]
+
+
+def test_a_manifest_that_was_cut_names_the_first_line_that_is_missing(folder: Path, audit: Audit) -> None:
+    path = folder / "egress-a" / "run-1.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+    assert problems(audit, folder, *with_manifest(folder, "a")) == []
+    assert links(audit, folder, *with_ledger(folder, "a")) == [("links", 8)]
+    assert "line 8 is missing: ledger entry" in audit(folder, *with_ledger(folder, "a"))[1]
+
+
+def test_the_ledger_of_another_site_vouches_for_nothing(whole: Path, audit: Audit) -> None:
+    """Whose key must have signed it stands in the roster."""
+    status, printed = audit(whole, *with_ledger(whole, "a", "b-1.jsonl"))
+    assert status == 1
+    assert "PROBLEM ledger: ledger entry 0: the ledger belongs to key" in printed
+    assert f"egress manifest of a: {NOT_RELIED_ON}" in printed
+    assert links(audit, whole, *with_ledger(whole, "a", "b-1.jsonl")) == [("ledger", None)]
+
+
+def test_a_ledger_that_was_altered_vouches_for_nothing_and_its_bad_entry_is_named(folder: Path, audit: Audit) -> None:
+    path = folder / "a-1.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"epsilon_after":', b'"epsilon_after":1', 1))
+    status, printed = audit(folder, *with_ledger(folder, "a"))
+    assert status == 1
+    assert "PROBLEM ledger: ledger entry 1:" in printed
+    assert json.loads(audit(folder, *with_ledger(folder, "a"), "--json")[1])["egress"]["links_checked"] is False
+
+
+def test_what_a_record_proves_to_have_left_and_an_older_ledger_does_not_know_is_a_problem(folder: Path, audit: Audit) -> None:
+    """The copy ends before TRAIN: taken alone, its manifest's newer lines would look as if they had never left."""
+    path = folder / "a-1.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    first = next(at for at, line in enumerate(lines) if json.loads(line)["body"].get("round") == TRAIN)
+    path.write_bytes(b"".join(lines[:first]))
+    assert problems(audit, folder, *with_ledger(folder, "a")) == [("links", ["a"]), ("links", ["a"])]
+    printed = audit(folder, *with_ledger(folder, "a"))[1]
+    for answer in ("update", "vote"):
+        assert f"the record holds the {answer} of a in round 3, and its ledger has no entry that it left" in printed
+    assert problems(audit, folder, *with_ledger(folder, "a"), records=[record_in(folder, DESCRIBE)]) == []
+
+
+def test_a_ledger_that_knows_nothing_of_the_run_is_said_to_vouch_for_nothing(folder: Path, audit: Audit) -> None:
+    path = folder / "a-1.jsonl"
+    path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
+    status, printed = audit(folder, *with_ledger(folder, "a"))
+    assert status == 0
+    assert "egress manifest of a: not linked: the ledger has no entry about it, nobody vouches for these lines" in printed
+    assert "stopped before it left" not in printed
 
 
 # Wrong usage is no verdict.
@@ -657,6 +802,9 @@ def test_options_that_do_not_fit_are_usage_errors(whole: Path, audit: Audit) -> 
         (("--egress", manifest), "--egress and --site go together"),
         (("--site", "a"), "--egress and --site go together"),
         (("--egress", manifest, "--site", "zurich"), "--site zurich: the plan's sites are a, b, c, d"),
+        (("--ledger", whole / "a-1.jsonl"), "--ledger belongs to --egress"),
+        ((*with_ledger(whole, "a", "plan.signed"),), "plan.signed is no ledger"),
+        ((*with_ledger(whole, "a", "none.jsonl"),), f"cannot read {whole / 'none.jsonl'}"),
         (("--vectors", whole / "none"), "no such folder"),
     ):
         status, printed = audit(whole, *arguments)
