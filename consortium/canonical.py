@@ -20,6 +20,8 @@ INTEGER_SIZE = 8
 MAX_FIELD = 2**32 - 1
 SITE_ID = re.compile(r"[a-z0-9-]{1,32}")
 
+_WRITTEN = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
+
 
 def pack(*fields: bytes) -> bytes:
     """u32 count, then u32 length and bytes of each field, all big-endian."""
@@ -94,10 +96,9 @@ def digest(label: str, *fields: bytes) -> bytes:
 def encode_json(value: Json) -> bytes:
     """Canonical JSON: ASCII, keys sorted, no spaces, shortest float form, no NaN or infinity."""
     try:
-        written = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+        return _WRITTEN(value).encode("ascii")
     except (ValueError, TypeError, RecursionError) as error:
         raise EncodingError(f"value has no canonical JSON form: {error}") from error
-    return written.encode("ascii")
 
 
 def decode_json(data: bytes) -> Json:

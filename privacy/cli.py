@@ -22,7 +22,7 @@ from consortium.errors import ConsortiumError
 from consortium.identity import PUBLIC_SIZE
 from consortium.plan import Plan
 from privacy import cli_compare, cli_report, cli_rounds
-from privacy.cli_output import DONE, FAILED, FINGERPRINT, USAGE, UsageError, print_json
+from privacy.cli_output import DONE, FAILED, FINGERPRINT, USAGE, UsageError, print_json, usable_threads
 from privacy.cli_words import claims_table, entry_cells, entry_document, explanation, figures_table, guarantee, report_document
 from privacy.entries import SpendRecord
 from privacy.errors import LedgerError, PrivacyError
@@ -191,7 +191,7 @@ def _verify(arguments: argparse.Namespace, console: Console) -> int:
 
 def _report(source: Source, key: bytes | None, given: Sequence[Plan] | None, deltas: Sequence[float] = ()) -> Report:
     with source.opened() as file:
-        return verify_ledger(file, key, source.head, plans=given, deltas=deltas)
+        return verify_ledger(file, key, source.head, plans=given, deltas=deltas, threads=usable_threads())
 
 
 def _partings(sources: Sequence[Source]) -> list[str]:
@@ -253,7 +253,7 @@ def _epsilon(arguments: argparse.Namespace, console: Console) -> int:
 def _show(arguments: argparse.Namespace, console: Console) -> int:
     source = _source(arguments.ledger)
     with source.opened() as file:
-        entries = list(reader := Reader(file))
+        entries = list(reader := Reader(file, threads=usable_threads()))
     if not entries:
         raise LedgerError("the ledger has no complete entry: nothing is recorded")
     if arguments.json:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from consortium.documents import Signed
-from privacy.cli_output import FINGERPRINT, UsageError
+from privacy.cli_output import FINGERPRINT, UsageError, usable_threads
 from privacy.errors import PrivacyError
 from privacy.ledger import head_path
 from privacy.run_folder import Proofs, RunFiles, ServerRun, read_run, with_proofs
@@ -69,7 +69,8 @@ class Reader:
         beside = head_path(ledger)
         head = beside.read_bytes() if beside.is_file() else None
         data = self.bytes_of(ledger, "ledger")  # before the manifests: a running guard writes a manifest's line first
-        return read_book(ledger, data, head, [EgressFile(path, self.bytes_of(path, "egress manifest")) for path in egress])
+        manifests = [EgressFile(path, self.bytes_of(path, "egress manifest")) for path in egress]
+        return read_book(ledger, data, head, manifests, threads=usable_threads())
 
 
 def read_books(paths: Sequence[Path], egress: Sequence[tuple[str, Path]], founders: str | None, prove: Prove) -> Books:

@@ -1,6 +1,7 @@
-"""What the auditor's commands share: exit statuses, the form of a fingerprint, the error for wrong usage, JSON."""
+"""What the auditor's commands share: exit statuses, the form of a fingerprint, the error for wrong usage, JSON, threads."""
 
 import json
+import os
 import re
 from typing import Final
 
@@ -11,10 +12,16 @@ DONE: Final = 0
 FAILED: Final = 1
 USAGE: Final = 2
 FINGERPRINT: Final = re.compile(r"[0-9a-f]{4}(-[0-9a-f]{4}){7}")  # as `consortium.identity` writes it
+_THREADS_MOST: Final = 8  # a batch of signatures takes one thread 20 ms: more would wait for each other
 
 
 class UsageError(PrivacyError):
     """The command was asked for something it cannot do: exit status 2."""
+
+
+def usable_threads() -> int:
+    """As many as may check signatures: one for each core that this process may use."""
+    return min(len(os.sched_getaffinity(0)), _THREADS_MOST)
 
 
 def print_json(document: Json) -> None:

@@ -1,10 +1,14 @@
-"""A ledger's lines, one at a time and each checked: a ledger of any length is read in the memory of one line.
+"""A ledger's lines in their order, each checked: a ledger of any length is read in the memory of some hundred lines.
 
 The same checks as `privacy.ledger.read_entries`, which keeps every entry. The signature is checked over the very bytes of
 the line without its `signature`, as the README describes them: a line is canonical, so there is one way to cut it out.
+Signatures take most of the time, and OpenSSL checks them without holding Python's lock: so they are checked by the batch, on
+several threads where the caller allows them. What is found, and at which entry first, does not depend on either.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import BinaryIO, Final
 
 from consortium.errors import SignatureError
@@ -13,45 +17,93 @@ from privacy.entries import ENTRY_LABEL, LINE_MOST, Entry, Genesis, SpendRecord,
 from privacy.errors import LedgerError
 from privacy.ledger import check_round
 
+BATCH: Final = 2**17  # bytes of lines that are held at once, some 200 lines; the last one may reach beyond
 _SIGNATURE: Final = b',"signature":"'
 _SIGNATURE_END: Final = 128 + 1  # hex digits and the quote
+
+
+@dataclass
+class _Batch:
+    """Lines that follow each other. `signed`: those whose signatures are to be checked; `entries`: good if these hold.
+
+    `failure`: what ended the batch, to be raised if every signature before it holds. `torn`: bytes after the last line.
+    """
+
+    signed: list[tuple[Entry, bytes]] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
+    failure: LedgerError | None = None
+    torn: int = 0
+    last: bool = False
 
 
 class Reader:
     """Iterates over the good entries of a ledger. Raises `LedgerError` naming the first bad one; `torn`: bytes after the last line.
 
-    With `public`, the ledger must belong to this key.
+    With `public`, the ledger must belong to this key. `threads`, 1 or more, check the signatures, the caller's included.
     """
 
-    def __init__(self, file: BinaryIO, public: bytes | None = None) -> None:
+    def __init__(self, file: BinaryIO, public: bytes | None = None, *, threads: int = 1) -> None:
         self.torn = 0
-        self._file, self._key, self._public = file, public, public
+        self._file, self._key, self._public, self._threads = file, public, public, threads
         self._before: Entry | None = None
         self._rounds: dict[bytes, int] = {}
 
     def __iter__(self) -> Iterator[Entry]:
-        index = 0
-        while line := self._file.readline(LINE_MOST + 2):
-            if not line.endswith(b"\n"):
-                self.torn = len(line)
-                if len(line) > LINE_MOST:
-                    raise LedgerError(f"line of more than {LINE_MOST} bytes: not a ledger line", index)
-                return
-            yield self._checked(line[:-1], index)
-            index += 1
+        batch, index = _Batch(), 0
+        with ThreadPoolExecutor(max(self._threads - 1, 1)) as pool:  # has no thread before it is given work
+            while not batch.last:
+                batch = self._batch(index)
+                good, forged = self._checked(batch, pool)
+                yield from batch.entries[:good]
+                if forged is not None:
+                    raise forged
+                self.torn = batch.torn
+                if batch.failure is not None:
+                    raise batch.failure
+                index += len(batch.entries)
 
-    def _checked(self, line: bytes, index: int) -> Entry:
+    def _batch(self, index: int) -> _Batch:
+        """The next lines, from entry `index` on, each checked but for its signature."""
+        batch, size = _Batch(), 0
+        while size < BATCH and not batch.last:
+            line = self._file.readline(LINE_MOST + 2)
+            size += len(line)
+            try:
+                if line.endswith(b"\n"):
+                    self._add(batch, line[:-1], index + len(batch.entries))
+                else:
+                    batch.torn, batch.last = len(line), True
+                    _check_torn(len(line), index + len(batch.entries))
+            except LedgerError as error:
+                batch.failure, batch.last = error, True
+        return batch
+
+    def _add(self, batch: _Batch, line: bytes, index: int) -> None:
         entry = parse_entry(line, index)
         check_link(entry, self._before)
         if isinstance(entry.content, Genesis):
             self._key = genesis_key(entry.content, self._public)
-        assert self._key is not None  # noqa: S101 - check_link lets only a genesis entry be the first
-        check_line_signature(entry, line, self._key)
+        batch.signed.append((entry, line))
         if isinstance(entry.content, SpendRecord):
             check_round(entry.content.details, self._rounds, index)
             self._rounds[entry.content.details.plan_digest] = entry.content.details.round
+        batch.entries.append(entry)
         self._before = entry
-        return entry
+
+    def _checked(self, batch: _Batch, pool: ThreadPoolExecutor) -> tuple[int, LedgerError | None]:
+        """How many entries stand before the first line that the ledger's key did not sign, and that line's error."""
+        if not batch.signed:
+            return 0, None
+        assert self._key is not None  # noqa: S101 - check_link lets only a genesis entry be the first
+        share = -(-len(batch.signed) // self._threads)
+        own, *others = [batch.signed[at : at + share] for at in range(0, len(batch.signed), share)]
+        waited = [pool.submit(_signed, part, self._key) for part in others]
+        good = 0
+        for count, forged in (_signed(own, self._key), *(one.result() for one in waited)):
+            good += count
+            if forged is not None:
+                return good, forged
+        return good, None
 
 
 def genesis_key(genesis: Genesis, public: bytes | None) -> bytes:
@@ -65,6 +117,16 @@ def genesis_key(genesis: Genesis, public: bytes | None) -> bytes:
     return genesis.identity_key
 
 
+def _signed(lines: Sequence[tuple[Entry, bytes]], public: bytes) -> tuple[int, LedgerError | None]:
+    """How many of these lines stand before the first that `public` did not sign, and its error."""
+    for count, (entry, line) in enumerate(lines):
+        try:
+            check_line_signature(entry, line, public)
+        except LedgerError as error:
+            return count, error
+    return len(lines), None
+
+
 def check_line_signature(entry: Entry, line: bytes, public: bytes) -> None:
     """Raises `LedgerError` unless `public` signed exactly this line, which `parse_entry` took as `entry`.
 
@@ -76,3 +138,8 @@ def check_line_signature(entry: Entry, line: bytes, public: bytes) -> None:
     except SignatureError as error:
         message = f"not signed by the ledger's key {fingerprint(public)}: line altered or forged"
         raise LedgerError(message, entry.index) from error
+
+
+def _check_torn(size: int, index: int) -> None:
+    if size > LINE_MOST:
+        raise LedgerError(f"line of more than {LINE_MOST} bytes: not a ledger line", index)

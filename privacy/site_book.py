@@ -9,7 +9,6 @@ from pathlib import Path
 from privacy.entries import Egress, Entry, Genesis, PlanApproved, SpendDetails, SpendRecord
 from privacy.errors import LedgerError
 from privacy.events import Spend
-from privacy.ledger import read_entries
 from privacy.manifest import UPDATE, Linked, Manifest, read_manifest, verify_manifest
 from privacy.verify import Report, verify_ledger
 
@@ -123,21 +122,13 @@ class SiteBook:
         return frozenset(rounds | {answer.round_number for answer in manifest.answers if answer.kind.startswith(UPDATE)})
 
 
-def read_book(path: Path, data: bytes, head: bytes | None, egress: Sequence[EgressFile] = ()) -> SiteBook:
+def read_book(path: Path, data: bytes, head: bytes | None, egress: Sequence[EgressFile] = (), *, threads: int = 1) -> SiteBook:
     """The book of these bytes. Raises `LedgerError` where not even the first entry can be read: then it is nobody's."""
-    entries = readable(data)
+    entries: list[Entry] = []
+    report = verify_ledger(data, None, head, seen=entries.append, threads=threads)
     if not entries:
         raise LedgerError(f"{path} has no readable entry: not a ledger, or damaged at its first line", 0)
-    return SiteBook(path, data, head, verify_ledger(data, None, head), entries, tuple(egress))
-
-
-def readable(data: bytes) -> tuple[Entry, ...]:
-    """The entries before the first bad one."""
-    try:
-        return read_entries(data)[0]
-    except LedgerError as error:
-        lines = data.split(b"\n")[: error.entry or 0]
-        return read_entries(b"".join(line + b"\n" for line in lines))[0] if lines else ()
+    return SiteBook(path, data, head, report, tuple(entries), tuple(egress))
 
 
 def _charges(entries: Sequence[Entry]) -> Iterator[Charge]:

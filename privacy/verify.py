@@ -9,7 +9,7 @@ with every claim that is checked; with the plans, every spend is exactly what it
 import io
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO, Final, TypeVar
 
@@ -102,20 +102,25 @@ def verify_ledger(
     *,
     plans: Iterable[Plan] | None = None,
     deltas: Iterable[float] = (),
+    seen: Callable[[Entry], object] | None = None,
+    threads: int = 1,
 ) -> Report:
     """The report on a ledger's bytes, or on a file of them, which is read line by line.
 
     With `public_key` it must be this site's; with `head` (the head file) it must be the newest; with `plans`, every spend must
     be exactly what the plan that it names asks for. `deltas`: figures at these too. Never raises on bad data: the first bad
-    entry becomes a problem that names it, and what stands before is reported.
+    entry becomes a problem that names it, and what stands before is reported. `seen` is handed each good entry, for who wants
+    them too; `threads` check the signatures.
     """
     scan, problems = _Scan(), list[_Problem]()
     expected, head_problems = _parsed_head(head)
-    reader = Reader(io.BytesIO(data) if isinstance(data, bytes) else data, public_key)
+    reader = Reader(io.BytesIO(data) if isinstance(data, bytes) else data, public_key, threads=threads)
     watched = _Watch(None if plans is None else by_digest(plans))
     try:
         for entry in reader:
             scan.add(entry)
+            if seen is not None:
+                seen(entry)
             problems += watched.add(entry)
             if expected is not None and entry.index == expected[0] and entry.hash != expected[1]:
                 head_problems.append(_Problem(entry.index, "not the one that the head file knows: another history"))
