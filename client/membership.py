@@ -18,6 +18,7 @@ from torch.func import functional_call
 
 from client.errors import ConfigError
 from client.release import Entropy
+from client.sides import sides_of
 from client.trainer_process import DataSource
 from consortium.canonical import Json, decode_json
 from consortium.documents import from_document
@@ -115,14 +116,15 @@ def patients_of(exported: ExportedModel, source: DataSource) -> Patients:
         raise ConfigError(f"the model is of task {theirs}, this site has {task.name} {task.version}")
     cohort = load_cohort(source.folder, task.contract)
     design = Design(task.contract, exported.task.columns)
-    inputs = design.encode(cohort.values, *design.split_buffers(exported.buffers))
-    owners = cohort.owners
-    members = np.zeros(cohort.size, dtype=np.bool_)
-    members[owners] = ~held_out_mask(cohort.patient_ids, source.salt, source.held_out_fraction)
+    out = held_out_mask(cohort.patient_ids, source.salt, source.held_out_fraction)
+    sides = sides_of(cohort, out, task.records)  # the very records that training and evaluation use
+    values, labels = (np.concatenate(parts) for parts in zip(*((side.values, side.labels) for side in sides), strict=True))
+    owners = np.concatenate([sides[0].owners, sides[0].patients + sides[1].owners])
+    members = np.arange(sides[0].patients + sides[1].patients) < sides[0].patients
+    inputs = design.encode(values, *design.split_buffers(exported.buffers))
     if (fewest := min(int(members.sum()), int((~members).sum()))) < PATIENTS_LEAST:
         raise ConfigError(f"{fewest} patients on one side of the split, at least {PATIENTS_LEAST} are needed for any statement")
-    labels = torch.from_numpy(cohort.labels.astype(np.float32))
-    return Patients(torch.from_numpy(np.ascontiguousarray(inputs)), labels, owners, members)
+    return Patients(torch.from_numpy(np.ascontiguousarray(inputs)), torch.from_numpy(labels.astype(np.float32)), owners, members)
 
 
 def check_membership(

@@ -28,7 +28,7 @@ class PlanModel:
         return self.engine.shape
 
 
-Key = tuple[ModelRef, tuple[str, ...], str]
+Key = tuple[ModelRef, str, tuple[str, ...], str]
 _known: OrderedDict[Key, tuple[Task, PlanModel]] = OrderedDict()
 
 
@@ -38,7 +38,7 @@ def model_of(task: Task, plan: Plan, engine: str = "") -> PlanModel:
     The choice depends on the model and the machine, never on a patient. Raises `Refused` for a model that is not the plan's,
     mixes patients or is served by no engine, `ContractError` for one that the task does not know.
     """
-    key = (plan.model, plan.task.columns, engine)
+    key = (plan.model, repr(plan.model.options), plan.task.columns, engine)  # repr: 16 and 16.0 are equal and not the same
     known = _known.get(key)
     if known is None or known[0] is not task:
         _known[key] = (task, _built(task, plan, engine))

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from client.canaries import Canaries, noised_with_canaries
-from client.engines import Engine, PatientBatch, Unsupported, gradients_as_inputs, like, of_owners, plain_sum, sum_of
+from client.engines import Engine, PatientBatch, gradients_as_inputs, like, of_owners, plain_sum, sum_of
 from client.errors import Refused
 from client.job import Job, Result
 from client.plan_model import PlanModel, model_of
@@ -190,10 +190,7 @@ class Trainer:
 
     def _clipped_sum(self, plan: Plan, weights: Weights, drawn: PatientBatch, bound: Bound) -> GridVector:
         built = self._model(plan)
-        try:
-            return sum_of(built.engine, split_parameters(built.model, weights), [drawn], bound)
-        except Unsupported as error:
-            raise Refused("MODEL", str(error)) from error
+        return sum_of(built.engine, split_parameters(built.model, weights), [drawn], bound)
 
     def _noised_step(self, plan: Plan, total: GridVector, bound: Bound) -> GridVector:
         """A training step's exact sum with its noise; the plan's canaries are in it while it is noised, and not afterwards."""

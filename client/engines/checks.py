@@ -108,9 +108,23 @@ def check_slots(engine: Engine, model: nn.Module, example: PatientBatch) -> None
         for shift in _shifts(patients)[:: 8 if rich else 1]:
             found = _numbers(engine, parameters, _rolled(batch, shift))
             _compare(engine.name, [each.roll(shift, 0) for each in expected], found, torch.ones(patients, dtype=torch.bool))
+        _compare_cuts(engine, parameters, batch)
         for first in (0, 1):
             own = torch.arange(patients) % 2 == first
             _compare(engine.name, expected, _numbers(engine, parameters, _where(own, batch, _strangers(batch))), own)
+
+
+def _compare_cuts(engine: Engine, parameters: Parameters, batch: PatientBatch) -> None:
+    """`Unsupported` unless clipped sums are the same however the patients are cut."""
+    size, bound = sum(value.numel() for value in parameters.values()), Bound(2.0**-10, 20)
+    totals = []
+    for cut in (0, 1, len(batch) // 3, len(batch) // 2):
+        total = np.zeros(size, dtype=np.int64)
+        for part in (batch.part(0, cut), batch.part(cut, len(batch))):
+            engine.add(parameters, part, bound, total)
+        totals.append(total)
+    if any((total != totals[0]).any() for total in totals):
+        raise Unsupported(f"engine {engine.name}: a patient's clipped gradient depends on how many others there are")
 
 
 def _strangers(batch: PatientBatch) -> PatientBatch:

@@ -25,6 +25,7 @@ PATIENTS_AT_ONCE = 256
 STEPS = 3  # timed; the fastest one counts
 FILLS_S = 0.01  # one patient that takes this long fills the machine: others beside it gain nothing and cost memory (3D images)
 TRIAL = Bound(1.0, 20)
+AT_ONCE_BYTES = 2**27  # of patients' gradients: what trying an engine holds several times
 
 
 class Engine(Protocol):
@@ -66,11 +67,13 @@ def choose_engine(
 ) -> Engine:
     """The fastest engine that gives every patient the same bits in every slot and agrees with autograd; or the one called `name`.
 
-    `patients`: how many are computed together, rounded up to a multiple of 32. `example`: synthetic patients,
-    where normal inputs do not suit.
+    `patients`: how many are computed together at most, rounded up to a multiple of 32; fewer where gradients are large.
+    `example`: synthetic patients, where normal inputs do not suit.
     Raises `Refused` for a model that mixes patients or that no engine serves, `Unsupported` if the one called `name` does not.
     """
     _refuse_mixing(model)
+    size = sum(value.numel() for value in model.parameters())
+    patients = min(patients, max(1, AT_ONCE_BYTES // (4 * size)))
     n = whole_slots(patients)
     example = synthetic(shape, n) if example is None else _repeated(example, n)
     check_no_mixing(model, loss, example)
@@ -104,8 +107,9 @@ def like(engine: Engine, size: int) -> Engine:
 def gradients_as_inputs(engine: Engine, rows: Tensor) -> tuple[Parameters, list[PatientBatch]]:
     """What `sum_of` takes for patients whose gradients are `rows` (n, size), each of as many equal records as there can be."""
     records = engine.shape.records
-    inputs = rows.to(torch.float32).unsqueeze(1).expand(-1, records, -1)
-    weights = torch.full(inputs.shape[:2], 1.0 / records)
+    scales = rows.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+    inputs = (rows / scales).to(torch.float32).unsqueeze(1).expand(-1, records, -1)  # of length 1 or more whatever the clip is
+    weights = (scales / records).to(torch.float32).expand(-1, records)
     return {"weight": torch.zeros(1, rows.shape[1])}, [PatientBatch(inputs, torch.zeros_like(weights), weights)]
 
 
@@ -115,15 +119,16 @@ def _output(outputs: Tensor, labels: Tensor) -> Tensor:
 
 def sum_of(engine: Engine, parameters: Parameters, batches: Iterable[PatientBatch], bound: Bound) -> NDArray[np.int64]:
     """Sum over all patients of clipped gradients in whole grid steps, (n_parameters,); how they are cut changes no bit."""
-    total = np.zeros(sum(value.numel() for value in parameters.values()), dtype=np.int64)
-    most = 2 ** (62 - bound.grid_bits - engine.fine_bits(bound))
-    seen = 0
+    fine_bits = engine.fine_bits(bound)
+    fine = np.zeros(sum(value.numel() for value in parameters.values()), dtype=np.int64)
+    whole = np.zeros_like(fine)
+    together = max(1, 2 ** (61 - bound.grid_bits - fine_bits))  # whose fractions of a step stay below 2^62
     for batch in batches:
-        seen += len(batch)
-        if seen > most:
-            raise Unsupported(f"more than {most} patients in one sum of {bound.grid_bits} grid bits")
-        engine.add(parameters, batch, bound, total)
-    return to_grid(total, engine.fine_bits(bound))
+        for start in range(0, len(batch), together):
+            engine.add(parameters, batch.part(start, start + together), bound, fine)
+            whole += fine >> fine_bits  # floor and remainder: exact for either sign
+            fine &= (1 << fine_bits) - 1
+    return whole + to_grid(fine, fine_bits)
 
 
 def to_grid(total: NDArray[np.int64], fine_bits: int) -> NDArray[np.int64]:

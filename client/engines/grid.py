@@ -25,7 +25,7 @@ def clip_to_grid(rows: Sequence[Tensor], bound: Bound) -> None:
 
     A patient with a value that is not finite becomes zero: a broken record must not reveal itself by poisoning the sum.
     """
-    squares = torch.stack([_squares_of(row) for row in rows]).sum(dim=0)
+    squares = added([_squares_of(row) for row in rows])
     _scale(rows, squares, bound)
 
 
@@ -93,13 +93,18 @@ def _scale(rows: Sequence[Tensor], squares: Tensor, bound: Bound) -> None:
     if bound.norm < SMALL_BOUND:
         odd |= squares < SMALL_BOUND**2
     if bool(odd.any()):
-        squares[odd] = torch.stack([row[odd].double().square().sum(dim=1) for row in rows]).sum(dim=0)
+        squares[odd] = added([row[odd].double().square().sum(dim=1) for row in rows])
         broken = ~torch.isfinite(squares)
         for row in rows:
             row[broken] = 0.0
     factors = steps_per_unit(squares, bound).to(torch.float32).unsqueeze(1)
     for row in rows:
         row.mul_(factors).round_()
+
+
+def added(parts: Sequence[Tensor]) -> Tensor:
+    """The parts, (n,) each, added one after the other: a sum over a stack takes an order that depends on n (seen from 5 parts)."""
+    return functools.reduce(torch.add, parts)
 
 
 def _squares_of(row: Tensor) -> Tensor:

@@ -153,7 +153,7 @@ def test_a_finished_model_is_tried_on_the_sites_own_patients(consortium: Consort
         (("no-such-run",), "0 plans match"),
         (("--rounds", "0"), "0 rounds"),
         (("--canaries", "99"), "99 canaries"),
-        (("--canaries", "10001"), "10001 canaries"),
+        (("--canaries", "3001"), "3001 canaries"),
         (("--membership", "/nowhere"), "cannot read"),
         (("run", "--membership", "/nowhere"), "name no run"),
     ],

@@ -9,6 +9,7 @@ from guards_in_process import DECLARED, SITES, Consortium, code_of, terms
 from numpy.typing import NDArray
 from test_trainer_privacy import cohort, job, quiet, trainer, without  # noqa: F401 - quiet is a fixture
 
+from client import trainer as module
 from client.engines import NAMES
 from client.job import Result
 from client.release import Bound, noised
@@ -63,6 +64,23 @@ def test_the_opened_sum_is_the_exact_sum_of_all_patients_of_all_sites(
     trainer(everybody, engine=engine).run(job(plan))
     assert np.abs(words.view(np.int32) - quiet[-1]).max() <= (2 if engine == "outer" else 0)
     assert np.abs(quiet[-1]).max() > 1000
+
+
+def test_the_exact_sum_is_cut_where_the_ring_ends_before_it_is_noised(
+    consortium: Consortium, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cutting afterwards would cut noise off too: the release would no longer have the charged distribution."""
+    plan, seen = distributed(consortium), list[NDArray[np.int64]]()
+
+    def shifted(total: NDArray[np.int64], **rest: object) -> NDArray[np.int64]:
+        seen.append(total.copy())
+        return total + 1000
+
+    monkeypatch.setattr(module, "noised", shifted)
+    monkeypatch.setattr(module, "signal_bound", lambda plan, site: 7)
+    body = trainer(cohort(30)).run(job(plan)).body
+    assert np.abs(seen[-1]).max() == 7
+    assert (body == seen[-1] + 1000).all()
 
 
 def test_both_modes_make_the_same_step_where_there_is_no_noise(

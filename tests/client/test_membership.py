@@ -11,7 +11,7 @@ from guards_in_process import HELD_OUT, SALT, TASK_NAME, Consortium, tape, terms
 from numpy.typing import NDArray
 
 from client.errors import ConfigError
-from client.membership import ExportedModel, check_membership, patient_losses, patients_of, read_model
+from client.membership import ExportedModel, Patients, check_membership, patient_losses, patients_of, read_model
 from client.trainer_process import DataSource
 from consortium.canonical import encode_json
 from consortium.plan import ParameterSpec, Plan
@@ -119,6 +119,16 @@ def test_losses_are_those_of_the_exported_model(consortium: Consortium, source: 
     labels = patients.labels.numpy()
     expected = -np.log(np.where(labels == 1, probabilities, 1 - probabilities))
     assert np.allclose(patient_losses(TASK, model, found.parameters, patients), expected, atol=1e-4)
+
+
+def test_a_patients_loss_is_the_mean_over_its_records() -> None:
+    model, labels = TASK.build_model("logistic", {}), torch.tensor([0.0, 1.0, 1.0])
+    inputs = torch.randn(3, model.output.in_features, generator=torch.Generator().manual_seed(0))
+    weights = np.random.default_rng(0).normal(size=model.output.in_features + 1).astype(np.float32)
+    whole = Patients(inputs, labels, np.array([0, 1, 1]), np.array([True, False]))
+    each = Patients(inputs, labels, np.arange(3), np.array([True, False, False]))
+    alone = patient_losses(TASK, model, weights, each)
+    assert np.allclose(patient_losses(TASK, model, weights, whole), [alone[0], alone[1:].mean()])
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------------------

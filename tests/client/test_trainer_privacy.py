@@ -338,11 +338,21 @@ def test_of_more_records_than_the_limit_the_last_ones_count(consortium: Consorti
     assert (quiet[0] == quiet[1]).all()
 
 
+def test_the_number_of_patients_counts_patients_and_not_records(consortium: Consortium, quiet: list[NDArray[np.int64]]) -> None:
+    plan = consortium.plan(privacy=terms(count_noise=5.0))
+    trainer(episodes(40, 4), task=Episodes(TASK.contract)).run(job(plan, number=2))
+    assert any(each.tolist() == [40 << plan.privacy.grid_bits] for each in quiet)
+
+
 def test_all_records_of_a_patient_are_on_one_side_of_the_split_and_the_patient_is_counted_once() -> None:
     people = episodes(40, 4)
     seen = trainer(people, held_out=0.4, task=Episodes(TASK.contract))
     assert seen.training.patients + seen.held_out.patients == 40
     assert 5 < seen.held_out.patients < 35
+    for side in (seen.training, seen.held_out):
+        together = np.bincount(side.owners, side.shares(2**20))
+        assert (together <= 2**20).all()
+        assert (together > 2**20 - 4).all()
     assert len(seen.training.labels) + len(seen.held_out.labels) == len(people.patient_ids)
 
 
