@@ -1,4 +1,4 @@
-"""Commands to become a site and to see whether it works: init, join, check, data."""
+"""Commands to become a site and to see whether it works: init, join, check."""
 
 import argparse
 import shutil
@@ -18,9 +18,8 @@ from consortium.errors import ConsortiumError
 from consortium.identity import fingerprint
 from privacy.errors import PrivacyError
 from privacy.verify import verify_ledger
-from tasks.data import load_cohort
 from tasks.errors import TaskError
-from tasks.registry import available, get_task
+from tasks.registry import available
 
 DISK_MIB = 512
 
@@ -38,10 +37,6 @@ def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     join.set_defaults(handler=_join)
     check = verbs.add_parser("check", help="is everything ready? one line for each problem; sends nothing")
     check.set_defaults(handler=_check)
-    data = verbs.add_parser("data", help="what the tables look like after mapping")
-    kinds = data.add_subparsers(dest="what", required=True)
-    validate = kinds.add_parser("validate", help="report out-of-range, duplicated, missing and unknown values; shows no values")
-    validate.set_defaults(handler=_validate)
 
 
 def _init(home: Home, args: argparse.Namespace, out: Output) -> int:
@@ -63,16 +58,6 @@ def _join(home: Home, args: argparse.Namespace, out: Output) -> int:
     out.facts(f"joined {roster.consortium}", {"roster version": roster.version, "members": members, "colluders": roster.colluders})
     if not home.policy.exists():
         out.say(f"There is no policy yet: nothing will train until {home.policy} exists (see the README of `client`).")
-    return 0
-
-
-def _validate(home: Home, args: argparse.Namespace, out: Output) -> int:
-    config = load_config(home)
-    report = load_cohort(config.data, get_task(config.task).contract).report
-    if out.as_json:
-        out.facts("data", report.to_dict())
-    else:
-        print(report.to_text())
     return 0
 
 
