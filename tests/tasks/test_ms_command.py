@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from ms_tables import ALL_COLUMNS, Tables, right_tables
 
 from client.cli import main
 from tasks.cis_conversion.synthetic import write_hospitals
@@ -15,8 +16,6 @@ from tasks.ms.contract import CONTRACT
 from tasks.ms.findings import FEW, LOCAL, NEARLY_ALL
 from tasks.ms.quarantine import SetAside, write_quarantine
 from tasks.ms.samples import write_tables
-
-from .ms_tables import ALL_COLUMNS, Tables, right_tables
 
 SECRET = "Zähringer <b>4711</b>"
 

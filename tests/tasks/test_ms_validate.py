@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ms_tables import ALL_COLUMNS, Tables, first_rows, right_tables, told
 
 from tasks.errors import ContractError, DataError
 from tasks.ms.contract import CONTRACT
@@ -19,8 +20,6 @@ from tasks.ms.rules import RULES
 from tasks.ms.samples import SMALL, invent_tables, write_tables
 from tasks.ms.schema import Column
 from tasks.ms.validate import validate_folder
-
-from .ms_tables import ALL_COLUMNS, Tables, first_rows, right_tables, told
 
 Told = set[tuple[str, str, str, tuple[int, ...]]]
 VISITS, RELAPSES, TREATMENTS, MRI = (first_rows(name) for name in ("visits", "relapses", "treatments", "mri"))

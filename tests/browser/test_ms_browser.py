@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from ms_tables import Tables
 
 from client.cli import main
 from tasks.ms.contract import CONTRACT
-
-from ..browser.conftest import browser  # noqa: F401  # the same real Chromium
-from .ms_tables import Tables
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -55,7 +53,7 @@ def file(request: pytest.FixtureRequest, pages: dict[str, Path]) -> Path:
 
 
 @pytest.fixture(params=[DESKTOP, TELEPHONE], ids=["desktop", "telephone"])
-def seen(request: pytest.FixtureRequest, browser: "Browser", file: Path) -> Iterator[Seen]:  # noqa: F811
+def seen(request: pytest.FixtureRequest, browser: "Browser", file: Path) -> Iterator[Seen]:
     page = browser.new_page(viewport=request.param)
     found = Seen(page, file)
     page.on("request", lambda asked: found.requests.append(asked.url))
@@ -94,7 +92,7 @@ def test_long_lists_are_folded_until_they_are_asked_for(seen: Seen, pages: dict[
     assert last.is_visible()
 
 
-def test_verdict_and_warning_to_keep_it_here_are_on_the_first_screen(browser: "Browser", pages: dict[str, Path]) -> None:  # noqa: F811
+def test_verdict_and_warning_to_keep_it_here_are_on_the_first_screen(browser: "Browser", pages: dict[str, Path]) -> None:
     page = browser.new_page(viewport=DESKTOP)
     page.goto(pages["report"].as_uri())
     for words in ("it does not leave the hospital", "The tables need work", "rows in quarantine"):
@@ -104,7 +102,7 @@ def test_verdict_and_warning_to_keep_it_here_are_on_the_first_screen(browser: "B
     page.close()
 
 
-def test_no_table_is_cut_at_the_papers_edge(browser: "Browser", file: Path) -> None:  # noqa: F811
+def test_no_table_is_cut_at_the_papers_edge(browser: "Browser", file: Path) -> None:
     page = browser.new_page(viewport=PAPER)
     page.emulate_media(media="print")
     page.goto(file.as_uri())
@@ -114,7 +112,7 @@ def test_no_table_is_cut_at_the_papers_edge(browser: "Browser", file: Path) -> N
     page.close()
 
 
-def test_the_dictionary_prints_on_a4_with_every_column(browser: "Browser", pages: dict[str, Path]) -> None:  # noqa: F811
+def test_the_dictionary_prints_on_a4_with_every_column(browser: "Browser", pages: dict[str, Path]) -> None:
     from pypdf import PdfReader
 
     page = browser.new_page()
