@@ -6,9 +6,11 @@ with, for every line: the same content, or the same refusal in the same words.
 
 import dataclasses
 import json
+import random
 import re
 import types
 import typing
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -155,3 +157,22 @@ def _spend(body: dict[str, Json]) -> SpendRecord:
         raise DocumentError(f"spend.epsilon_after is a {type(after).__name__}, expected a float")
     rest = {name: value for name, value in body.items() if name not in ("spends", "epsilon_after")}
     return SpendRecord(plain_document(SpendDetails, rest, "spend"), tuple(map(spend_from_document, spends)), after)
+
+
+def altered(document: Json, odd: Sequence[Json], chance: random.Random) -> Json:
+    """The document with one of the `odd` values in a place that chance picks, or with a key or an item more or less."""
+    if isinstance(document, dict) and document and chance.random() < 0.95:
+        name, copy = chance.choice(list(document)), dict(document)
+        match chance.randrange(14):
+            case 0:
+                del copy[name]
+            case 1:
+                copy[f"{name}s"] = copy[name]
+            case _:
+                copy[name] = altered(copy[name], odd, chance)
+        return copy
+    if isinstance(document, list) and document and chance.random() < 0.9:
+        at = chance.randrange(len(document))
+        changed: list[Json] = [altered(document[at], odd, chance), *document[at + 1 :]]
+        return document[:at] + (document[at + 1 :] if chance.random() < 0.1 else changed)
+    return chance.choice(odd)
