@@ -17,15 +17,11 @@ KEPT = 4  # models with their engines; a process serves one plan at a time, a si
 
 @dataclass(frozen=True)
 class PlanModel:
-    """A model with the patients' shape. Engines hold workspaces: one computation at a time in a process."""
+    """A model with what serves it. Engines hold workspaces: one computation at a time in a process."""
 
     model: nn.Module
     loss: Loss
     engine: Engine
-
-    @property
-    def shape(self) -> Shape:
-        return self.engine.shape
 
 
 Key = tuple[ModelRef, str, tuple[str, ...], str]

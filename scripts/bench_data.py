@@ -9,19 +9,16 @@ Right ones as CSV and as Parquet, and ones where every twentieth row has a wrong
 
 import argparse
 import json
-import os
 import random
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any, Final
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
-from bench_machine import machine, machine_line  # noqa: E402
+from bench_machine import machine, machine_line, measured  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
@@ -31,16 +28,6 @@ TARGET_S: Final = 20.0
 TARGET_MIB: Final = 1024.0
 SEED: Final = 26
 SPOILT: Final = 20  # every so many rows
-# The peak is asked of the process itself: what the kernel reports at its end counts the parent before `exec` too.
-PROGRAM: Final = """
-import sys
-from client.cli import main
-status = main(sys.argv[1:])
-with open("/proc/self/status") as file:
-    peak = next(line.split()[1] for line in file if line.startswith("VmHWM"))
-print(peak, file=sys.stderr)
-sys.exit(status)
-"""
 
 
 def spoil(tables: dict[str, Cells]) -> dict[str, Cells]:
@@ -55,23 +42,11 @@ def spoil(tables: dict[str, Cells]) -> dict[str, Cells]:
 
 def measure(folder: Path) -> dict[str, Any]:
     """One run of the program: seconds, processor seconds, peak MiB, rows in quarantine."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     out = folder.parent / "out"
     options = ["--folder", str(folder), "--quarantine", str(out / "quarantine"), "--html", str(out / "report.html"), "--json"]
     out.mkdir(exist_ok=True)
-    begun, before = time.monotonic(), os.times()
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, "data", "validate", *options], env=environment, capture_output=True, text=True, check=False
-    )
-    seconds, after = time.monotonic() - begun, os.times()
-    if done.returncode not in {0, 1}:
-        raise RuntimeError(f"validate ended with status {done.returncode}: {done.stderr[-500:]}")
-    return {
-        "seconds": seconds,
-        "cpu_seconds": after.children_user + after.children_system - before.children_user - before.children_system,
-        "mib": int(done.stderr.split()[-1]) / 1024,
-        "quarantined": json.loads(done.stdout)["rows_quarantined"],
-    }
+    run = measured("client.cli", ["data", "validate", *options], root=ROOT, accepted=(0, 1))
+    return {**run, "quarantined": run.pop("found")["rows_quarantined"]}
 
 
 def run(scale: float, repeats: int) -> dict[str, Any]:

@@ -13,7 +13,6 @@ import argparse
 import json
 import math
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,7 +24,7 @@ from typing import Any, Final
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
-from bench_machine import machine, machine_line  # noqa: E402
+from bench_machine import machine, machine_line, measured  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
@@ -49,16 +48,6 @@ LEDGERS: Final[dict[str, tuple[Event, bool]]] = {
     "rate 0.25": (PoissonGaussianEvent(20.0, 0.25), True),
     "rate 0.25, shares of 6": (SharedPoissonGaussianEvent(10.0, 0.25, 6), True),
 }
-# The peak is asked of the process itself: what the kernel reports at its end counts the parent before `exec` too.
-PROGRAM: Final = """
-import sys
-from privacy.cli import main
-status = main(sys.argv[1:])
-with open("/proc/self/status") as file:
-    peak = next(line.split()[1] for line in file if line.startswith("VmHWM"))
-print(peak, file=sys.stderr)
-sys.exit(status)
-"""
 
 
 def write_ledger(path: Path, rounds: int, event: Event, *, answers: bool) -> int:
@@ -112,30 +101,12 @@ def _details(number: int) -> SpendDetails:
 
 
 def measure(path: Path, cores: int, command: str = "verify") -> dict[str, Any]:
-    """One run of the program. `RuntimeError` if it does not find the ledger in order: its figures would mean nothing."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    """One run of the program on so many cores, which must find the ledger in order."""
     allowed = ",".join(map(str, sorted(os.sched_getaffinity(0))[:cores]))
     page = path.with_suffix(".html")
     page.unlink(missing_ok=True)
     out = ["--out", str(page)] if command == "report" else []
-    begun, before = time.monotonic(), os.times()
-    done = subprocess.run(
-        ["taskset", "-c", allowed, sys.executable, "-c", PROGRAM, command, str(path), "--json", *out],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    seconds, after = time.monotonic() - begun, os.times()
-    if done.returncode != 0:
-        raise RuntimeError(f"{command} did not find the ledger in order: {done.stdout[-500:]} {done.stderr[-500:]}")
-    return {
-        "seconds": seconds,
-        "cpu_seconds": after.children_user + after.children_system - before.children_user - before.children_system,
-        "mib": int(done.stderr.split()[-1]) / 1024,
-        "found": json.loads(done.stdout),
-    }
+    return measured("privacy.cli", [command, str(path), "--json", *out], root=ROOT, prefix=("taskset", "-c", allowed))
 
 
 def best(path: Path, cores: int, repeats: int, command: str = "verify") -> dict[str, Any]:

@@ -17,6 +17,7 @@ from client.engines import (
     PatientBatch,
     Shape,
     Unsupported,
+    choose,
     choose_engine,
     gradients_as_inputs,
     grid,
@@ -541,6 +542,16 @@ def test_there_is_no_largest_number_of_patients(name: str) -> None:
     found = sum_of(engine, parameters_of(model), [many], BOUND)
     assert np.abs(found - alone / 2.0 ** engine.fine_bits(BOUND) * 300_000).max() <= 1
     assert np.abs(found).max() > 300_000 * 2**18
+
+
+def test_fewer_patients_are_computed_together_where_their_gradients_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trying an engine holds all their gradients several times: at a million parameters that took gigabytes."""
+    model, inputs = model_of("gru")
+    shape, size = Shape(2, inputs), sum(value.numel() for value in model.parameters())
+    for at_once, slots in ((10_000, 256), (40, 64), (1, 32)):
+        monkeypatch.setattr(choose, "AT_ONCE_BYTES", 4 * size * at_once)
+        engine = choose_engine(model, loss, shape, name="bookkeeping")
+        assert engine._patients == slots  # type: ignore[attr-defined]
 
 
 class Inverse(nn.Module):

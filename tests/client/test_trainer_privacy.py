@@ -266,6 +266,16 @@ def test_an_engine_is_chosen_once_for_all_sites_of_a_process(consortium: Consort
     assert chosen == ["", ""]
 
 
+def test_a_model_that_was_built_before_answers_for_no_other_options(consortium: Consortium) -> None:
+    """16 and 16.0 are equal as keys; the second is no width."""
+    plan = with_model(consortium.plan(), "mlp", (("hidden", 16),))
+    trainer(cohort(5)).run(job(plan))
+    odd = replace(plan, model=replace(plan.model, options=(("hidden", 16.0),)))
+    assert odd.model == plan.model
+    with pytest.raises(Refused, match=r"hidden is 16\.0"):
+        trainer(cohort(5)).run(job(odd))
+
+
 def test_an_engine_that_does_not_serve_the_model_is_a_clear_refusal(consortium: Consortium) -> None:
     with pytest.raises(Refused, match=r"MODEL: 4 records a patient"):
         trainer(cohort(5), task=Episodes(TASK.contract), engine="outer").run(job(consortium.plan()))
