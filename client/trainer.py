@@ -27,6 +27,7 @@ from tasks.features import Design
 from tasks.metrics import score_cells
 from tasks.models import split_parameters
 from tasks.splits import held_out_mask
+from tasks.sums import Choice, Records, SumsTask, layout, stage_vectors
 
 Released = FloatVector | GridVector  # real numbers, or whole grid steps in mode distributed
 Weights = NDArray[np.float32]
@@ -37,7 +38,7 @@ class Trainer:
 
     def __init__(
         self,
-        task: Task,
+        task: Task | SumsTask,
         cohort: Cohort,
         *,
         salt: bytes,
@@ -68,6 +69,8 @@ class Trainer:
     def _release(self, job: Job) -> Result:
         self._check(job.plan)
         buffers, weights = self._split_model(job)
+        if isinstance(self._task, SumsTask):
+            return self._sums(job, self._task, weights)
         if job.purpose == "describe":
             return Result(self._describe(job.plan), _nothing(job.plan))
         training, held_out = self._encoded(job.plan, buffers)
@@ -99,6 +102,8 @@ class Trainer:
         return vector[: job.plan.n_buffers], vector[job.plan.n_buffers :]
 
     def _model(self, plan: Plan) -> PlanModel:
+        if isinstance(self._task, SumsTask):
+            raise Refused("TASK", f"task {self._task.name} sums: it has no model")
         return model_of(self._task, plan, self._engine)
 
     def _encoded(self, plan: Plan, buffers: Weights) -> tuple[PatientBatch, PatientBatch]:
@@ -115,6 +120,38 @@ class Trainer:
         encoded = torch.from_numpy(np.ascontiguousarray(inputs, dtype=np.float32))
         labels = torch.from_numpy(side.labels.astype(np.float32))
         return of_owners(encoded, labels, side.owners, patients=side.patients, at_most=self._task.records)
+
+    def _sums(self, job: Job, task: SumsTask, state: Weights) -> Result:
+        """One stage of a task that sums: what a training round releases, with patients' vectors where gradients are.
+
+        The sign is a gradient's, so that opening, weighing and dividing are those of a training round.
+        """
+        plan = job.plan
+        fields = header_fields(plan, job.round_number, job.purpose)
+        choice = Choice(plan.model.name, dict(plan.model.options), plan.task.columns)
+        if job.purpose != "train" or any(item != PATIENTS for item in fields):
+            raise Refused("TASK", f"task {task.name} sums: it has nothing to describe and no model to evaluate")
+        if layout(task, choice) != tuple((spec.name, spec.shape) for spec in plan.model.parameters):
+            raise Refused("MODEL", "the plan's parameters are not the stages of the named task in this code version")
+        if (plan.schedule.local_steps, plan.schedule.local_rate, plan.privacy.sample_rate) != (1, 1.0, 1.0):
+            raise Refused("TASK", f"task {task.name} sums: its plan takes one local step at rate 1 of all patients")
+        side = self.training
+        rows = -stage_vectors(task, choice, state.astype(np.float64), Records(side.values, side.owners, side.patients))
+        return Result(self._patients(plan) if fields else _nothing(plan), self._summed_rows(job, rows))
+
+    def _summed_rows(self, job: Job, rows: FloatMatrix) -> Released:
+        plan = job.plan
+        normaliser = plan.participant(job.site).declared_patients
+        if not plan.private:
+            finite = np.isfinite(rows).all(axis=1)
+            return -np.asarray(rows[finite].sum(axis=0) / normaliser, dtype=np.float64)
+        bound = Bound(plan.privacy.clip, plan.privacy.grid_bits)
+        total = clipped_grid_sum(rows, bound)
+        if not plan.privacy.distributed:
+            return -np.asarray(self._noised_step(plan, total, bound) * bound.step / normaliser, dtype=np.float64)
+        most = signal_bound(plan, job.site)
+        np.clip(total, -most, most, out=total)
+        return self._noised_step(plan, total, bound)
 
     def _describe(self, plan: Plan) -> Released:
         vectors = np.asarray(self._design(plan).describe_vectors(self.training.values), dtype=np.float64)

@@ -10,6 +10,7 @@ from consortium.plan import NOT_PRIVATE, Plan
 from server.journal import EpsilonPublished
 from server.spent import COMPUTED, site_epsilon
 from server.state import RunState
+from server.strategy import SUMS
 
 NOT_PRIVATE_BANNER = "NOT PRIVATE"
 UNIT = "one patient with all visits, scans and episodes"
@@ -48,7 +49,7 @@ def guarantee(plan: Plan) -> tuple[str, ...]:
         f"Unit: {UNIT}. Neighbours: {NEIGHBOURS}. Accountant: {ACCOUNTANT}.",
         "Both numbers cover this run alone: normalisation statistics, every training round and every evaluation. What "
         "earlier and later runs add is in each site's ledger, which its auditor can verify.",
-        f"How: each patient's gradient is clipped to L2 norm {terms.clip:g}; each site adds {_added(plan)}, from a "
+        f"How: each patient's {_what(plan)} is clipped to L2 norm {terms.clip:g}; each site adds {_added(plan)}, from a "
         f"cryptographic generator; sampling rate {terms.sample_rate:g}; weights and normalisers are public constants of the plan.",
     )
 
@@ -72,6 +73,10 @@ def _against_whom(plan: Plan) -> tuple[str, ...]:
         f"Against the hub and whoever holds the models, given that secure aggregation holds: epsilon "
         f"{model} (*epsilon model*), with the same delta.",
     )
+
+
+def _what(plan: Plan) -> str:
+    return "vector" if plan.strategy.name == SUMS else "gradient"
 
 
 def _added(plan: Plan) -> str:
@@ -129,8 +134,21 @@ def _task_lines(plan: Plan) -> Sequence[str]:
     return (
         f"Task {plan.task.name}, version {plan.task.version}.",
         f"Columns read at the sites: {', '.join(plan.task.columns)}.",
+        *(_sums_lines(plan, options) if plan.strategy.name == SUMS else _model_lines(plan, options)),
+    )
+
+
+def _model_lines(plan: Plan, options: str) -> Sequence[str]:
+    return (
         f"Model {plan.model.name} ({options}): {plan.n_parameters} trained values, {plan.n_buffers} of normalisation.",
         "Normalisation comes from one accounted, secure sum over all sites, never from one site.",
+    )
+
+
+def _sums_lines(plan: Plan, options: str) -> Sequence[str]:
+    return (
+        f"Sums {plan.model.name} ({options}): {plan.n_parameters - 1} numbers in {plan.schedule.rounds} rounds.",
+        "Nothing is trained; what was found is in `result.json`.",
     )
 
 

@@ -16,6 +16,7 @@ from server.home import LeadHome, read_signed
 from server.options import ROUNDS, measured_curves, options
 from server.options import lines as option_lines
 from server.planning import make_plan
+from server.strategy import SUMS
 
 PLAN_EXAMPLES = """examples:
   wardround-lead plan task=cis_conversion privacy=epsilon3 federation=roster
@@ -55,10 +56,14 @@ def make(home: LeadHome, args: argparse.Namespace, out: Output) -> int:
     write_durably(path, Signed.of(plans.KIND, plan).encode())
     found = cost(plan, colluders=roster.colluders, minimum_cohort=roster.minimum_cohort)
     # Full batches are accounted in closed form; sampled ones cost a second for each number of rounds.
-    rounds = ROUNDS if args.options or plan.privacy.sample_rate == 1.0 else ()
-    others = options(plan, config.privacy, roster, measured_curves(), rounds=rounds)
-    document = {"file": str(path), "digest": plan.digest.hex(), "cost": found.document(), "options": others.document()}
-    out.lines((*cost_lines(found), *option_lines(others, whole=args.options)), document)
+    document = {"file": str(path), "digest": plan.digest.hex(), "cost": found.document()}
+    lines = cost_lines(found)
+    if plan.strategy.name != SUMS:  # of sums there is nothing to choose: their rounds are their stages
+        rounds = ROUNDS if args.options or plan.privacy.sample_rate == 1.0 else ()
+        others = options(plan, config.privacy, roster, measured_curves(), rounds=rounds)
+        document["options"] = others.document()
+        lines = (*lines, *option_lines(others, whole=args.options))
+    out.lines(lines, document)
     out.say(f"written to {path}, not signed; next: wardround-lead sign {path}")
     return 0
 

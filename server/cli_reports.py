@@ -1,16 +1,18 @@
-"""Commands that look at runs and change nothing: `status`, `compare`, `report`, `model export`."""
+"""Commands that look at runs and change nothing: `status`, `compare`, `report`, `result`, `model export`."""
 
 import argparse
 from pathlib import Path
 
 from server.card import NOT_PRIVATE_BANNER
 from server.cli_output import Output
+from server.errors import ServerError
 from server.export import copy_export
 from server.folder import open_folder
 from server.home import LeadHome
 from server.leaving import departure_sentences
 from server.report import compare, status, write_report
 from server.state import read_state
+from server.sums import result_lines, result_of, sums_only
 
 
 def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser) -> None:
@@ -39,6 +41,15 @@ def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", c
     report.add_argument("run", type=Path, help="run folder or run id")
     report.add_argument("--out", type=Path, help="HTML file to write (default: report.html in the run's folder)")
     report.set_defaults(handler=make_report)
+    result = verbs.add_parser(
+        "result",
+        parents=[common],
+        help="what a run of sums found",
+        epilog="example:\n  wardround-lead result RUN --json",
+        formatter_class=raw,
+    )
+    result.add_argument("run", type=Path, help="run folder or run id")
+    result.set_defaults(handler=show_result)
     _add_model(verbs, common)
 
 
@@ -91,6 +102,17 @@ def show_comparison(home: LeadHome, args: argparse.Namespace, out: Output) -> in
 def make_report(home: LeadHome, args: argparse.Namespace, out: Output) -> int:
     path = write_report(run_path(home, args.run), args.out)
     out.facts("report", {"file": str(path)})
+    return 0
+
+
+def show_result(home: LeadHome, args: argparse.Namespace, out: Output) -> int:
+    folder = open_folder(run_path(home, args.run))
+    plan = folder.plan()
+    result = result_of(folder, plan)
+    if result is None:
+        trains = "it trains a model, see `wardround-lead report`"
+        raise ServerError(f"run {plan.run_id} has no result: " + ("it is not finished" if sums_only(plan) else trains))
+    out.lines(result_lines(result), result)
     return 0
 
 

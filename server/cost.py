@@ -94,7 +94,7 @@ def cost(plan: Plan, *, colluders: int, minimum_cohort: int) -> Cost:
         epsilon_model=model,
         describe_rounds=min(1, plan.statistics),
         train_rounds=schedule.rounds,
-        evaluations=ride_along + 1,
+        evaluations=ride_along + min(1, schedule.max_evaluate),
         attempts_allowed=schedule.max_round,
         minimum_survivors=threshold(sites, colluders),
         dropouts_tolerated=sites - threshold(sites, colluders),
@@ -125,7 +125,8 @@ def _site(plan: Plan, participant: Participant, exposed: float, model: float) ->
 
 def bytes_per_site(plan: Plan) -> tuple[int, int]:
     """(up, down) of one site over a run without failures: model, masked vector, header, protocol; TLS and framing not counted."""
-    purposes = ["describe"] * min(1, plan.statistics) + ["train"] * plan.schedule.rounds + ["evaluate"]
+    purposes = ["describe"] * min(1, plan.statistics) + ["train"] * plan.schedule.rounds
+    purposes += ["evaluate"] * min(1, plan.schedule.max_evaluate)
     sites = float(len(plan.participants))
     up, down = np.interp(sites, SITES, EPOCH_UP), np.interp(sites, SITES, EPOCH_DOWN)
     for number, purpose in enumerate(purposes, start=1):
@@ -138,7 +139,7 @@ def bytes_per_site(plan: Plan) -> tuple[int, int]:
 
 def seconds(plan: Plan, bytes_moved: int) -> float:
     """Estimate: fixed cost of the messages plus transfer; local computing is not in it."""
-    rounds = min(1, plan.statistics) + plan.schedule.rounds + 1
+    rounds = min(1, plan.statistics) + plan.schedule.rounds + min(1, plan.schedule.max_evaluate)
     return (2 + MESSAGES_A_ROUND * rounds) * SECONDS_A_MESSAGE + bytes_moved / BYTES_A_SECOND
 
 
@@ -174,8 +175,7 @@ def cost_lines(found: Cost) -> tuple[str, ...]:
     return (
         f"run               {found.run_id}",
         *_privacy_lines(found),
-        f"rounds            {found.describe_rounds} describe + {found.train_rounds} train + 1 evaluate; "
-        f"{found.evaluations} evaluations",
+        _rounds_line(found),
         f"attempts          at most {found.attempts_allowed} round numbers; epsilon covers them all",
         f"sites             {len(found.sites)}; {survive}; at least {found.honest_in_every_sum} honest in every sum",
         *(line for sentence in found.limits for line in _wrapped("mind", sentence)),
@@ -186,6 +186,15 @@ def cost_lines(found: Cost) -> tuple[str, ...]:
             f"  {site.site:<16}declared {site.declared_patients}, weight {site.weight:.3f}, noise/clip {site.noise_to_clip:.3f}"
             for site in found.sites
         ),
+    )
+
+
+def _rounds_line(found: Cost) -> str:
+    if not found.evaluations:
+        return f"rounds            {found.train_rounds}: sums, no model is trained"
+    return (
+        f"rounds            {found.describe_rounds} describe + {found.train_rounds} train + 1 evaluate; "
+        f"{found.evaluations} evaluations"
     )
 
 

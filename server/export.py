@@ -3,6 +3,7 @@
 model/weights.npz   one float32 array per tensor, read with numpy.load(..., allow_pickle=False)
 model/model.json    task, model, columns, tensors in order, privacy terms, digests
 model/card.md       the model card
+model/result.json   of a run of sums: what it found
 """
 
 import io
@@ -21,6 +22,7 @@ from server.errors import ServerError
 from server.folder import RunFolder, write_durably
 from server.model import Model, released_model, tensors
 from server.state import read_state
+from server.sums import result_bytes, result_of
 
 FORMAT = "wardround/model/1"
 
@@ -38,6 +40,8 @@ def export_model(folder: RunFolder, target: Path | None = None) -> Path:
     write_durably(directory / "weights.npz", weights_file(plan, model))
     write_durably(directory / "model.json", encode_json(describe(plan, model)))
     write_durably(directory / "card.md", card.encode())
+    if (result := result_of(folder, plan)) is not None:
+        write_durably(directory / "result.json", result_bytes(result))
     return directory
 
 

@@ -38,11 +38,14 @@ from privacy.terms import (
     ride_along_limit,
 )
 from server import strategy as strategies
-from server.config import FederationConfig, LeadConfig, PrivacyConfig, ScheduleConfig, TaskConfig
+from server.config import FederationConfig, LeadConfig, PrivacyConfig, ScheduleConfig, StrategyConfig, TaskConfig
 from server.errors import PlanningError
+from server.strategy import SUMS, sums_options
+from tasks.base import Task
 from tasks.features import Design
 from tasks.models import parameter_specs
-from tasks.registry import get_task
+from tasks.registry import find_task
+from tasks.sums import Choice, SumsTask, layout, stage_sizes
 
 NOISE_SIGMAS = 8.0  # a coordinate further out saturates: less than one in 10^14
 UNCLIPPED_GRADIENT = 32.0  # without clipping; inputs are within +-20 by contract, so a logistic gradient is below this
@@ -62,6 +65,8 @@ class TaskParts:
     model: ModelRef
     statistics: int
     describe_bound: float
+    stages: tuple[int, ...] = ()  # numbers in each stage of a task that sums; none for one that trains
+    clip: float = 0.0  # L2 bound of a patient's vector in such a task
 
 
 def make_plan(config: LeadConfig, roster: Roster, node_ids: Mapping[str, int], *, lead: str, now: datetime) -> Plan:
@@ -69,10 +74,11 @@ def make_plan(config: LeadConfig, roster: Roster, node_ids: Mapping[str, int], *
 
     `node_ids`: the SuperNode of every site, as the hub names it. `roster` must be verified.
     """
-    strategies.build(config.strategy.name, config.strategy.options)
     parts = task_parts(config.task)
+    chosen = StrategyConfig(SUMS, sums_options(parts.stages)) if parts.stages else config.strategy
+    strategies.build(chosen.name, chosen.options)
     participants = make_participants(config.federation, roster, node_ids)
-    schedule = make_schedule(config.schedule)
+    schedule = make_sums_schedule(config.schedule, len(parts.stages)) if parts.stages else make_schedule(config.schedule)
     created = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     draft = Plan(
         version=VERSION,
@@ -90,7 +96,7 @@ def make_plan(config: LeadConfig, roster: Roster, node_ids: Mapping[str, int], *
         ring_bits=config.ring_bits,
         schedule=schedule,
         privacy=open_terms(config.privacy, parts, participants, roster),
-        strategy=StrategyRef(config.strategy.name, tuple(sorted(config.strategy.options.items()))),
+        strategy=StrategyRef(chosen.name, tuple(sorted(chosen.options.items()))),
         deadlines=Deadlines(**vars(config.deadlines)),
     )
     plan = calibrated(draft, config.privacy, roster) if draft.private else draft
@@ -113,7 +119,9 @@ def _run_id(config: LeadConfig, created: str) -> str:
 
 def task_parts(config: TaskConfig) -> TaskParts:
     """Names, shapes and bounds, from the task that the registry finds."""
-    task = get_task(config.name)
+    task = find_task(config.name)
+    if not isinstance(task, Task):
+        return sums_parts(task, config)
     columns = tuple(config.columns) or task.contract.column_names
     design = Design(task.contract, columns)
     model = task.build_model(config.model, config.options, columns)
@@ -128,6 +136,25 @@ def task_parts(config: TaskConfig) -> TaskParts:
         ),
         design.n_statistics,
         design.describe_bound,
+    )
+
+
+def sums_parts(task: SumsTask, config: TaskConfig) -> TaskParts:
+    """The same of a task whose rounds are sums: its stages are the parameters, it has nothing to normalise."""
+    choice = Choice(config.model, config.options, tuple(config.columns) or task.contract.column_names)
+    return TaskParts(
+        TaskRef(task.name, task.version, choice.columns, task.contract.modalities(choice.columns)),
+        ModelRef(
+            config.model,
+            tuple(sorted(config.options.items())),
+            (),
+            tuple(ParameterSpec(name, shape) for name, shape in layout(task, choice)),
+            config.init_seed,
+        ),
+        statistics=0,
+        describe_bound=1.0,
+        stages=stage_sizes(task, choice),
+        clip=task.bound(choice),
     )
 
 
@@ -161,6 +188,22 @@ def make_schedule(config: ScheduleConfig) -> Schedule:
     )
 
 
+def make_sums_schedule(config: ScheduleConfig, stages: int) -> Schedule:
+    """A round for each stage and the spares that describing has; no histogram ever, for there is no model to evaluate."""
+    most = stages + config.spare_describe
+    last = most + SPARE_ROUND_NUMBERS
+    return Schedule(
+        rounds=stages,
+        max_round=last,
+        max_describe=0,
+        max_train=most,
+        max_evaluate=0,
+        evaluate_every=last + 1,
+        local_steps=1,
+        local_rate=1.0,
+    )
+
+
 def open_terms(config: PrivacyConfig, parts: TaskParts, participants: tuple[Participant, ...], roster: Roster) -> PrivacyTerms:
     """The terms before calibration: no noise in mode none, a placeholder of 1 otherwise."""
     if config.mode not in MODES:
@@ -171,9 +214,9 @@ def open_terms(config: PrivacyConfig, parts: TaskParts, participants: tuple[Part
         delta=config.delta or default_delta(sum(participant.declared_patients for participant in participants)),
         epsilon_exposed=stated,
         epsilon_model=stated,
-        clip=config.clip,
+        clip=parts.clip or config.clip,
         grid_bits=config.grid_bits or GRID_BITS_MOST,
-        sample_rate=config.sample_rate,
+        sample_rate=1.0 if parts.stages else config.sample_rate,
         train_noise=noise,
         describe_clip=parts.describe_bound,
         describe_noise=noise,
@@ -197,6 +240,8 @@ def _honest(participants: tuple[Participant, ...], roster: Roster) -> int:
 
 def _canaries(config: PrivacyConfig, parts: TaskParts) -> int:
     """Every run of a model that has room for them measures what its updates give away; the model never feels it."""
+    if parts.stages:
+        return 0  # they stand in for patients' gradients, of which there are none
     if config.canaries >= 0:
         return config.canaries
     size = sum(spec.size for spec in parts.model.parameters)

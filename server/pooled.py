@@ -6,15 +6,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consortium.plan import Plan
+from tasks.base import Task
 from tasks.features import Design
 from tasks.metrics import pooled_metrics
 from tasks.models import initial_parameters
-from tasks.registry import get_task
+from tasks.registry import find_task, get_task
 
 
 def initial_model(plan: Plan) -> NDArray[np.float32]:
     """Neutral buffers and the parameters that the plan's public seed gives; (model_size,)."""
-    task = get_task(plan.task.name)
+    task = find_task(plan.task.name)
+    if not isinstance(task, Task):
+        return np.zeros(plan.model_size, dtype=np.float32)  # no stage is done
     model = task.build_model(plan.model.name, dict(plan.model.options), plan.task.columns)
     design = Design(task.contract, plan.task.columns)
     neutral = design.buffer_vector(*design.neutral_buffers())

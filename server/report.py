@@ -30,6 +30,7 @@ from server.journal import RoundDone, RoundFailed
 from server.leaving import departures
 from server.progress import patients_words
 from server.state import RunState, read_state
+from server.sums import result_html, result_of, sums_only
 from tasks.metrics import pooled_metrics
 
 STYLE = """
@@ -130,12 +131,14 @@ def write_report(run_dir: Path, target: Path | None = None) -> Path:
     """Write the page into the run folder (or to `target`) and return its path."""
     folder = open_folder(run_dir)
     path = target or folder.report
-    write_durably(path, page(folder.plan(), read_state(run_dir), colluders=folder.roster().colluders).encode())
+    plan = folder.plan()
+    result = result_of(folder, plan)
+    write_durably(path, page(plan, read_state(run_dir), colluders=folder.roster().colluders, result=result).encode())
     return path
 
 
-def page(plan: Plan, state: RunState, *, colluders: int) -> str:
-    """The whole page. `state` may be of a run that has not ended; `colluders` as its roster has it."""
+def page(plan: Plan, state: RunState, *, colluders: int, result: Mapping[str, Json] | None = None) -> str:
+    """The whole page. `state` may be of a run that has not ended; `colluders` as its roster has it; `result`: what sums found."""
     title = escape(f"{plan.task.name}: run {plan.run_id}")
     banner = "" if plan.private else f'<div class="banner">{NOT_PRIVATE_BANNER}: no clipping, no noise, epsilon unbounded</div>'
     body = [
@@ -144,6 +147,7 @@ def page(plan: Plan, state: RunState, *, colluders: int) -> str:
         f"{escape(plan.created)}; state: {escape(state.phase)}</p>",
         banner,
         _facts(plan, state),
+        result_html(result) if result else "",
         _charts(plan, state),
         "<h2>Sites</h2>",
         _sites(plan, state, colluders),
@@ -173,9 +177,10 @@ def _emphasised(sentence: str) -> str:
 def _facts(plan: Plan, state: RunState) -> str:
     metrics = dict(last_metrics(state))
     exposed, model = (epsilon_text(value) for value in (plan.privacy.epsilon_exposed, plan.privacy.epsilon_model))
+    auc = f"{metrics['auc']:.3f}" if "auc" in metrics else "not measured"
     facts = {
-        "pooled AUC": f"{metrics['auc']:.3f}" if "auc" in metrics else "not measured",
-        "training rounds": f"{state.completed('train')} of {plan.schedule.rounds}",
+        **({} if sums_only(plan) else {"pooled AUC": auc}),
+        "sums" if sums_only(plan) else "training rounds": f"{state.completed('train')} of {plan.schedule.rounds}",
         "epsilon exposed, at most": exposed,
         "epsilon model, at most": model,
         "seconds a round": f"{_median([_seconds(done) for done in state.done]):.2f}",
@@ -192,9 +197,12 @@ def _charts(plan: Plan, state: RunState) -> str:
     phases = sorted({name for done in state.done for name, _ in done.seconds})
     seconds = [(float(done.round), [dict(done.seconds).get(name, 0.0) for name in phases]) for done in state.done]
     survivors = [(float(done.round), [float(len(done.survivors))]) for done in state.done]
-    charts = {
+    quality = {
         "Pooled AUC on held-out patients": _auc(state),
         "Calibration, latest evaluation": _calibration(plan, state),
+    }
+    charts = {
+        **({} if sums_only(plan) else quality),
         "Seconds by phase": stacked_bars(seconds, name="Seconds a round", names=phases, x_name="round", y_name="seconds"),
         "Sites in the sum": stacked_bars(
             survivors, name="Sites a round", names=["sites"], x_name="round", y_name="sites", whole=True

@@ -4,7 +4,7 @@ A strategy is a frozen value with `init` and `step`; all vectors are float64 of 
 after the opened, noised sum is post-processing: moments, momentum and averaging cost no privacy.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -101,6 +101,41 @@ class FedAdam:
         return weights
 
 
+class Sums:
+    """For tasks that sum: the mean of stage k becomes the k-th part of the model, and the first number counts the stages.
+
+    `stages`: numbers in each. State: the stages done so far, at full precision. A step after the last stage is refused.
+    """
+
+    def __init__(self, **stages: float) -> None:
+        names = [f"{STAGE_OPTION}{at}" for at in range(1, len(stages) + 1)]
+        if not stages or set(stages) != set(names) or any(value < 1 or value != int(value) for value in stages.values()):
+            raise StrategyError(f"strategy {SUMS} needs {STAGE_OPTION}1, {STAGE_OPTION}2, ...: how many numbers each stage has")
+        self._ends = [int(end) for end in 1 + np.cumsum([stages[name] for name in names])]
+        self._sizes = [int(stages[name]) for name in names]
+
+    def init(self, weights: Vector) -> State:
+        if weights.shape != (self._ends[-1],):
+            raise StrategyError(f"a model of {weights.size} numbers, the stages have {self._ends[-1] - 1}: wrong plan")
+        return ()
+
+    def step(self, state: State, weights: Vector, mean_delta: Vector) -> tuple[State, Vector]:
+        at = len(state)
+        if at == len(self._sizes):
+            raise StrategyError(f"all {at} stages are done")
+        if mean_delta.shape != weights.shape or weights.shape != (self._ends[-1],):
+            raise StrategyError(f"mean sum has shape {mean_delta.shape}, the model {weights.shape}: wrong plan")
+        if not np.isfinite(mean_delta).all():
+            raise StrategyError("mean sum holds NaN or infinity: the round is void, the model stays as it was")
+        part = slice(self._ends[at] - self._sizes[at], self._ends[at])
+        after = weights.copy()
+        after[0], after[part] = at + 1.0, mean_delta[part]
+        return (*state, mean_delta[part].copy()), after
+
+    def release(self, state: State, weights: Vector) -> Vector:
+        return weights
+
+
 @dataclass(frozen=True)
 class Averaged:
     """Another strategy whose released model is the exponential moving average of its weights.
@@ -128,6 +163,8 @@ class Averaged:
 
 
 BUILDERS: Mapping[str, Callable[..., Strategy]] = {"fedavg": FedAvg, "fedavgm": FedAvgM, "fedadam": FedAdam}
+SUMS = "sums"  # not a choice of the lead's: plans of tasks that sum have it, and no other plan
+STAGE_OPTION = "stage_"
 OPTIONS: Mapping[str, tuple[str, ...]] = {
     "fedavg": ("server_rate",),
     "fedavgm": ("server_rate", "beta"),
@@ -138,6 +175,8 @@ EMA_OPTION = "ema_decay"  # every strategy takes it; 0 = off
 
 def build(name: str, options: Options) -> Strategy:
     """The strategy a plan names. Raises `StrategyError` on an unknown name, option, type or range."""
+    if name == SUMS:
+        return Sums(**{key: _number(name, key, value) for key, value in options.items()})
     if name not in BUILDERS:
         raise StrategyError(f"strategy {name!r} is unknown; known: {', '.join(sorted(BUILDERS))}")
     known = (*OPTIONS[name], EMA_OPTION)
@@ -147,6 +186,11 @@ def build(name: str, options: Options) -> Strategy:
     decay = numbers.pop(EMA_OPTION, 0.0)
     strategy = BUILDERS[name](**numbers)
     return Averaged(strategy, decay) if decay else strategy
+
+
+def sums_options(stages: Sequence[int]) -> dict[str, int]:
+    """How a plan states the numbers in each stage of a task that sums."""
+    return {f"{STAGE_OPTION}{at}": int(size) for at, size in enumerate(stages, start=1)}
 
 
 def _number(name: str, key: str, value: Any) -> float:

@@ -11,9 +11,13 @@ from importlib.metadata import EntryPoint, entry_points
 
 from tasks.base import Task
 from tasks.errors import RegistryError, TaskError
+from tasks.sums import SumsTask
 
 GROUP = "wardround.tasks"
-BUILT_IN = {"cis_conversion": "tasks.cis_conversion.task:TASK"}
+BUILT_IN = {
+    "cis_conversion": "tasks.cis_conversion.task:TASK",
+    "cohort_description": "tasks.cohort_description.task:TASK",
+}
 # What importing a stranger's module can raise. KeyboardInterrupt and SystemExit stay out.
 LOAD_ERRORS = (
     ImportError, AttributeError, NameError, SyntaxError, TypeError, ValueError, LookupError, OSError, RuntimeError,
@@ -31,7 +35,15 @@ def available() -> dict[str, str]:
 
 
 def get_task(name: str) -> Task:
-    """The task called `name`; `RegistryError` if it is unknown, ambiguous or its package is broken."""
+    """The task called `name`, which trains a model; `RegistryError` if it is unknown, ambiguous, broken, or only sums."""
+    found = find_task(name)
+    if not isinstance(found, Task):
+        raise RegistryError(f"the task {name!r} sums and trains no model: it has none to build, export or predict with")
+    return found
+
+
+def find_task(name: str) -> Task | SumsTask:
+    """The task called `name`, of either kind; `RegistryError` if it is unknown, ambiguous or its package is broken."""
     offers = [entry for entry in _installed() if entry.name == name]
     if len(offers) + (name in BUILT_IN) > 1:
         packages = ["wardround"] * (name in BUILT_IN) + sorted(_package(entry) for entry in offers)
@@ -61,9 +73,11 @@ def _package(entry: EntryPoint) -> str:
     return entry.dist.name if entry.dist else "an unnamed package"
 
 
-def _checked(task: object, name: str, package: str) -> Task:
-    if not isinstance(task, Task):
-        raise RegistryError(f"the package {package} offers {name!r}, but it has not all members of tasks.base.Task")
+def _checked(task: object, name: str, package: str) -> Task | SumsTask:
+    if not isinstance(task, Task | SumsTask):
+        raise RegistryError(
+            f"the package {package} offers {name!r}, but it has not all members of tasks.base.Task or tasks.sums.SumsTask"
+        )
     if task.name != name or task.contract.task != name:
         raise RegistryError(f"the package {package} offers the task {task.name!r} under the name {name!r}: make them equal")
     return task

@@ -107,3 +107,35 @@ def test_shapes_that_do_not_fit_are_refused_rather_than_broadcast(state: object,
     strategy = FedAdam()
     with pytest.raises(StrategyError):
         strategy.step(strategy.init(vector(0.0)) if state is None else state, vector(0.0), delta)  # type: ignore[arg-type]
+
+
+def test_sums_keep_each_stage_at_full_precision_and_count_them() -> None:
+    strategy = build("sums", {"stage_1": 2, "stage_2": 1})
+    weights = np.zeros(4)
+    state = strategy.init(weights)
+    state, weights = strategy.step(state, weights, np.array([9.0, 1 / 3, 2 / 3, 9.0]))
+    assert weights.tolist() == [1.0, 1 / 3, 2 / 3, 0.0]  # what is outside the stage is noise
+    state, weights = strategy.step(state, weights, np.array([9.0, 9.0, 9.0, 0.1]))
+    assert weights.tolist() == [2.0, 1 / 3, 2 / 3, 0.1]
+    assert [part.tolist() for part in state] == [[1 / 3, 2 / 3], [0.1]]
+    with pytest.raises(StrategyError, match="all 2 stages are done"):
+        strategy.step(state, weights, np.zeros(4))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"stage_2": 1}, {"stage_1": 0}, {"stage_1": 1.5}, {"stage_1": 1, "stage_3": 1}, {"stage_1": 1, "rate": 1}]
+)
+def test_sums_with_other_stages_are_refused(options: dict[str, float]) -> None:
+    with pytest.raises(StrategyError, match="stage_1"):
+        build("sums", options)
+
+
+def test_sums_refuse_what_does_not_fit_and_leave_the_model_as_it_was() -> None:
+    strategy, weights = build("sums", {"stage_1": 2}), np.zeros(3)
+    with pytest.raises(StrategyError, match="wrong plan"):
+        strategy.init(np.zeros(4))
+    with pytest.raises(StrategyError, match="wrong plan"):
+        strategy.step((), weights, np.zeros(2))
+    with pytest.raises(StrategyError, match="NaN"):
+        strategy.step((), weights, np.array([0.0, np.nan, 0.0]))
+    assert not weights.any()
