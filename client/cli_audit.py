@@ -75,7 +75,7 @@ def _membership(home: Home, args: argparse.Namespace, out: Output) -> dict[str, 
     from client.membership import REFERENCES, check_membership, read_model  # imports torch
 
     exported, config = read_model(args.membership), load_config(home)
-    source = data_source(home.load_roster(), folder=config.data, task=config.task)
+    source = data_source(home.load_roster(), folder=config.data, tasks=(config.task,))
     with _progress("reference models", REFERENCES, out) as progress:
         result = check_membership(exported, source, entropy=urandom, progress=progress)
     write_result(audit_folder(home.root), result, suffix=".membership")

@@ -15,6 +15,7 @@ from client.daemon import data_source, harden_process, log_to, open_site
 from client.errors import ConfigError
 from client.files import private_folder
 from client.home import Home
+from client.populations import population_key
 
 log = logging.getLogger("wardround.guard")
 
@@ -37,9 +38,18 @@ def _guard(home: Home, args: argparse.Namespace, out: Output) -> int:
     log_to(home.log)
     config = load_config(home)
     audit = audit_folder(home.root)
-    source = data_source(home.load_roster(), folder=config.data, task=config.task, threads=config.threads, audit=audit)
+    key = population_key(home.population_key)
+    source = data_source(home.load_roster(), folder=config.data, tasks=config.tasks, threads=config.threads, audit=audit, key=key)
     trainer = TrainerProcess(source, log.warning)
-    site = open_site(home, site=config.site, task=config.task, train=trainer, now=time.time(), threads=config.threads)
+    site = open_site(
+        home,
+        site=config.site,
+        tasks=config.tasks,
+        train=trainer,
+        now=time.time(),
+        threads=config.threads,
+        population=trainer.population,
+    )
     try:
         trainer.start()
         guard = Guard(site)

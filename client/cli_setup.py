@@ -12,8 +12,8 @@ from client.daemon import code_version, data_source
 from client.enrol import init_site, join_by_invite, read_invite
 from client.errors import ConfigError, SiteError
 from client.home import Home
+from client.patients import Patients
 from client.policy_file import PolicyFile
-from client.trainer_process import open_trainer
 from consortium.errors import ConsortiumError
 from consortium.identity import fingerprint
 from privacy.errors import PrivacyError
@@ -27,8 +27,10 @@ DISK_MIB = 512
 def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     init = verbs.add_parser("init", help="make this hospital's keys and site.yaml")
     init.add_argument("--id", required=True, help="short name of the site: a-z, 0-9 and '-'")
-    init.add_argument("--task", required=True, help=f"clinical task, e.g. {', '.join(sorted(available()))}")
-    init.add_argument("--data", required=True, type=Path, help="folder with mapping.yaml and this hospital's tables")
+    init.add_argument(
+        "--task", required=True, nargs="+", help=f"task, or several that plans may be for: {', '.join(sorted(available()))}"
+    )
+    init.add_argument("--data", required=True, type=Path, help="folder with this hospital's tables")
     init.add_argument("--population", default="main", help="name of the patient population the ledger is about")
     init.set_defaults(handler=_init)
     join = verbs.add_parser("join", help="check an invite against the fingerprint you were told, follow the roster")
@@ -40,10 +42,11 @@ def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 
 def _init(home: Home, args: argparse.Namespace, out: Output) -> int:
-    if args.task not in available():
-        raise ConfigError(f"task {args.task!r} is not installed here; installed: {', '.join(sorted(available()))}")
+    for task in args.task:
+        if task not in available():
+            raise ConfigError(f"task {task!r} is not installed here; installed: {', '.join(sorted(available()))}")
     data = args.data.expanduser().resolve()
-    config = SiteConfig(site=args.id, task=args.task, data=data, population=args.population, hub="", threads=1)
+    config = SiteConfig(site=args.id, tasks=tuple(args.task), data=data, population=args.population, hub="", threads=1)
     request = init_site(home, config)
     out.facts(
         f"site {request.id}", {"folder": home.root, "fingerprint": request.fingerprint, "hand to the lead": "join-request.json"}
@@ -71,6 +74,11 @@ def _check(home: Home, args: argparse.Namespace, out: Output) -> int:
             rows.append({"check": name, "state": "PROBLEM", "detail": str(error)})
     out.rows("check", rows)
     return int(any(row["state"] != "ok" for row in rows))
+
+
+def _configuration(home: Home) -> str:
+    config = load_config(home)
+    return f"site {config.site}, task {', '.join(config.tasks)}, version {code_version()}"
 
 
 def _identity(home: Home) -> str:
@@ -104,10 +112,11 @@ def _ledger(home: Home) -> str:
 
 def _data(home: Home) -> str:
     config = load_config(home)
-    trainer = open_trainer(data_source(home.load_roster(), folder=config.data, task=config.task))
-    if not len(trainer.training.labels):
-        raise ConfigError("no patient is left for training: see `wardround-site data validate`")
-    return "mapping and tables fit the task"
+    patients = Patients(data_source(home.load_roster(), folder=config.data, tasks=config.tasks))
+    for task in config.tasks:
+        if not patients.trainer(task).training.patients:
+            raise ConfigError(f"no patient is left for training {task}: see `wardround-site data validate`")
+    return f"the tables fit {', '.join(config.tasks)}"
 
 
 def _space(home: Home) -> str:
@@ -118,7 +127,9 @@ def _space(home: Home) -> str:
 
 
 CHECKS: dict[str, Callable[[Home], str]] = {
-    "configuration": lambda home: f"site {load_config(home).site}, task {load_config(home).task}, version {code_version()}",
+    "configuration": lambda home: (
+        f"site {load_config(home).site}, task {', '.join(load_config(home).tasks)}, version {code_version()}"
+    ),
     "identity key": _identity,
     "roster": _roster,
     "policy": _policy,

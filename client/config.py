@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -18,17 +19,22 @@ class SiteConfig:
     """What site IT decides. Paths may be relative to the site's folder."""
 
     site: str
-    task: str
-    data: Path  # folder with mapping.yaml and the native tables
+    tasks: tuple[str, ...]  # that plans may be for; the first is the one that commands are about unless told otherwise
+    data: Path  # folder with the tables: those of the data contract, or the hospital's own beside mapping.yaml
     population: str  # names the patient population whose privacy the ledger counts
     hub: str  # host:port of the hub, e.g. hub.example.org:443
     threads: int
+
+    @property
+    def task(self) -> str:
+        """The first task."""
+        return self.tasks[0]
 
 
 @dataclass
 class _Schema:
     site: str = "???"
-    task: str = "???"
+    task: Any = "???"  # a name, or a list of names
     data: str = "???"
     population: str = "main"
     hub: str = ""
@@ -48,13 +54,26 @@ def load_config(home: Home) -> SiteConfig:
     if not isinstance(values, dict):
         raise ConfigError(f"{home.config}: expected `key: value` lines; known keys: {', '.join(vars(_Schema()))}")
     data = Path(str(values.pop("data")))
-    return SiteConfig(data=data if data.is_absolute() else home.root / data, **{str(key): value for key, value in values.items()})
+    tasks = _tasks(values.pop("task"), home)
+    rest = {str(key): value for key, value in values.items()}
+    return SiteConfig(tasks=tasks, data=data if data.is_absolute() else home.root / data, **rest)
+
+
+def _tasks(given: object, home: Home) -> tuple[str, ...]:
+    found = [given] if isinstance(given, str) else given
+    if not isinstance(found, list) or not found or not all(isinstance(name, str) and name for name in found):
+        raise ConfigError(f"{home.config}: task must be a name, or a list of names")
+    if repeated := sorted({name for name in found if found.count(name) > 1}):
+        raise ConfigError(f"{home.config}: task {repeated[0]} is listed twice")
+    return tuple(found)
 
 
 def write_config(home: Home, config: SiteConfig) -> None:
     lines = ["# This hospital's settings. Unknown keys are refused. See the README of `client`."]
+    shown = {**vars(config), "tasks": config.task if len(config.tasks) == 1 else list(config.tasks)}
     lines += [
-        f"{name}: {json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)}"  # JSON is YAML
-        for name, value in vars(config).items()
+        # JSON is YAML
+        f"{'task' if name == 'tasks' else name}: {json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)}"
+        for name, value in shown.items()
     ]
     write_atomic(home.config, ("\n".join(lines) + "\n").encode("utf-8"), mode=0o640)

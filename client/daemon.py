@@ -9,21 +9,17 @@ import sys
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from client.errors import ConfigError
 from client.guard import Site
 from client.home import Home
-from client.job import Job, Result, Train
+from client.job import AskPopulation, Job, Population, Result, Train
+from client.patients import DataSource, Patients
 from client.policy_file import PolicyFile
-from client.trainer_process import DataSource
 from consortium.identity import SigningKey
 from consortium.roster import Roster
 from privacy.ledger import Ledger
 from privacy.terms import split_id
-
-if TYPE_CHECKING:
-    from client.trainer import Trainer
 
 LOG_BYTES, LOG_FILES = 10 * 2**20, 9  # one log file's size, and how many older ones are kept
 
@@ -44,10 +40,12 @@ def harden_process() -> None:
     os.umask(0o077)
 
 
-def data_source(roster: Roster, *, folder: Path, task: str, threads: int = 1, audit: Path | None = None) -> DataSource:
+def data_source(
+    roster: Roster, *, folder: Path, tasks: tuple[str, ...], threads: int = 1, audit: Path | None = None, key: bytes = b""
+) -> DataSource:
     if not folder.is_dir():
-        raise ConfigError(f"the data folder {folder} does not exist: set `data:` in site.yaml to the folder with mapping.yaml")
-    return DataSource(folder, task, roster.split_salt, roster.held_out_fraction, threads, audit)
+        raise ConfigError(f"the data folder {folder} does not exist: set `data:` in site.yaml to the folder with the tables")
+    return DataSource(folder, tasks, roster.split_salt, roster.held_out_fraction, threads, audit, key)
 
 
 def create_ledger(home: Home, *, site: str, key: SigningKey, roster: Roster, population: str, now: float) -> None:
@@ -63,8 +61,19 @@ def create_ledger(home: Home, *, site: str, key: SigningKey, roster: Roster, pop
     ).close()
 
 
-def open_site(home: Home, *, site: str, task: str, train: Train, now: float, threads: int = 1) -> Site:
-    """Raises `ConfigError`, `KeyFileError` or `LedgerError`: a guard with anything missing does not start."""
+def open_site(
+    home: Home,
+    *,
+    site: str,
+    tasks: tuple[str, ...],
+    train: Train,
+    now: float,
+    threads: int = 1,
+    population: AskPopulation | None = None,
+) -> Site:
+    """`population`: whose data the next job would use; None where no patients are behind `train`.
+
+    Raises `ConfigError`, `KeyFileError` or `LedgerError`: a guard with anything missing does not start."""
     roster = home.load_roster()
     key = home.load_identity()
     if roster.member(site).identity_key != key.public:
@@ -78,20 +87,24 @@ def open_site(home: Home, *, site: str, task: str, train: Train, now: float, thr
         policy=PolicyFile(home.policy),
         ledger=ledger,
         train=train,
-        task=task,
+        tasks=tasks,
         code_version=code_version(),
         threads=threads,
+        population=population,
     )
 
 
 class InlineTrain:
     """Training in this very process: for simulations, where one process plays many sites."""
 
-    def __init__(self, trainer: "Trainer") -> None:
-        self._trainer = trainer
+    def __init__(self, patients: Patients) -> None:
+        self._patients = patients
 
     def __call__(self, job: Job, deadline_s: float) -> Result:
-        return self._trainer.run(job)
+        return self._patients.run(job)
+
+    def population(self, task: str, deadline_s: float) -> Population:
+        return self._patients.population(task)
 
 
 def log_to(path: Path | None, *, level: int = logging.INFO, console: bool = True) -> None:

@@ -22,10 +22,11 @@ from client.clock import utc
 from client.egress import NO_RUN, EgressManifest, Part, part
 from client.errors import Refused, SiteError, TrainerError, place_of
 from client.home import Home
-from client.job import Job, Result, Train
+from client.job import AskPopulation, Job, Population, Result, Train
 from client.once import Once
 from client.plans import KnownPlan, PlanStore
 from client.policy_file import PolicyFile
+from client.populations import Populations
 from client.release import Bound
 from consortium.approval import Approval
 from consortium.canonical import Bytes
@@ -89,9 +90,10 @@ class Site:
     policy: PolicyFile
     ledger: Ledger
     train: Train
-    task: str
+    tasks: tuple[str, ...]
     code_version: str
     threads: int = 1  # processors that masking may use
+    population: AskPopulation | None = None  # whose data the next job would use
     entropy: Entropy = field(default=os.urandom, repr=False)
     now: Callable[[], float] = time.time
 
@@ -104,6 +106,7 @@ class Guard:
         self._plans = PlanStore(site.home.plans, site.id, site.key.public)
         self._egress = EgressManifest(site.home.egress)
         self._once = Once(site.home.plans)
+        self._populations = Populations(site.home.populations)
         self._roster_seen = b""  # the file's bytes when it was last looked at
         self._runs: dict[bytes, Run] = {}
         self._lock = threading.Lock()  # over the table of runs
@@ -144,7 +147,7 @@ class Guard:
 
     def status(self) -> dict[str, str]:
         """What the health check and `wardround-site status` show; no data, no counts."""
-        shown = {"site": self._site.id, "state": self._state, "runs": str(len(self._runs)), "task": self._site.task}
+        shown = {"site": self._site.id, "state": self._state, "runs": str(len(self._runs)), "task": ", ".join(self._site.tasks)}
         left = [f"{note.run_id} ({note.left})" for note in self._site.ledger.runs_left()[-LEFT_SHOWN:]]
         return shown | ({"left": ", ".join(left)} if left else {})
 
@@ -171,8 +174,9 @@ class Guard:
             if isinstance(begun, Repeated):
                 answer, y = begun.control, begun.y
             else:
-                taken = self._spend(run, begun)
-                vector = self._encode(run.known, begun, self._train(run, begun, body))
+                patients = self._patients(run.plan)
+                taken = self._spend(run, begun, patients)
+                vector = self._encode(run.known, begun, self._train(run, begun, body, patients))
                 self._follow_roster()
                 self._authorise(run.known)  # a steward who paused or withdrew while it trained has the last word
                 answer, y = run.session.finish_update(taken, *vector, threads=self._site.threads)
@@ -230,8 +234,10 @@ class Guard:
             raise Refused(
                 "CODE_VERSION", f"plan {plan.run_id} is for version {plan.code_version}, this site runs {site.code_version}"
             )
-        if plan.task.name != site.task:
-            raise Refused("TASK", f"plan {plan.run_id} is for task {plan.task.name}, this site's data is mapped to {site.task}")
+        if plan.task.name not in site.tasks:
+            raise Refused(
+                "TASK", f"plan {plan.run_id} is for task {plan.task.name}, this site is set up for {', '.join(site.tasks)}"
+            )
         return KnownPlan(signed, plan)
 
     def _other_roster(self, signed: Signed) -> bool:
@@ -380,7 +386,18 @@ class Guard:
 
     # -- a round ---------------------------------------------------------------------------------------------------------
 
-    def _spend(self, run: Run, asked: Asked) -> Taken:
+    def _patients(self, plan: Plan) -> Population | None:
+        """Whose data this round will be about, asked before anything is charged. Raises `TrainerError` if the data is unusable."""
+        if self._site.population is None:
+            return None
+        return self._site.population(plan.task.name, float(min(plan.deadlines.update_s, TRAINING_MOST_S)))
+
+    def _write_down(self, task: str, patients: Population) -> None:
+        """Under the ledger's lock: other patients than before are in the ledger before anything is computed about them."""
+        if how := self._populations.record(task, patients, self._site.ledger, self._time()):
+            log.info("task=%s state=population-changed how=%s", task, ",".join(how))
+
+    def _spend(self, run: Run, asked: Asked, patients: Population | None = None) -> Taken:
         """Check the plan's and the policy's limits, take the round, book the spend: durable before anything is computed."""
         site, plan, schedule = self._site, run.plan, run.plan.schedule
         describe = schedule.max_describe if plan.statistics else 0  # nothing to release, so nothing to charge
@@ -398,6 +415,8 @@ class Guard:
             if objection := check_epoch(policy, plan, asked.sites):
                 raise Refused("POLICY", f"{objection.code}: {objection.detail}")
             self._check_spend(policy, run.known, spends)
+            if patients is not None:
+                self._write_down(plan.task.name, patients)
             taken = run.session.take(asked)
             site.ledger.spend(spend_details(run.known, asked, site), spends, self._time())
             if draws:
@@ -410,11 +429,11 @@ class Guard:
         """Whether the number that this plan releases again and again was charged. An older ledger, put back, has not."""
         return self._once.known(known.digest) and self._site.ledger.count(known.digest, "train") > 0
 
-    def _train(self, run: Run, asked: Asked, model: Bytes) -> Result:
+    def _train(self, run: Run, asked: Asked, model: Bytes, patients: Population | None = None) -> Result:
         plan, number = run.plan, asked.round_number
         self._state = f"training {plan.run_id} round {number}"
         try:
-            job = Job(plan, self._site.id, number, asked.purpose, model)
+            job = Job(plan, self._site.id, number, asked.purpose, model, patients.digest if patients else b"")
             return self._site.train(job, float(min(plan.deadlines.update_s, TRAINING_MOST_S)))
         except Refused as refusal:
             run.unfit = refusal

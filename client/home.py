@@ -57,6 +57,14 @@ class Home:
         return self.root / "ledger.jsonl"
 
     @property
+    def population_key(self) -> Path:
+        return self.root / "population.key"
+
+    @property
+    def populations(self) -> Path:
+        return self.root / "populations"
+
+    @property
     def paused(self) -> Path:
         return self.root / "paused"
 

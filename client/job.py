@@ -1,6 +1,6 @@
 """What guard and trainer say to each other. Imports no torch: the guard does not need it, the trainer's process does."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -19,6 +19,16 @@ class Job:
     round_number: int
     purpose: str
     model: Bytes
+    population: bytes = b""  # digest of the patients that the ledger says this is about; empty: whoever is there
+
+
+@dataclass(frozen=True)
+class Population:
+    """Whose data a task's computations use: keyed names of patients, of those who took consent back, one digest of the former."""
+
+    digest: bytes
+    members: frozenset[bytes] = field(repr=False)
+    withdrawn: frozenset[bytes] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -36,3 +46,9 @@ class Train(Protocol):
     """One round's computation: a process in the guard, a plain call in the simulation."""
 
     def __call__(self, job: Job, deadline_s: float) -> Result: ...
+
+
+class AskPopulation(Protocol):
+    """Whose data the next job of a task would use, said within the deadline."""
+
+    def __call__(self, task: str, deadline_s: float) -> Population: ...

@@ -22,8 +22,9 @@ from client.errors import SiteError
 from client.files import write_atomic
 from client.guard import Guard
 from client.home import Home
+from client.patients import Patients
 from client.plans import PlanStore
-from client.trainer_process import open_trainer
+from client.populations import population_key
 from consortium.approval import Approval
 from consortium.canonical import pack, parse_text, text, unpack
 from consortium.documents import Signed
@@ -55,8 +56,13 @@ def open_guards(folder: Path, sites: tuple[str, ...]) -> dict[str, Guard]:
         home = Home(folder / site)
         config = load_config(home)
         audit = audit_folder(home.root)
-        trainer = open_trainer(data_source(home.load_roster(), folder=config.data, task=config.task, audit=audit))
-        guards[site] = Guard(open_site(home, site=site, task=config.task, train=InlineTrain(trainer), now=time.time()))
+        key = population_key(home.population_key)
+        source = data_source(home.load_roster(), folder=config.data, tasks=config.tasks, audit=audit, key=key)
+        train = InlineTrain(Patients(source))
+        for task in config.tasks:
+            train.population(task, 0.0)  # what is wrong with the data is said now, not in a round
+        made = open_site(home, site=site, tasks=config.tasks, train=train, now=time.time(), population=train.population)
+        guards[site] = Guard(made)
     return guards
 
 
@@ -71,7 +77,7 @@ def serve(guards: dict[str, Guard], source: BinaryIO, sink: BinaryIO) -> None:
 def init(folder: Path, sites: list[str], *, task: str, data: Path) -> int:
     """Make the named simulated sites, their data below `data`; prints one join request a line."""
     for site in sites:
-        config = SiteConfig(site=site, task=task, data=(data / site).resolve(), population="simulated", hub="", threads=1)
+        config = SiteConfig(site=site, tasks=(task,), data=(data / site).resolve(), population="simulated", hub="", threads=1)
         print(json.dumps(asdict(init_site(Home(folder / site), config))))
     return 0
 

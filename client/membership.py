@@ -17,9 +17,9 @@ from scipy.special import ndtr
 from torch.func import functional_call
 
 from client.errors import ConfigError
+from client.patients import DataSource
 from client.release import Entropy
 from client.sides import sides_of
-from client.trainer_process import DataSource
 from consortium.canonical import Json, decode_json
 from consortium.documents import from_document
 from consortium.errors import ConsortiumError
@@ -27,7 +27,7 @@ from consortium.plan import NOT_PRIVATE, ModelRef, ParameterSpec, PrivacyTerms, 
 from privacy.audit import CONFIDENCE, Attack, attack, attack_lower_bound, gaussian_mu
 from privacy.noise import KEY_SIZE, poisson_mask
 from tasks.base import Task
-from tasks.data import load_cohort
+from tasks.cohorts import open_cohort
 from tasks.errors import ContractError
 from tasks.features import Design
 from tasks.models import initial_parameters, parameter_specs, refuse_mixing, split_parameters
@@ -110,11 +110,11 @@ class Patients:
 
 def patients_of(exported: ExportedModel, source: DataSource) -> Patients:
     """The cohort of `source`, encoded with the model's own buffers."""
-    task = get_task(source.task)
+    task = get_task(source.tasks[0])
     if (exported.task.name, exported.task.version) != (task.name, task.version):
         theirs = f"{exported.task.name} {exported.task.version}"
         raise ConfigError(f"the model is of task {theirs}, this site has {task.name} {task.version}")
-    cohort = load_cohort(source.folder, task.contract)
+    cohort = open_cohort(task, source.folder)
     design = Design(task.contract, exported.task.columns)
     out = held_out_mask(cohort.patient_ids, source.salt, source.held_out_fraction)
     sides = sides_of(cohort, out, task.records)  # the very records that training and evaluation use
@@ -131,7 +131,7 @@ def check_membership(
     exported: ExportedModel, source: DataSource, *, entropy: Entropy, progress: Callable[[int], None] = lambda done: None
 ) -> dict[str, object]:
     """The result file's content: numbers over all patients, none about any. `progress` counts reference models."""
-    task, patients = get_task(source.task), patients_of(exported, source)
+    task, patients = get_task(source.tasks[0]), patients_of(exported, source)
     model = _built(task, exported)
     losses = patient_losses(task, model, exported.parameters, patients)
     scores = {"loss": -losses}

@@ -6,24 +6,21 @@ Model and update cross the pipe as they lie in memory, beside the small message 
 """
 
 import multiprocessing
-import os
 import resource
 import signal
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from client.errors import Refused, TrainerError, place_of
-from client.job import Job, Result
-from tasks.data import load_cohort
+from client.job import Job, Population, Result
+from client.patients import DataSource, Patients
 from tasks.errors import TaskError
-from tasks.registry import get_task
 
 if TYPE_CHECKING:
     from client.trainer import Trainer
@@ -31,26 +28,9 @@ if TYPE_CHECKING:
 START_DEADLINE_S = 120.0
 
 
-@dataclass(frozen=True)
-class DataSource:
-    """What the child needs to know: where the patients are and which of them are held out."""
-
-    folder: Path
-    task: str
-    salt: bytes
-    held_out_fraction: float
-    threads: int = 1
-    audit: Path | None = None  # where the canaries of a plan write what they measured; None: they are not used
-
-
 def open_trainer(source: DataSource) -> "Trainer":
-    """The cohort of `source`, loaded and split. Raises `TaskError` with the report's findings, never values."""
-    from client.trainer import Trainer  # imports torch: in the child, and in a simulation's worker
-
-    task = get_task(source.task)
-    cohort = load_cohort(source.folder, task.contract)
-    salt, fraction = source.salt, source.held_out_fraction
-    return Trainer(task, cohort, salt=salt, held_out_fraction=fraction, entropy=os.urandom, audit=source.audit)
+    """The patients of the source's first task, loaded and split. Raises `TaskError` with the report's findings, never values."""
+    return Patients(source).trainer(source.tasks[0])
 
 
 class TrainerProcess:
@@ -72,6 +52,15 @@ class TrainerProcess:
             self._ready(START_DEADLINE_S)
             return self._ask(job, deadline_s)
 
+    def population(self, task: str, deadline_s: float) -> Population:
+        """Whose data the next job of `task` would use; the child looks at the folder first. Raises `TrainerError`."""
+        with self._lock:
+            self._ready(START_DEADLINE_S)
+            answer = self._exchange(lambda pipe: pipe.send(_AskPopulation(task)), deadline_s)[0]
+        if isinstance(answer, Population):
+            return answer
+        raise TrainerError(answer if isinstance(answer, str) else f"the trainer answered with a {type(answer).__name__}")
+
     def stop(self) -> None:
         with self._lock:
             self._stop()
@@ -89,6 +78,23 @@ class TrainerProcess:
 
     def _ask(self, job: Job | None, deadline_s: float) -> Result:
         """The child's answer to `job`; without one, its word that the data is loaded."""
+
+        def say(pipe: Connection) -> None:
+            if job is not None:
+                pipe.send(replace(job, model=b""))
+                pipe.send_bytes(job.model)
+
+        answer, body = self._exchange(say, deadline_s)
+        if isinstance(answer, _Update):
+            return Result(answer.header, np.frombuffer(body, answer.body_type))
+        if isinstance(answer, Refused):
+            raise answer
+        if isinstance(answer, str):
+            raise TrainerError(answer)
+        raise TrainerError(f"the trainer answered with a {type(answer).__name__}")
+
+    def _exchange(self, say: Callable[[Connection], None], deadline_s: float) -> tuple[object, bytes]:
+        """One message to the child and its answer, with the bytes that follow an update."""
         assert self._child is not None, "asked only after it was started"  # noqa: S101 - cannot happen
         process, pipe = self._child
         late = threading.Event()
@@ -97,9 +103,7 @@ class TrainerProcess:
         watchdog.start()
         in_step = False
         try:
-            if job is not None:
-                pipe.send(replace(job, model=b""))
-                pipe.send_bytes(job.model)
+            say(pipe)
             answer = pipe.recv()
             body = pipe.recv_bytes() if isinstance(answer, _Update) else b""
             in_step = True
@@ -111,13 +115,7 @@ class TrainerProcess:
             watchdog.cancel()
             if not in_step:  # half a message is left in the pipe: never may it be read as another one
                 self._stop()
-        if isinstance(answer, _Update):
-            return Result(answer.header, np.frombuffer(body, answer.body_type))
-        if isinstance(answer, Refused):
-            raise answer
-        if isinstance(answer, str):
-            raise TrainerError(answer)
-        raise TrainerError(f"the trainer answered with a {type(answer).__name__}")
+        return answer, body
 
     def _stop(self) -> None:
         if self._child is not None:
@@ -134,6 +132,13 @@ class _Update:
 
     header: NDArray[np.float64] | NDArray[np.int64]
     body_type: str
+
+
+@dataclass(frozen=True)
+class _AskPopulation:
+    """A question about the patients; no bytes follow it."""
+
+    task: str
 
 
 def _send(pipe: Connection, result: Result) -> None:
@@ -154,8 +159,9 @@ def _child_main(pipe: Connection, source: DataSource) -> None:
     import torch
 
     torch.set_num_threads(source.threads)
+    patients = Patients(source)
     try:
-        trainer = open_trainer(source)
+        patients.trainer(source.tasks[0])
     except TaskError as error:
         pipe.send(str(error))  # what is wrong with mapping or table, by rule and row: never a cell's content
         return
@@ -165,14 +171,17 @@ def _child_main(pipe: Connection, source: DataSource) -> None:
     _send(pipe, Result(np.zeros(0), np.zeros(0)))
     while True:
         try:
-            job = replace(pipe.recv(), model=pipe.recv_bytes())
+            asked = pipe.recv()
+            job = None if isinstance(asked, _AskPopulation) else replace(asked, model=pipe.recv_bytes())
         except EOFError:
             return
-        answer: Result | Refused | str
+        answer: Result | Population | Refused | str
         try:
-            answer = trainer.run(job)
+            answer = patients.population(asked.task) if job is None else patients.run(job)
         except Refused as refusal:
             answer = refusal
+        except (TaskError, TrainerError) as error:
+            answer = str(error)  # what is wrong with the data as it is now, or with what was asked: never a cell's content
         except Exception as error:
             answer = place_of(error)
         try:

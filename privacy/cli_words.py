@@ -10,7 +10,7 @@ from rich.table import Table
 from consortium.canonical import Json
 from consortium.identity import fingerprint
 from privacy.check import Bracket
-from privacy.entries import Egress, Entry, Genesis, SpendRecord
+from privacy.entries import Egress, Entry, Genesis, PopulationChanged, SpendRecord
 from privacy.events import spend_to_document
 from privacy.planned import spend_text
 from privacy.verify import Figure, Report
@@ -114,6 +114,8 @@ def entry_cells(entry: Entry) -> tuple[str, ...]:
     if isinstance(content, Egress):
         what = f"{content.answer} left; its manifest has {content.lines} lines, {content.head.hex()[:16]}"
         return (*start, content.run_id, str(content.round), what, "")
+    if isinstance(content, PopulationChanged):
+        return (*start, "", "", f"{content.words}; {content.digest.hex()[:16]}", "")
     body = entry.body
     words = [
         f"{name} {body[name]}" for name in ("lead", "by", "until", "code", "reason", "text", "removed_bytes") if body.get(name)

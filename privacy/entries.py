@@ -25,6 +25,7 @@ LINE_LABEL: Final = "wardround/ledger-line/1"
 VERSION: Final = 1
 HASH_SIZE: Final = 32
 FIRST_PREVIOUS: Final = bytes(HASH_SIZE)
+NO_POPULATION: Final = bytes(HASH_SIZE)  # what stands before a task's first population
 LINE_MOST: Final = 64 * 1024  # bytes; a spend is about 1 KiB
 NOT_PRIVATE: Final = -1.0  # how "no bound" is written where a number must stand
 LEFT: Final = "left:"  # how the code of a run-note begins that says that, and why, the site left the run
@@ -117,6 +118,34 @@ class Egress:
     head: bytes  # over all of them
 
 
+POPULATION_CHANGES: Final = ("first", "joined", "left", "unknown", "withdrawn")
+
+
+@dataclass(frozen=True)
+class PopulationChanged:
+    """The patients that a task's computations are about are others from here on. No number and no name of anybody is in it.
+
+    `digest`: keyed by a secret of the site, over the patients' pseudonyms, so that nobody can confirm a guess. `how`: "withdrawn"
+    if somebody took consent back, "left" if somebody is gone for another reason, "joined" if somebody is new, "unknown" if the
+    site lost its record of the patients before; "first" alone where there were none before.
+    """
+
+    task: str
+    before: bytes  # the digest that this task's last entry has; 32 zero bytes if this is the first
+    digest: bytes
+    how: tuple[str, ...]  # of `POPULATION_CHANGES`, in ascending order
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        said = {
+            "first": "the patients that it begins with", "joined": "patients joined", "left": "patients left",
+            "unknown": "how is not known: the site's record of the patients before is lost",
+            "withdrawn": "patients took their consent back and are gone",
+        }  # fmt: skip
+        return f"population of {self.task}: {', '.join(said[how] for how in self.how)}"
+
+
 @dataclass(frozen=True)
 class SpendDetails:
     """What a round's releases belong to: with the spends, all that an auditor needs to recompute them."""
@@ -145,7 +174,7 @@ class SpendRecord:
     epsilon_after: float  # of the whole ledger at the details' delta; NOT_PRIVATE for none
 
 
-Content = Genesis | PlanApproved | PlanRefused | Withdrawn | Recovered | RunNote | SpendRecord | Egress
+Content = Genesis | PlanApproved | PlanRefused | Withdrawn | Recovered | RunNote | SpendRecord | Egress | PopulationChanged
 
 _CONTENTS: Final[Mapping[str, type[Content]]] = {
     "genesis": Genesis,
@@ -156,6 +185,7 @@ _CONTENTS: Final[Mapping[str, type[Content]]] = {
     "recovered": Recovered,
     "run-note": RunNote,
     "egress": Egress,
+    "population-changed": PopulationChanged,
 }
 KINDS: Final[tuple[str, ...]] = tuple(_CONTENTS)
 
@@ -244,8 +274,22 @@ def _check(content: Content) -> None:
         _check_spend(content)
     elif isinstance(content, Egress) and (content.round < 1 or content.lines < 1):
         raise DocumentError(f"egress of round {content.round} with {content.lines} lines, both are 1 or more")
+    elif isinstance(content, PopulationChanged):
+        _check_population(content)
     elif isinstance(content, Recovered) and content.removed_bytes < 1:
         raise DocumentError(f"removed_bytes {content.removed_bytes}, must be at least 1")
+
+
+def _check_population(changed: PopulationChanged) -> None:
+    how = changed.how
+    if not changed.task:
+        raise DocumentError("task must not be empty")
+    if not how or list(how) != sorted(set(how)) or not set(how) <= set(POPULATION_CHANGES):
+        raise DocumentError(f"how must be one or more of {', '.join(POPULATION_CHANGES)}, ascending, each once")
+    if ("first" in how) != (changed.before == NO_POPULATION) or ("first" in how and len(how) > 1):
+        raise DocumentError("the first population of a task has nothing before it, and no later one is the first")
+    if changed.digest in (changed.before, NO_POPULATION):
+        raise DocumentError("the population is the one before: nothing changed")
 
 
 def _check_genesis(genesis: Genesis) -> None:
@@ -351,6 +395,14 @@ def check_link(entry: Entry, before: Entry | None) -> None:
         raise LedgerError("a ledger starts with exactly one genesis entry: lines were removed or joined", entry.index)
     if entry.previous != (FIRST_PREVIOUS if before is None else before.hash):
         raise LedgerError("does not follow from the entry before it: lines were edited, removed or reordered", entry.index)
+
+
+def check_population(changed: PopulationChanged, populations: Mapping[str, bytes], index: int) -> None:
+    """Raises `LedgerError` unless it goes on from the last population of its task: `populations` (task -> digest)."""
+    if changed.before != populations.get(changed.task, NO_POPULATION):
+        raise LedgerError(
+            f"the population of {changed.task} does not follow from the one before it: an entry was removed or altered", index
+        )
 
 
 def recorded(epsilon: float) -> float:

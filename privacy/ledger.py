@@ -31,16 +31,19 @@ from privacy.accountant import ENFORCE_INTERVAL, epsilon
 from privacy.entries import (
     FIRST_PREVIOUS,
     HASH_SIZE,
+    NO_POPULATION,
     VERSION,
     Content,
     Entry,
     Genesis,
+    PopulationChanged,
     Recovered,
     RunNote,
     SpendDetails,
     SpendRecord,
     body_of,
     check_link,
+    check_population,
     check_signature,
     make_entry,
     parse_body,
@@ -54,7 +57,8 @@ from privacy.periods import Calendar, day_of
 HEAD_SUFFIX: Final = ".head"
 _HEAD_LABEL: Final = "wardround/ledger-head/1"
 _HEAD_SLOT: Final = 8 + HASH_SIZE + HASH_SIZE  # index, hash of the line, check value
-_GIVEN_BY_CALLERS: Final = ("plan-approved", "plan-refused", "withdrawn", "run-note", "egress")  # the rest is made here
+# The rest is made here.
+_GIVEN_BY_CALLERS: Final = ("plan-approved", "plan-refused", "withdrawn", "run-note", "egress", "population-changed")
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the write was refused as a whole or in part; no block is in doubt
 LEDGER_MOST: Final = 2**30  # bytes; about 400,000 rounds
 
@@ -71,6 +75,7 @@ class _Index:
     counts: dict[tuple[bytes, str], int] = field(default_factory=dict)
     calendar: Calendar = field(default_factory=Calendar)
     left: dict[bytes, RunNote] = field(default_factory=dict)
+    populations: dict[str, bytes] = field(default_factory=dict)
 
     def add(self, entry: Entry) -> None:
         self.entries += 1
@@ -78,6 +83,8 @@ class _Index:
         if isinstance(entry.content, SpendRecord):
             self._add_spend(entry.content)
             self.calendar.add(day_of(entry.time), entry.content.spends)
+        elif isinstance(entry.content, PopulationChanged):
+            self.populations[entry.content.task] = entry.content.digest
         note_left(self.left, entry)
 
     def _add_spend(self, record: SpendRecord) -> None:
@@ -111,6 +118,7 @@ def read_entries(data: bytes, public: bytes | None = None) -> tuple[tuple[Entry,
     *lines, torn = data.split(b"\n")
     entries: list[Entry] = []
     rounds: dict[bytes, int] = {}
+    populations: dict[str, bytes] = {}
     key = public
     for index, line in enumerate(lines):
         entry = parse_entry(line, index)
@@ -122,6 +130,9 @@ def read_entries(data: bytes, public: bytes | None = None) -> tuple[tuple[Entry,
         if isinstance(entry.content, SpendRecord):
             check_round(entry.content.details, rounds, index)
             rounds[entry.content.details.plan_digest] = entry.content.details.round
+        elif isinstance(entry.content, PopulationChanged):
+            check_population(entry.content, populations, index)
+            populations[entry.content.task] = entry.content.digest
         entries.append(entry)
     return tuple(entries), torn
 
@@ -303,6 +314,10 @@ class Ledger:
         """The notes of all such runs, in the order in which the site left them."""
         return tuple(self._index.left.values())
 
+    def population_digest(self, task: str) -> bytes:
+        """Which patients the computations of `task` are about, as the last entry has it; 32 zero bytes for none yet."""
+        return self._index.populations.get(task, NO_POPULATION)
+
     def last_round(self, plan_digest: bytes) -> int:
         """The latest round of this plan that was charged, 0 for none."""
         return self._index.last_rounds.get(plan_digest, 0)
@@ -338,6 +353,8 @@ class Ledger:
             raise LedgerError(f"{self._path} took no more entries since: {self._broken}. Check the disk, then open it again")
         if isinstance(content, SpendRecord):
             check_round(content.details, self._index.last_rounds, self.entries)
+        elif isinstance(content, PopulationChanged):
+            check_population(content, self._index.populations, self.entries)
         entry = make_entry(self.entries, content, previous=self._index.last_hash, now=now, key=self._key)
         self._write_line(entry)
         self._index.add(entry)

@@ -13,7 +13,17 @@ from typing import BinaryIO, Final
 
 from consortium.errors import SignatureError
 from consortium.identity import fingerprint, verify
-from privacy.entries import ENTRY_LABEL, LINE_MOST, Entry, Genesis, SpendRecord, check_link, parse_entry
+from privacy.entries import (
+    ENTRY_LABEL,
+    LINE_MOST,
+    Entry,
+    Genesis,
+    PopulationChanged,
+    SpendRecord,
+    check_link,
+    check_population,
+    parse_entry,
+)
 from privacy.errors import LedgerError
 from privacy.ledger import check_round
 
@@ -47,6 +57,7 @@ class Reader:
         self._file, self._key, self._public, self._threads = file, public, public, threads
         self._before: Entry | None = None
         self._rounds: dict[bytes, int] = {}
+        self._populations: dict[str, bytes] = {}
 
     def __iter__(self) -> Iterator[Entry]:
         batch, index = _Batch(), 0
@@ -87,6 +98,9 @@ class Reader:
         if isinstance(entry.content, SpendRecord):
             check_round(entry.content.details, self._rounds, index)
             self._rounds[entry.content.details.plan_digest] = entry.content.details.round
+        elif isinstance(entry.content, PopulationChanged):
+            check_population(entry.content, self._populations, index)
+            self._populations[entry.content.task] = entry.content.digest
         batch.entries.append(entry)
         self._before = entry
 

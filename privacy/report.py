@@ -15,7 +15,7 @@ from consortium.errors import DocumentError
 from privacy.accountant import CERTIFY_INTERVAL, ENFORCE_INTERVAL, epsilon
 from privacy.check import Bracket
 from privacy.compare import Comparison
-from privacy.entries import NOT_PRIVATE, Entry, PlanApproved, PlanRefused, Recovered, RunNote, Withdrawn
+from privacy.entries import NOT_PRIVATE, Entry, PlanApproved, PlanRefused, PopulationChanged, Recovered, RunNote, Withdrawn
 from privacy.events import (
     GaussianEvent,
     NonPrivateEvent,
@@ -90,6 +90,9 @@ class SiteFacts:
     def worst(self) -> Figure | None:
         """At the smallest delta, the strictest that the ledger used."""
         return self.figures[0] if self.figures else None
+
+
+POPULATION = "population"  # what a decision is called that tells of a change of the patients
 
 
 @dataclass(frozen=True)
@@ -386,13 +389,15 @@ def _decision(site: str, entry: Entry, digest: bytes) -> Decision | None:
 
 def _loose(book: SiteBook) -> list[Decision]:
     """Entries that are about no plan."""
-    return [
-        Decision(
-            entry.time, book.site, "recovered", "", "guard", "", f"{entry.content.removed_bytes} bytes of a torn write cut off"
-        )
-        for entry in book.entries
-        if isinstance(entry.content, Recovered)
-    ]
+    found = []
+    for entry in book.entries:
+        match entry.content:
+            case Recovered(removed_bytes=removed):
+                words = f"{removed} bytes of a torn write cut off"
+                found.append(Decision(entry.time, book.site, "recovered", "", "guard", "", words))
+            case PopulationChanged() as changed:
+                found.append(Decision(entry.time, book.site, POPULATION, "", "guard", "", changed.words))
+    return found
 
 
 def absences(study: Study) -> list[tuple[str, str, str, str]]:

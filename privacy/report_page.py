@@ -11,7 +11,7 @@ from consortium.wire import SENTENCES
 from privacy import report_words as words
 from privacy.cli_books import Given
 from privacy.compare import Finding, ranges
-from privacy.report import Decision, Evidence, Facts, Figure, RoundLine, SiteFacts, Study, absences
+from privacy.report import POPULATION, Decision, Evidence, Facts, Figure, RoundLine, SiteFacts, Study, absences
 from privacy.report_charts import budget_chart
 from privacy.report_html import Cell, Html, bullets, code, element, join, paragraph, table, tag, text
 from privacy.report_style import STYLE
@@ -340,12 +340,15 @@ def _refusals(facts: Facts) -> Html:
     others = table(
         "Refused, by the coordinator's journals", ("~hospital", "study", "~first seen (UTC)", "at", "fixed sentence"), told
     )
-    torn = [(one.site, one.time, one.words) for one in facts.loose]
+    torn = [(one.site, one.time, one.words) for one in facts.loose if one.what != POPULATION]
+    changed = [(one.site, one.time, one.words) for one in facts.loose if one.what == POPULATION]
+    patients = table("Whose data it was", ("~hospital", "~when (UTC)", "what changed"), changed, kind="small")
     cut = table("Recovered after a crash", ("~hospital", "~when (UTC)", "what"), torn, kind="small")
     return join(
         [
             own if rows else paragraph("No ledger that was given records a refusal or a withdrawal."),
             others if told else paragraph("No journal that was given tells of a refusal; lateness is no refusal."),
+            *([patients] if changed else []),
             *([cut] if torn else []),
         ]
     )

@@ -17,7 +17,19 @@ from consortium.identity import fingerprint
 from consortium.plan import Plan
 from privacy.accountant import AGREEMENT, CERTIFY_INTERVAL, ENFORCE_INTERVAL, epsilon
 from privacy.check import Bracket, bracket
-from privacy.entries import NOT_PRIVATE, Egress, Entry, Genesis, PlanApproved, Recovered, SpendRecord, Withdrawn, parse_entry
+from privacy.entries import (
+    NO_POPULATION,
+    NOT_PRIVATE,
+    Egress,
+    Entry,
+    Genesis,
+    PlanApproved,
+    PopulationChanged,
+    Recovered,
+    SpendRecord,
+    Withdrawn,
+    parse_entry,
+)
 from privacy.errors import LedgerError
 from privacy.events import (
     Event,
@@ -231,6 +243,8 @@ class _Watch:
                 self._withdrawn.add(plan)
             case Recovered(removed_bytes=removed):
                 self._remark(entry, f"{removed} bytes of a torn write were cut off after a crash")
+            case PopulationChanged() as changed if changed.before != NO_POPULATION:
+                self._remark(entry, changed.words)
             case SpendRecord() as record:
                 self._remark_stranger(entry, record)
                 found = self._spent(record)

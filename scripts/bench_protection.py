@@ -94,7 +94,7 @@ def serve_site(options: argparse.Namespace) -> None:
     train = FixedTrain(fixed_update(options.parameters), options.training)
     plain = train.update.astype("<f4").tobytes()
     home = Home(options.serve)
-    site = open_site(home, site=options.site, task=TASK_NAME, train=train, now=time.time(), threads=options.threads)
+    site = open_site(home, site=options.site, tasks=(TASK_NAME,), train=train, now=time.time(), threads=options.threads)
     guard = Guard(site)
 
     def answer(kind: str, control: bytes, body: bytes) -> tuple[bytes, Any]:
@@ -240,7 +240,7 @@ def make_run(folder: Path, nodes: Mapping[str, int], options: argparse.Namespace
     founder, lead = SigningKey.from_seed(b"f" * 32), SigningKey.from_seed(b"l" * 32)
     homes, members = {site: Home(folder / site / "home") for site in nodes}, [Member("lead-a", "lead", lead.public, "")]
     for site, home in homes.items():
-        config = SiteConfig(site=site, task=books.TASK_NAME, data=folder, population="bench", hub="", threads=1)
+        config = SiteConfig(site=site, tasks=(books.TASK_NAME,), data=folder, population="bench", hub="", threads=1)
         made = init_site(home, config)
         members.append(Member(site, "site", bytes.fromhex(made.identity_key), made.transport_key))
     members.sort(key=lambda member: member.id)

@@ -26,9 +26,9 @@ from rich.console import Console
 from rich.table import Table
 
 from tasks.cis_conversion.synthetic import write_hospitals
-from tasks.data import load_cohort
+from tasks.cohorts import open_cohort
 from tasks.errors import TaskError
-from tasks.registry import get_task
+from tasks.registry import find_task
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -183,8 +183,8 @@ class Demo:
         folders = sorted(path for path in data.iterdir() if (path / "mapping.yaml").is_file())
         if len(folders) < 3:
             raise DemoError(f"{len(folders)} folders with a mapping.yaml below {data}, at least 3 sites are needed")
-        contract = get_task(self.args.task).contract
-        sizes = [load_cohort(path, contract).size * (1 - HELD_OUT) for path in folders]
+        task = find_task(self.args.task)
+        sizes = [open_cohort(task, path).size * (1 - HELD_OUT) for path in folders]
         return [
             Site(path.name, self.folder / "sites" / path.name, path, max(10, 10 * round(size / 10)))
             for path, size in zip(folders, sizes, strict=True)

@@ -23,7 +23,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "heart_task")]
 
 from server import strategy as strategies  # noqa: E402  # after the path, so that a bare clone works
 from tasks.base import Cohort, Task  # noqa: E402
-from tasks.data import load_cohort  # noqa: E402
+from tasks.cohorts import open_cohort  # noqa: E402
 from tasks.errors import TaskError  # noqa: E402
 from tasks.features import Design  # noqa: E402
 from tasks.metrics import PooledMetrics, pooled_metrics, score_histogram  # noqa: E402
@@ -79,7 +79,7 @@ class Reference:
 
 def load_sites(folders: Sequence[Path], task: Task) -> list[Cohort]:
     """The cohorts of the sites' folders, in order."""
-    return [load_cohort(folder, task.contract) for folder in folders]
+    return [open_cohort(task, folder) for folder in folders]
 
 
 def pool(cohorts: Sequence[Cohort], task: Task, recipe: Recipe, *, buffers: NDArray[np.float32] | None = None) -> Sides:

@@ -24,8 +24,8 @@ from consortium.wire import Reply, Request
 from server.errors import ServerError
 from server.folder import write_durably
 from server.transport import Patience
-from tasks.data import load_cohort
-from tasks.registry import get_task
+from tasks.cohorts import open_cohort
+from tasks.registry import find_task
 
 LENGTH_SIZE = 4
 START_DEADLINE_S = 120.0
@@ -108,8 +108,8 @@ def site_folders(data: Path) -> list[str]:
 
 def declared_sizes(data: Path, task: str, held_out_fraction: float) -> dict[str, int]:
     """Training patients of every folder, rounded to tens: what a real site would agree to declare in public."""
-    contract = get_task(task).contract
-    sizes = {site: load_cohort(data / site, contract).size * (1.0 - held_out_fraction) for site in site_folders(data)}
+    found = find_task(task)
+    sizes = {site: open_cohort(found, data / site).size * (1.0 - held_out_fraction) for site in site_folders(data)}
     return {site: max(10, 10 * round(size / 10)) for site, size in sizes.items()}
 
 

@@ -77,7 +77,7 @@ def found(folder: Path, n: int, c: int) -> Consortium:
     founder, lead = SigningKey.from_seed(b"f" * 32), SigningKey.from_seed(b"l" * 32)
     members = [Member("lead-a", "lead", lead.public, "")]
     for site in site_names(n):
-        made = init_site(Home(folder / site), SiteConfig(site, TASK_NAME, folder / "no-data", "test", "", 1))
+        made = init_site(Home(folder / site), SiteConfig(site, (TASK_NAME,), folder / "no-data", "test", "", 1))
         members.append(Member(site, "site", bytes.fromhex(made.identity_key), made.transport_key))
     members.sort(key=lambda member: member.id)
     roster = Roster("test", 1, c, 3, (Founder("founder", founder.public),), 1, SALT, HELD_OUT, tuple(members))

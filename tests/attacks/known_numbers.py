@@ -91,7 +91,7 @@ def open_guard(folder: Path, site: str) -> tuple[Site, Guard]:
             record.write(data.hex() + "\n")
         return data
 
-    opened = open_site(Home(folder / site), site=site, task=TASK_NAME, train=train_known_numbers, now=NOW)
+    opened = open_site(Home(folder / site), site=site, tasks=(TASK_NAME,), train=train_known_numbers, now=NOW)
     opened = replace(opened, now=lambda: NOW, entropy=draw)
     return opened, Guard(opened)
 

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from guards_in_process import PATIENTS, SITES, TASK_NAME, Consortium, make_consortium
 
 from client.daemon import InlineTrain, data_source
-from client.trainer_process import open_trainer
+from client.patients import Patients
 from tasks.cis_conversion.synthetic import write_hospitals
 
 
@@ -34,6 +34,6 @@ def consortium(tmp_path: Path, hospitals: Path) -> Iterator[Consortium]:
 def training(consortium: Consortium) -> Consortium:
     """The same, and the sites really train on their tables."""
     for site in SITES:
-        source = data_source(consortium.roster, folder=consortium.data / site, task=TASK_NAME)
-        consortium.train[site] = InlineTrain(open_trainer(source))
+        source = data_source(consortium.roster, folder=consortium.data / site, tasks=(TASK_NAME,), key=bytes(32))
+        consortium.train[site] = InlineTrain(Patients(source))
     return consortium

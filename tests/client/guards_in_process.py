@@ -146,7 +146,11 @@ class Consortium:
 
     def guard(self, site: str = SITES[0]) -> Guard:
         if site not in self.opened:
-            opened = open_site(self.home(site), site=site, task=TASK_NAME, train=self.train[site], now=self.clock())
+            train = self.train[site]
+            opened = open_site(
+                self.home(site), site=site, tasks=(TASK_NAME,), train=train, now=self.clock(),
+                population=getattr(train, "population", None),
+            )  # fmt: skip
             self.sites_open[site] = replace(opened, now=self.clock)
             self.opened[site] = Guard(self.sites_open[site])
         return self.opened[site]
@@ -323,7 +327,7 @@ def make_consortium(folder: Path, hospitals: Path) -> Consortium:
     founder, lead = SigningKey.from_seed(b"f" * 32), SigningKey.from_seed(b"l" * 32)
     members = [Member("lead-a", "lead", lead.public, "")]
     for site in SITES:
-        config = SiteConfig(site=site, task=TASK_NAME, data=hospitals / site, population="test", hub="", threads=1)
+        config = SiteConfig(site=site, tasks=(TASK_NAME,), data=hospitals / site, population="test", hub="", threads=1)
         made = init_site(Home(folder / site), config)
         members.append(Member(site, "site", bytes.fromhex(made.identity_key), made.transport_key))
     members.sort(key=lambda member: member.id)

@@ -248,7 +248,7 @@ def test_limits_hold_over_a_restart(consortium: Consortium) -> None:
 def test_a_second_guard_on_one_folder_does_not_start(consortium: Consortium) -> None:
     consortium.guard(SITE)
     with pytest.raises(LedgerError, match="another process"):
-        open_site(consortium.home(SITE), site=SITE, task="cis_conversion", train=consortium.train[SITE], now=consortium.clock())
+        open_site(consortium.home(SITE), site=SITE, tasks=("cis_conversion",), train=consortium.train[SITE], now=consortium.clock())
 
 
 @pytest.mark.parametrize("damage", ["missing", "older", "flipped", "cut", "headless"])

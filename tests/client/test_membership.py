@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from client.errors import ConfigError
 from client.membership import ExportedModel, Patients, check_membership, patient_losses, patients_of, read_model
-from client.trainer_process import DataSource
+from client.patients import DataSource
 from consortium.canonical import encode_json
 from consortium.plan import ParameterSpec, Plan
 from server.export import describe, weights_file
@@ -29,7 +29,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> DataSource:
     """A hospital with 400 patients."""
     folder = tmp_path_factory.mktemp("large")
     write_hospitals(folder, 1, (400,), 3)
-    return DataSource(next(path for path in folder.iterdir() if path.is_dir()), TASK_NAME, SALT, HELD_OUT)
+    return DataSource(next(path for path in folder.iterdir() if path.is_dir()), (TASK_NAME,), SALT, HELD_OUT)
 
 
 def plan_of(consortium: Consortium, **privacy: float) -> Plan:
@@ -171,6 +171,6 @@ def test_a_model_of_another_task_version_is_refused(consortium: Consortium, sour
 def test_a_handful_of_patients_allows_no_statement(consortium: Consortium, tmp_path: Path) -> None:
     plan = plan_of(consortium)
     write_hospitals(tmp_path / "few", 1, (15,), 3)
-    source = DataSource(next(path for path in (tmp_path / "few").iterdir() if path.is_dir()), TASK_NAME, SALT, HELD_OUT)
+    source = DataSource(next(path for path in (tmp_path / "few").iterdir() if path.is_dir()), (TASK_NAME,), SALT, HELD_OUT)
     with pytest.raises(ConfigError, match="at least 10"):
         check_membership(read_model(exported(tmp_path / "model", plan, start(plan))), source, entropy=os.urandom)

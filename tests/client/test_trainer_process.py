@@ -14,15 +14,18 @@ from guards_in_process import SITES, TASK_NAME, Consortium, answered, code_of
 
 from client.daemon import data_source
 from client.errors import Refused, TrainerError, place_of
-from client.job import Job
-from client.trainer_process import DataSource, TrainerProcess
+from client.job import Job, Population
+from client.patients import DataSource
+from client.trainer_process import TrainerProcess
 
 SITE = SITES[0]
 
 
 @pytest.fixture
 def process(consortium: Consortium) -> Iterator[TrainerProcess]:
-    trainer = TrainerProcess(data_source(consortium.roster, folder=consortium.data / SITE, task=TASK_NAME), lambda line: None)
+    trainer = TrainerProcess(
+        data_source(consortium.roster, folder=consortium.data / SITE, tasks=(TASK_NAME,), key=bytes(32)), lambda line: None
+    )
     consortium.train[SITE] = trainer
     trainer.start()
     yield trainer
@@ -74,13 +77,20 @@ def test_the_child_knows_no_key_and_holds_no_file_of_the_guard(consortium: Conso
 
 
 def test_a_killed_child_costs_its_round_and_is_replaced_at_the_next(consortium: Consortium, process: TrainerProcess) -> None:
+    first, population = child(process), process.population
+
+    def last_words(task: str, deadline_s: float) -> Population:
+        """The child says whose data it has, and nothing more before it dies."""
+        found = population(task, deadline_s)
+        if child(process) == first:
+            os.kill(first, signal.SIGSTOP)
+            threading.Timer(0.3, os.kill, (first, signal.SIGKILL)).start()
+        return found
+
+    process.population = last_words  # type: ignore[method-assign]
     run = consortium.run()
     epoch = run.epoch()
-    first = child(process)
-    os.kill(first, signal.SIGSTOP)  # it cannot answer before it dies
     phase = run.open_round(epoch, 1)
-    killer = threading.Timer(0.3, os.kill, (first, signal.SIGKILL))
-    killer.start()
     assert code_of(run.update(phase, SITE)) == "TRAINING"
     assert consortium.spends() == 1
     assert run.votes(run.upload(phase, lost=[SITE]).close()).close().survivors == SITES[1:]
@@ -138,7 +148,7 @@ def test_data_that_cannot_be_read_is_named_by_rule_and_not_by_value(consortium: 
     folder = tmp_path / "broken"
     folder.mkdir()
     (folder / "mapping.yaml").write_text("task: cis_conversion\nversion: 1\nCANARY: 4711\n")
-    trainer = TrainerProcess(DataSource(folder, TASK_NAME, bytes(16), 0.3), lambda line: None)
+    trainer = TrainerProcess(DataSource(folder, (TASK_NAME,), bytes(16), 0.3), lambda line: None)
     with pytest.raises(TrainerError, match=r"mapping\.yaml"):
         trainer.start()
     trainer.stop()

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from consortium.identity import SigningKey
 from privacy.entries import (
     FIRST_PREVIOUS,
+    NO_POPULATION,
     Entry,
     Genesis,
     PlanApproved,
     PlanRefused,
+    PopulationChanged,
     Recovered,
     RunNote,
     SpendRecord,
@@ -93,6 +95,7 @@ def test_every_kind_of_entry_survives_reopening(tmp_path: Path) -> None:
         "plan-refused": PlanRefused(PLAN_DIGEST, "run-1", "lead-anna", "policy", "task-not-allowed", "no"),
         "withdrawn": Withdrawn(PLAN_DIGEST, "run-1", "steward left"),
         "run-note": RunNote(PLAN_DIGEST, "run-1", "budget-exceeded", "left the run"),
+        "population-changed": PopulationChanged("cdp", NO_POPULATION, b"\x01" * 32, ("first",)),
     }
     with Ledger.open(path, KEY, NOW) as ledger:
         entries = [ledger.append(kind, content, NOW) for kind, content in contents.items()]
@@ -101,7 +104,42 @@ def test_every_kind_of_entry_survives_reopening(tmp_path: Path) -> None:
     read, torn = read_entries(path.read_bytes(), KEY.public)
     assert torn == b""
     assert read[1:] == (*entries, again)
-    assert [entry.content for entry in read[1:5]] == list(contents.values())
+    assert [entry.content for entry in read[1:6]] == list(contents.values())
+
+
+def test_the_populations_of_a_task_follow_each_other_and_nothing_else_is_written(ledger: Ledger) -> None:
+    first, second = b"\x01" * 32, b"\x02" * 32
+    assert ledger.population_digest("cdp") == NO_POPULATION
+    ledger.append("population-changed", PopulationChanged("cdp", NO_POPULATION, first, ("first",)), NOW)
+    ledger.append("population-changed", PopulationChanged("other", NO_POPULATION, second, ("first",)), NOW)
+    before = ledger.entries
+    with pytest.raises(LedgerError, match="does not follow"):
+        ledger.append("population-changed", PopulationChanged("cdp", second, b"\x03" * 32, ("left",)), NOW)
+    assert (ledger.entries, ledger.population_digest("cdp")) == (before, first)
+    ledger.append("population-changed", PopulationChanged("cdp", first, second, ("joined", "withdrawn")), NOW)
+    assert ledger.population_digest("cdp") == ledger.population_digest("other") == second
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        PopulationChanged("", NO_POPULATION, b"\x01" * 32, ("first",)),
+        PopulationChanged("cdp", NO_POPULATION, b"\x01" * 32, ()),
+        PopulationChanged("cdp", NO_POPULATION, b"\x01" * 32, ("left",)),
+        PopulationChanged("cdp", b"\x02" * 32, b"\x01" * 32, ("first",)),
+        PopulationChanged("cdp", NO_POPULATION, b"\x01" * 32, ("first", "joined")),
+        PopulationChanged("cdp", b"\x02" * 32, b"\x01" * 32, ("withdrawn", "joined")),
+        PopulationChanged("cdp", b"\x02" * 32, b"\x01" * 32, ("left", "left")),
+        PopulationChanged("cdp", b"\x02" * 32, b"\x01" * 32, ("seven patients",)),
+        PopulationChanged("cdp", b"\x02" * 32, b"\x02" * 32, ("left",)),
+        PopulationChanged("cdp", b"\x02" * 32, NO_POPULATION, ("left",)),
+        PopulationChanged("cdp", b"\x02" * 31, b"\x01" * 32, ("left",)),
+    ],
+)
+def test_a_population_that_contradicts_itself_is_never_written(ledger: Ledger, wrong: PopulationChanged) -> None:
+    with pytest.raises(LedgerError):
+        ledger.append("population-changed", wrong, NOW)
+    assert ledger.entries == 1
 
 
 @pytest.mark.parametrize("kind", ["genesis", "recovered", "spend", "refund"])

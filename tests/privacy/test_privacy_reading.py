@@ -19,12 +19,14 @@ from privacy.entries import (
     FIRST_PREVIOUS,
     LEFT,
     LINE_MOST,
+    NO_POPULATION,
     Content,
     Egress,
     Entry,
     Genesis,
     PlanApproved,
     PlanRefused,
+    PopulationChanged,
     Recovered,
     RunNote,
     SpendRecord,
@@ -60,6 +62,8 @@ CONTENTS: tuple[Content, ...] = (
     Recovered(7, bytes(32)),
     SpendRecord(details(3), (TRAIN,), -1.0),
     Withdrawn(PLAN_DIGEST, "run-1", "enough"),
+    PopulationChanged("cdp", NO_POPULATION, bytes([1]) * 32, ("first",)),
+    PopulationChanged("cdp", bytes([1]) * 32, bytes([2]) * 32, ("left", "withdrawn")),
 )
 
 

@@ -1,0 +1,66 @@
+"""`wardround-site data withdraw`: a patient takes consent back, and is in no later computation. Nothing is sent."""
+
+import argparse
+from pathlib import Path
+
+from client.cli_output import Output
+from client.config import load_config
+from client.errors import ConfigError, Refused
+from client.files import write_atomic
+from client.home import Home
+from tasks.cohorts import open_patients
+from tasks.errors import TaskError
+from tasks.registry import find_task
+from tasks.withdrawals import PSEUDONYM, WITHDRAWN_FILE, read_withdrawn
+
+EXAMPLE = """examples:
+  wardround-site data withdraw P294608
+  wardround-site data withdraw P294608 --unknown                  also if no table has this patient
+From the next round on the patient is in no computation; a running guard needs no restart. What was released before stays
+released, with its noise: that cannot be undone. The ledger says that the population changed, without a name or a number.
+Consent that is given anew is recorded by removing the line from withdrawn.txt in the data folder."""
+
+
+def add_command(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    shape = argparse.RawDescriptionHelpFormatter
+    about = "a patient took consent back: gone from every later computation"
+    part = kinds.add_parser("withdraw", help=about, description=about, epilog=EXAMPLE, formatter_class=shape)
+    part.add_argument("patient", metavar="PSEUDONYM", help="as the tables have it")
+    part.add_argument("--folder", type=Path, help="folder with the tables (default: the site's data folder)")
+    part.add_argument("--unknown", action="store_true", help="write it down also if no table has this patient")
+    part.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print it as JSON")
+    part.set_defaults(handler=_withdraw)
+
+
+def _withdraw(home: Home, args: argparse.Namespace, out: Output) -> int:
+    if not PSEUDONYM.fullmatch(args.patient):
+        raise ConfigError("a pseudonym has 1 to 64 characters and no blanks")
+    config = load_config(home)
+    folder = args.folder.expanduser() if args.folder else config.data
+    before = read_withdrawn(folder)
+    if args.patient not in before and not args.unknown and not _is_known(folder, config.tasks, args.patient):
+        raise Refused("UNKNOWN", "no table has this pseudonym: check its spelling, or give --unknown to write it down all the same")
+    write_withdrawn(folder, before | {args.patient})
+    new, listed = args.patient not in before, len(before | {args.patient})
+    out.facts("withdrawn", {"list": folder / WITHDRAWN_FILE, "new": new, "in the list": listed})
+    out.say("From the next round on this patient is in no computation. Take the patient out of the hospital's export too.")
+    return 0
+
+
+def _is_known(folder: Path, tasks: tuple[str, ...], patient: str) -> bool:
+    """Whether any task's patients have this pseudonym. Raises `TaskError` if no task can read the folder."""
+    errors: list[TaskError] = []
+    for task in tasks:
+        try:
+            if patient in open_patients(find_task(task), folder).cohort.patient_ids:
+                return True
+        except TaskError as error:
+            errors.append(error)
+    if len(errors) == len(tasks):
+        raise errors[0]
+    return False
+
+
+def write_withdrawn(folder: Path, patients: frozenset[str]) -> None:
+    """The whole list, durable when this returns; the old one stands until then."""
+    write_atomic(folder / WITHDRAWN_FILE, "".join(f"{name}\n" for name in sorted(patients)).encode("utf-8"))

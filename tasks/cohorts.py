@@ -1,0 +1,108 @@
+"""The one way from a hospital's folder to the patients of a computation: checked tables, consent, criteria, then the task.
+
+A task that has `cohort_of` reads the eleven tables of the data contract; any other one its own table by `mapping.yaml`. Whoever
+took consent back is in neither. pandas is imported only where tables are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
+
+import numpy as np
+
+from tasks.base import Cohort, Contract, Task
+from tasks.data import load_cohort
+from tasks.errors import DataError
+from tasks.sums import SumsTask
+from tasks.withdrawals import WITHDRAWN_FILE, read_withdrawn
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tasks.eligibility.admit import Admitted
+
+ELIGIBILITY_FILE: Final = "eligibility.yaml"
+
+
+@runtime_checkable
+class ReadsTables(Protocol):
+    """What a task has that reads the tables of the data contract."""
+
+    def cohort_of(self, tables: Mapping[str, pd.DataFrame]) -> Cohort:
+        """The site's patients from accepted tables, consent and criteria already enforced."""
+        ...
+
+
+@dataclass(frozen=True)
+class OpenedPatients:
+    """A task's patients, and the pseudonyms of all who took consent back, whether the tables still have them or not."""
+
+    cohort: Cohort
+    withdrawn: frozenset[str] = field(repr=False)
+
+
+def open_cohort(task: Task | SumsTask, folder: Path) -> Cohort:
+    """The patients of `task`. Raises `TaskError`: what is wrong with tables, mapping, criteria or the list of withdrawals."""
+    return open_patients(task, folder).cohort
+
+
+def open_patients(task: Task | SumsTask, folder: Path) -> OpenedPatients:
+    """The same, with those who are not in it since they withdrew."""
+    withdrawn = read_withdrawn(folder)
+    if isinstance(task, ReadsTables):
+        found = admitted(folder)
+        gone = {name for name, state in found.states.items() if state == "withdrawn"}
+        return OpenedPatients(task.cohort_of(found.tables), withdrawn | gone)
+    return OpenedPatients(_mapped(folder, task.contract, withdrawn), withdrawn)
+
+
+def admitted(folder: Path) -> Admitted:
+    """The accepted rows of the patients who may be in a computation, by consent, by `withdrawn.txt` and by `eligibility.yaml`.
+
+    `DataError` if a file cannot be used, or if nobody is left.
+    """
+    from tasks.eligibility.admit import admit
+    from tasks.eligibility.criteria import load_criteria
+    from tasks.ms.validate import validate_folder
+
+    withdrawn = read_withdrawn(folder)
+    criteria = load_criteria(folder / ELIGIBILITY_FILE) if (folder / ELIGIBILITY_FILE).exists() else None
+    checked = validate_folder(folder)
+    if errors := [finding for finding in checked.report.of("error") if finding.about_file]:
+        raise DataError(
+            f"the tables in {folder} cannot be used: {errors[0].table or 'folder'}: {errors[0].rule.sentence} "
+            "See `wardround-site data validate`."
+        )
+    if "patients" not in checked.accepted:
+        raise DataError(f"{folder} holds no table patients: see `wardround-site data dictionary`")
+    found = admit(checked.accepted, criteria, withdrawn=withdrawn)
+    if not found.patients:
+        raise DataError("consent and criteria leave no patient: see `wardround-site data profile`")
+    return found
+
+
+def _mapped(folder: Path, contract: Contract, withdrawn: frozenset[str]) -> Cohort:
+    cohort = load_cohort(folder, contract)
+    kept = np.array([name not in withdrawn for name in cohort.patient_ids], dtype=bool)
+    if kept.all():
+        return cohort
+    if not kept.any():
+        raise DataError(f"every patient of the table is in {WITHDRAWN_FILE}: nothing is computed")
+    ids = tuple(name for name, keep in zip(cohort.patient_ids, kept, strict=True) if keep)
+    return replace(cohort, patient_ids=ids, values=cohort.values[kept], labels=cohort.labels[kept])
+
+
+def data_state(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
+    """What tells that the folder's files are others than before: name, size, time of change and inode of each."""
+    found = []
+    try:
+        for path in sorted(folder.iterdir()):
+            if path.is_file():
+                status = path.stat()
+                found.append((path.name, status.st_size, status.st_mtime_ns, status.st_ino))
+    except OSError as error:
+        raise DataError(f"the data folder {folder} cannot be read ({error.strerror}): nothing is computed before it can") from error
+    return tuple(found)
