@@ -1,0 +1,108 @@
+"""`wardround-site data profile` and `data label`: what a data manager types and reads; what is written is for its owner alone."""
+
+import csv
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from client.cli import main
+from tasks.simulator import simulate, write
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("simulated")
+    consortium = simulate("demo", 5)
+    write(consortium, place)
+    return place / "sites" / consortium.sites[0].site_id
+
+
+def run(*words: object, status: int = 0) -> None:
+    assert main(["--home", "/nonexistent", "data", *map(str, words)]) == status
+
+
+def test_the_profile_says_what_the_tables_hold_and_who_may_be_in(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("profile", "--folder", folder, "--criteria", "reclaim")
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("visits", "screened", "included", "edss_scores", "stay"))
+    run("profile", "--folder", folder, "--criteria", "reclaim", "--json")
+    found = json.loads(capsys.readouterr().out)
+    steps = found["flow"]["steps"]
+    assert found["flow"]["screened"] == sum(step["here"] for step in steps) + found["flow"]["included"]
+
+
+def test_the_page_is_for_its_owner_and_names_no_patient(folder: Path, tmp_path: Path) -> None:
+    page = tmp_path / "profile.html"
+    run("profile", "--folder", folder, "--html", page)
+    assert stat.S_IMODE(page.stat().st_mode) == 0o600
+    with (folder / "patients.csv").open(encoding="utf-8") as file:
+        names = [row["patient_id"] for row in csv.DictReader(file)]
+    assert not [name for name in names if name in page.read_text(encoding="utf-8")]
+
+
+def test_a_column_that_gives_a_given_label_away_is_named(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with (folder / "patients.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    labels = tmp_path / "labels.csv"
+    labels.write_text("patient_id,label\n" + "".join(f"{row['patient_id']},{int(row['sex'] == 'F')}\n" for row in rows))
+    run("profile", "--folder", folder, "--labels", labels)
+    assert "patients.sex" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_the_events_are_written_for_their_owner_and_counted(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str
+) -> None:
+    out = tmp_path / f"events{suffix}"
+    run("label", "--folder", folder, "--out", out, "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert found["events"]["CDP"]["events"] > 0
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+    if suffix == ".csv":
+        with out.open(encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        assert len(rows) == sum(each["events"] for each in found["events"].values())
+        assert {row["rule_id"] for row in rows} == {found["rule_id"]}
+
+
+def test_a_withdrawn_patient_is_in_neither(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("label", "--folder", folder, "--json")
+    before = json.loads(capsys.readouterr().out)["patients"]
+    with (folder / "patients.csv").open(encoding="utf-8") as file:
+        name = next(csv.DictReader(file))["patient_id"]
+    listed = folder / "withdrawn.txt"
+    listed.write_text(f"{name}\n")
+    try:
+        run("label", "--folder", folder, "--json")
+        assert json.loads(capsys.readouterr().out)["patients"] == before - 1
+        run("profile", "--folder", folder, "--json")
+        assert json.loads(capsys.readouterr().out)["flow"]["steps"][0]["here"] == 1
+    finally:
+        listed.unlink()
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "says"),
+    [
+        (("label", "--out", "events.xlsx"), 2, ".csv or .parquet"),
+        (("profile", "--criteria", "clinova"), 1, "clinnova"),
+    ],
+)
+def test_what_cannot_be_done_ends_with_a_reason(
+    folder: Path, words: tuple[str, ...], status: int, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(*words, "--folder", folder, status=status)
+    assert says in capsys.readouterr().err
+
+
+def test_a_folder_without_tables_or_with_a_broken_file_is_refused(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("profile", "--folder", tmp_path, status=1)
+    assert "holds no tables" in capsys.readouterr().err
+    (tmp_path / "patients.csv").write_bytes((folder / "patients.csv").read_bytes())
+    (tmp_path / "visits.csv").write_text("patient_id,day\nP1,0\n")
+    run("label", "--folder", tmp_path, status=1)
+    assert "visits" in capsys.readouterr().err
