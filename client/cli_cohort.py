@@ -155,7 +155,7 @@ def _accepted(folder: Path) -> "Mapping[str, pd.DataFrame]":
 def _labels(tables: "Mapping[str, pd.DataFrame]", path: Path | None) -> tuple[dict[str, int], str]:
     """The label of each patient, and what it is, in words; without enough patients of both classes the words say so."""
     from tasks.ms.labelling import worsened
-    from tasks.ms.suspects import testable_labels
+    from tasks.ms.suspects import enough_labels
 
     labels = _read_labels(path) if path else worsened(tables)
     known = {str(name) for name in tables["patients"]["patient_id"]}
@@ -165,7 +165,7 @@ def _labels(tables: "Mapping[str, pd.DataFrame]", path: Path | None) -> tuple[di
         if path
         else "Label: confirmed worsening of EDSS (default rule), of patients seen often enough."
     )
-    if not testable_labels(labels):
+    if not enough_labels(labels):
         words += " Fewer than 10 patients have it, or do not have it: the columns were not tested."
     return labels, words
 

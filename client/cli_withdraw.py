@@ -1,6 +1,8 @@
 """`wardround-site data withdraw`: a patient takes consent back, and is in no later computation. Nothing is sent."""
 
 import argparse
+import fcntl
+import os
 from pathlib import Path
 
 from client.cli_output import Output
@@ -8,7 +10,7 @@ from client.config import load_config
 from client.errors import ConfigError, Refused
 from client.files import write_atomic
 from client.home import Home
-from tasks.cohorts import open_patients
+from tasks.cohorts import known_patients
 from tasks.errors import TaskError
 from tasks.registry import find_task
 from tasks.withdrawals import PSEUDONYM, WITHDRAWN_FILE, read_withdrawn
@@ -34,13 +36,12 @@ def add_command(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 def _withdraw(home: Home, args: argparse.Namespace, out: Output) -> int:
     if not PSEUDONYM.fullmatch(args.patient):
-        raise ConfigError("a pseudonym has 1 to 64 characters and no blanks")
+        raise ConfigError("a pseudonym has 1 to 200 characters, none of them a control character, and no comma at its end")
     config = load_config(home)
     folder = args.folder.expanduser() if args.folder else config.data
-    before = read_withdrawn(folder)
-    if args.patient not in before and not args.unknown and not _is_known(folder, config.tasks, args.patient):
+    if not args.unknown and not _is_known(folder, config.tasks, args.patient):
         raise Refused("UNKNOWN", "no table has this pseudonym: check its spelling, or give --unknown to write it down all the same")
-    write_withdrawn(folder, before | {args.patient})
+    before = add_withdrawn(folder, args.patient)
     new, listed = args.patient not in before, len(before | {args.patient})
     out.facts("withdrawn", {"list": folder / WITHDRAWN_FILE, "new": new, "in the list": listed})
     out.say("From the next round on this patient is in no computation. Take the patient out of the hospital's export too.")
@@ -52,7 +53,7 @@ def _is_known(folder: Path, tasks: tuple[str, ...], patient: str) -> bool:
     errors: list[TaskError] = []
     for task in tasks:
         try:
-            if patient in open_patients(find_task(task), folder).cohort.patient_ids:
+            if patient in known_patients(find_task(task), folder):
                 return True
         except TaskError as error:
             errors.append(error)
@@ -61,6 +62,14 @@ def _is_known(folder: Path, tasks: tuple[str, ...], patient: str) -> bool:
     return False
 
 
-def write_withdrawn(folder: Path, patients: frozenset[str]) -> None:
-    """The whole list, durable when this returns; the old one stands until then."""
-    write_atomic(folder / WITHDRAWN_FILE, "".join(f"{name}\n" for name in sorted(patients)).encode("utf-8"))
+def add_withdrawn(folder: Path, patient: str) -> frozenset[str]:
+    """The list as it was; with the patient in it, durable, when this returns. Of several at a time none is lost."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)  # until it is closed
+        before = read_withdrawn(folder)
+        lines = "".join(f"{name}\n" for name in sorted(before | {patient}))
+        write_atomic(folder / WITHDRAWN_FILE, lines.encode("utf-8"))
+    finally:
+        os.close(handle)
+    return before

@@ -23,14 +23,9 @@ from client.patients import DataSource, Patients
 from tasks.errors import TaskError
 
 if TYPE_CHECKING:
-    from client.trainer import Trainer
+    pass
 
 START_DEADLINE_S = 120.0
-
-
-def open_trainer(source: DataSource) -> "Trainer":
-    """The patients of the source's first task, loaded and split. Raises `TaskError` with the report's findings, never values."""
-    return Patients(source).trainer(source.tasks[0])
 
 
 class TrainerProcess:

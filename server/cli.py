@@ -42,6 +42,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "status": ("server.cli_reports", "where a run stands"),
     "compare": ("server.cli_reports", "runs side by side"),
     "report": ("server.cli_reports", "one page about a run"),
+    "result": ("server.cli_reports", "what a run of sums found"),
     "model": ("server.cli_reports", "export the trained model"),
 }
 

@@ -25,6 +25,9 @@ from server.errors import ServerError
 from server.folder import write_durably
 from server.transport import Patience
 from tasks.cohorts import open_cohort
+from tasks.mapping import MAPPING_FILE
+from tasks.ms.contract import CONTRACT
+from tasks.ms.reading import holds_contract_tables
 from tasks.registry import find_task
 
 LENGTH_SIZE = 4
@@ -98,12 +101,17 @@ def approve(prepared: Prepared, plan: Path) -> None:
 def site_folders(data: Path) -> list[str]:
     """Names of the folders below `data` that hold a site's tables; at least three."""
     try:
-        sites = sorted(path.name for path in data.iterdir() if (path / "mapping.yaml").is_file())
+        sites = sorted(path.name for path in data.iterdir() if _holds_tables(path))
     except OSError as error:
         raise SimulationError(f"cannot read {data}: {error.strerror}") from error
     if len(sites) < SMALLEST_COHORT:
-        raise SimulationError(f"{len(sites)} folders with a mapping.yaml below {data}, at least {SMALLEST_COHORT} are needed")
+        found = f"{len(sites)} folders with mapping.yaml, or with tables of the data contract, below {data}"
+        raise SimulationError(f"{found}, at least {SMALLEST_COHORT} are needed")
     return sites
+
+
+def _holds_tables(path: Path) -> bool:
+    return path.is_dir() and ((path / MAPPING_FILE).is_file() or holds_contract_tables(path, CONTRACT))
 
 
 def declared_sizes(data: Path, task: str, held_out_fraction: float) -> dict[str, int]:

@@ -16,7 +16,9 @@ import numpy as np
 from tasks.base import Cohort, Contract, Task
 from tasks.data import load_cohort
 from tasks.errors import DataError
+from tasks.mapping import MAPPING_FILE, read_mapping
 from tasks.sums import SumsTask
+from tasks.table import read_table
 from tasks.withdrawals import WITHDRAWN_FILE, read_withdrawn
 
 if TYPE_CHECKING:
@@ -82,6 +84,16 @@ def admitted(folder: Path) -> Admitted:
     if not found.patients:
         raise DataError("consent and criteria leave no patient: see `wardround-site data profile`")
     return found
+
+
+def known_patients(task: Task | SumsTask, folder: Path) -> frozenset[str]:
+    """Every pseudonym that the tables have, whether the patient is usable or not; raises as `open_cohort` does."""
+    if isinstance(task, ReadsTables):
+        return frozenset(admitted(folder).states)
+    mapping = read_mapping(folder / MAPPING_FILE, task.contract)
+    table = read_table(folder, mapping.table)
+    position = table.position(mapping.id_source)
+    return frozenset(row.cells[position] for row in table.rows) - mapping.missing
 
 
 def _mapped(folder: Path, contract: Contract, withdrawn: frozenset[str]) -> Cohort:

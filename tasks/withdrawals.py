@@ -13,7 +13,8 @@ from typing import Final
 from tasks.errors import DataError
 
 WITHDRAWN_FILE: Final = "withdrawn.txt"
-PSEUDONYM: Final = re.compile(r"[^\s\x00-\x1f\x7f]{1,64}")
+# As a table's cell may be, blanks within included; a comma or semicolon at the end is a slip of an export.
+PSEUDONYM: Final = re.compile(r"[^\x00-\x1f\x7f\ufeff]{0,199}[^\x00-\x1f\x7f\ufeff,;]")
 MAX_BYTES: Final = 16 * 2**20
 
 
@@ -23,8 +24,10 @@ def read_withdrawn(folder: Path) -> frozenset[str]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise DataError(f"{WITHDRAWN_FILE} is larger than {MAX_BYTES} bytes: this is no list of pseudonyms")
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
+        if path.is_symlink():
+            raise DataError(f"{WITHDRAWN_FILE} points to a file that is not there: nothing is computed before it is") from None
         return frozenset()
     except UnicodeError:
         raise DataError(
@@ -34,5 +37,5 @@ def read_withdrawn(folder: Path) -> frozenset[str]:
         raise DataError(f"{WITHDRAWN_FILE} cannot be read ({error.strerror}): nothing is computed before it can") from error
     for number, line in enumerate(lines, start=1):
         if line.strip() and not PSEUDONYM.fullmatch(line.strip()):
-            raise DataError(f"{WITHDRAWN_FILE} line {number} is no pseudonym: write one a line, without blanks")
+            raise DataError(f"{WITHDRAWN_FILE} line {number} is no pseudonym: write one a line and nothing else")
     return frozenset(line.strip() for line in lines if line.strip())

@@ -1,12 +1,14 @@
 """For all tests: a program that sets up logging inside a test must not write to that test's closed output afterwards."""
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("MKL_CBWR", "AUTO")  # as `client` sets it: a test may use torch before it imports that
 sys.path.insert(0, str(Path(__file__).parent / "shared"))  # the folder itself would hide the packages named like its own
 
 

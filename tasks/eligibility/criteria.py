@@ -229,7 +229,8 @@ def _known(found: Mapping[str, object], known: Iterable[str], where: str) -> Non
     possible = tuple(known)
     for key in found:
         if key not in possible:
-            near = difflib.get_close_matches(key, possible, 1, cutoff=0.5)
+            begins = [name for name in possible if name.startswith(key)]
+            near = begins or difflib.get_close_matches(key, possible, 1)
             hint = f"did you mean {near[0]}?" if near else f"possible: {', '.join(possible)}"
             raise EligibilityError(f"{where}: {key!r} is unknown; {hint}")
 

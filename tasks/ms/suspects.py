@@ -49,7 +49,7 @@ def suspects(tables: Tables, labels: Mapping[str, int]) -> tuple[Suspect, ...]:
     """Every column of the accepted `tables` that gives `labels` (0 or 1 by pseudonym) away; patients without a label are not asked.
 
     All rows count, whatever their day: a task that reads rows up to a day gives the rows up to that day. Nothing is found with
-    fewer than 10 patients of a class (`testable_labels`). `DataError` for a label that is neither 0 nor 1.
+    fewer than 10 patients of a class (`enough_labels`). `DataError` for a label that is neither 0 nor 1.
     """
     if any(label not in (0, 1) for label in labels.values()):
         raise DataError("a label is neither 0 nor 1: give one of them for each patient, or leave the patient out")
@@ -62,7 +62,7 @@ def suspects(tables: Tables, labels: Mapping[str, int]) -> tuple[Suspect, ...]:
     return tuple(found)
 
 
-def testable_labels(labels: Mapping[str, int]) -> bool:
+def enough_labels(labels: Mapping[str, int]) -> bool:
     """Whether both classes have enough patients for `suspects` to find anything."""
     return testable(np.array(list(labels.values()), dtype=np.int8))
 

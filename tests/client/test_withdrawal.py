@@ -5,6 +5,7 @@ import json
 import os
 import stat
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from guards_in_process import SITES, TASK_NAME, Consortium, Run, answered, code_of
 
 from client.cli import main
+from client.cli_withdraw import add_withdrawn
 from client.daemon import InlineTrain, data_source
 from client.errors import SiteError, TrainerError
 from client.job import Job, Population
@@ -21,7 +23,7 @@ from privacy import ledger as ledger_module
 from privacy.entries import PopulationChanged
 from privacy.ledger import read_entries
 from privacy.verify import verify_ledger
-from tasks.cohorts import open_cohort
+from tasks.cohorts import known_patients, open_cohort
 from tasks.errors import DataError
 from tasks.registry import find_task
 from tasks.withdrawals import WITHDRAWN_FILE, read_withdrawn
@@ -148,7 +150,7 @@ def test_after_a_crash_between_change_and_names_the_next_change_says_that_it_is_
     assert [change.how for change in changes(training)] == [("first",), ("withdrawn",), ("unknown",)]
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe", b"two words\n", b"p1\x00\n"])
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"p1,\n", b"p1\x00\n", b"p1\n\xef\xbb\xbfp2\n"])
 def test_an_unreadable_list_stops_every_computation(training: Consortium, content: bytes) -> None:
     """Fail closed: nobody is trained on because a list could not be read."""
     run = training.run()
@@ -218,6 +220,33 @@ def test_the_key_is_made_once_and_a_damaged_one_is_refused(tmp_path: Path) -> No
         population_key(path)
 
 
+def test_a_list_from_an_editor_that_marks_utf_8_withdraws_its_first_patient_too(training: Consortium) -> None:
+    name = patients(training)[0]
+    (folder(training) / WITHDRAWN_FILE).write_bytes(b"\xef\xbb\xbf" + name.encode() + b"\r\n")
+    assert name not in patients(training)
+
+
+def test_a_list_that_points_nowhere_is_not_taken_for_nobody(tmp_path: Path) -> None:
+    (tmp_path / WITHDRAWN_FILE).symlink_to(tmp_path / "gone")
+    with pytest.raises(DataError, match="points to a file"):
+        read_withdrawn(tmp_path)
+
+
+def test_of_many_withdrawals_at_a_time_none_is_lost(tmp_path: Path) -> None:
+    names = [f"P{at:03d}" for at in range(24)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: add_withdrawn(tmp_path, name), names))
+    assert read_withdrawn(tmp_path) == set(names)
+
+
+def test_a_patient_whom_no_computation_could_use_can_withdraw_all_the_same(training: Consortium) -> None:
+    """Without a label today, perhaps with one tomorrow."""
+    usable = set(patients(training))
+    (unusable, *_) = sorted(known_patients(find_task(TASK_NAME), folder(training)) - usable)
+    withdraw(training, unusable)
+    assert read_withdrawn(folder(training)) == {unusable}
+
+
 # -- the command -----------------------------------------------------------------------------------------------------------------
 
 
@@ -241,7 +270,7 @@ def test_the_command_refuses_a_pseudonym_that_no_table_has(training: Consortium,
     home = str(training.home(SITE).root)
     assert main(["--home", home, "data", "withdraw", "nobody", "--unknown", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["new"] is True
-    assert main(["--home", home, "data", "withdraw", "two words"]) == 2
+    assert main(["--home", home, "data", "withdraw", "a\tb"]) == 2
 
 
 def test_when_everybody_withdrew_nothing_is_computed(training: Consortium) -> None:

@@ -62,7 +62,7 @@ def test_a_folder_with_something_in_it_is_never_written_to(cli: Cli, tmp_path: P
 def test_data_without_sites_is_refused(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     code, _, err = cli("simulate", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"))
-    assert (code, "0 folders with a mapping.yaml" in err) == (1, True)
+    assert (code, "0 folders with mapping.yaml" in err) == (1, True)
 
 
 def rendered(run: RunFolder) -> str:

@@ -141,7 +141,7 @@ def test_a_simulation_needs_three_folders_with_a_mapping(tmp_path: Path) -> None
     names = site_folders(tmp_path / "data")
     assert len(names) == 3
     (tmp_path / "data" / names[0] / "mapping.yaml").unlink()
-    with pytest.raises(SimulationError, match="2 folders with a mapping"):
+    with pytest.raises(SimulationError, match=r"2 folders with mapping\.yaml, or with tables"):
         site_folders(tmp_path / "data")
     with pytest.raises(SimulationError, match="cannot read"):
         site_folders(tmp_path / "nowhere")

@@ -8,8 +8,7 @@ import pandas as pd
 import pytest
 
 from tasks.errors import DataError
-from tasks.ms.suspects import suspects
-from tasks.ms.suspects import testable_labels as enough
+from tasks.ms.suspects import enough_labels, suspects
 from tasks.simulator import simulate
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "cis_to_ms" / "native_mexico.csv"
@@ -27,7 +26,7 @@ def labels(hospital: dict[str, pd.DataFrame]) -> dict[str, int]:
 
 
 def test_an_outcome_that_is_chance_has_no_suspect(hospital: dict[str, pd.DataFrame], labels: dict[str, int]) -> None:
-    assert enough(labels)
+    assert enough_labels(labels)
     assert suspects(hospital, labels) == ()
 
 
@@ -56,7 +55,7 @@ def test_rows_that_only_one_class_has_are_named_by_their_number(hospital: dict[s
 def test_too_few_of_a_class_are_not_tested_and_a_third_class_is_refused(hospital: dict[str, pd.DataFrame]) -> None:
     names = list(hospital["patients"]["patient_id"])
     few = {name: int(at < 9) for at, name in enumerate(names)}
-    assert not enough(few)
+    assert not enough_labels(few)
     assert suspects(hospital, few) == ()
     with pytest.raises(DataError, match="neither 0 nor 1"):
         suspects(hospital, {names[0]: 2})
