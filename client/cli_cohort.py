@@ -13,7 +13,7 @@ from client.config import load_config
 from client.errors import ConfigError
 from client.files import write_atomic
 from client.home import Home
-from tasks.cohorts import ELIGIBILITY_FILE
+from tasks.cohorts import ELIGIBILITY_FILE, accepted_tables
 from tasks.eligibility.criteria import Criteria, load_criteria, shipped
 from tasks.errors import DataError
 from tasks.ms.contract import CONTRACT
@@ -71,7 +71,7 @@ def _profile(home: Home, args: argparse.Namespace, out: Output) -> int:
 
     folder = _folder(home, args)
     criteria = _criteria(folder, args.criteria)
-    accepted, withdrawn = _accepted(folder), read_withdrawn(folder)
+    accepted, withdrawn = accepted_tables(folder), read_withdrawn(folder)
     consented = admit(accepted, None, withdrawn=withdrawn).tables
     flow = admit(accepted, criteria, withdrawn=withdrawn).flow
     labels, words = _labels(consented, args.labels)
@@ -93,7 +93,7 @@ def _label(home: Home, args: argparse.Namespace, out: Output) -> int:
     if args.out and args.out.suffix not in (".csv", ".parquet"):
         raise ConfigError("--out must end in .csv or .parquet")
     folder = _folder(home, args)
-    found = label_tables(admit(_accepted(folder), None, withdrawn=read_withdrawn(folder)).tables, args.rule)
+    found = label_tables(admit(accepted_tables(folder), None, withdrawn=read_withdrawn(folder)).tables, args.rule)
     if args.out:
         write_atomic(args.out, _encoded(found.events, args.out.suffix))
     if out.as_json:
@@ -135,21 +135,6 @@ def _criteria(folder: Path, named: str | None) -> Criteria | None:
         return load_criteria(named)
     path = folder / ELIGIBILITY_FILE
     return load_criteria(path) if path.exists() else None
-
-
-def _accepted(folder: Path) -> "Mapping[str, pd.DataFrame]":
-    """Accepted rows; `DataError` if a file cannot be used or there is no table of patients."""
-    from tasks.ms.validate import validate_folder
-
-    checked = validate_folder(folder)
-    if errors := [finding for finding in checked.report.of("error") if finding.about_file]:
-        raise DataError(
-            f"{folder}: {errors[0].table or 'the folder'}: {errors[0].rule.sentence} Nothing is counted from a part of the tables; "
-            "see `wardround-site data validate`."
-        )
-    if "patients" not in checked.accepted:
-        raise DataError(f"{folder} holds no table patients: see `wardround-site data dictionary`")
-    return checked.accepted
 
 
 def _labels(tables: "Mapping[str, pd.DataFrame]", path: Path | None) -> tuple[dict[str, int], str]:

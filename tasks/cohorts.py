@@ -68,22 +68,28 @@ def admitted(folder: Path) -> Admitted:
     """
     from tasks.eligibility.admit import admit
     from tasks.eligibility.criteria import load_criteria
-    from tasks.ms.validate import validate_folder
 
     withdrawn = read_withdrawn(folder)
     criteria = load_criteria(folder / ELIGIBILITY_FILE) if (folder / ELIGIBILITY_FILE).exists() else None
-    checked = validate_folder(folder)
-    if errors := [finding for finding in checked.report.of("error") if finding.about_file]:
-        raise DataError(
-            f"the tables in {folder} cannot be used: {errors[0].table or 'folder'}: {errors[0].rule.sentence} "
-            "See `wardround-site data validate`."
-        )
-    if "patients" not in checked.accepted:
-        raise DataError(f"{folder} holds no table patients: see `wardround-site data dictionary`")
-    found = admit(checked.accepted, criteria, withdrawn=withdrawn)
+    found = admit(accepted_tables(folder), criteria, withdrawn=withdrawn)
     if not found.patients:
         raise DataError("consent and criteria leave no patient: see `wardround-site data profile`")
     return found
+
+
+def accepted_tables(folder: Path) -> Mapping[str, pd.DataFrame]:
+    """The rows that keep the contract's rules, whoever's they are; `DataError` if a file cannot be used or nobody is in them."""
+    from tasks.ms.validate import validate_folder
+
+    checked = validate_folder(folder)
+    if errors := [finding for finding in checked.report.of("error") if finding.about_file]:
+        raise DataError(
+            f"{folder}: {errors[0].table or 'the folder'}: {errors[0].rule.sentence} Nothing is computed from a part of the "
+            "tables; see `wardround-site data validate`."
+        )
+    if "patients" not in checked.accepted:
+        raise DataError(f"{folder} holds no table patients: see `wardround-site data dictionary`")
+    return checked.accepted
 
 
 def known_patients(task: Task | SumsTask, folder: Path) -> frozenset[str]:

@@ -19,6 +19,7 @@ from tasks.errors import ContractError
 HISTOGRAM_BOUND = 1.0  # L2 (and L1) change when one patient is added or removed
 GROUPS = 10  # of the calibration table
 MASS_LIMIT = 3.0  # a class smaller than this many standard deviations of its noise counts as drowned
+LEAST_MASS = 1e-6  # patients; noise that leaves less than this leaves none, and nothing is divided by it
 NOISE_LIMIT = 0.05  # standard error of the AUC from noise alone, above which the flag is raised
 
 Floats = NDArray[np.float64]
@@ -86,7 +87,7 @@ def pooled_metrics(histogram: Counts, *, noise_std: float = 0.0) -> PooledMetric
     zeros, ones = cells.reshape(2, -1)
     bins = len(zeros)
     mass = min(float(zeros.sum()), float(ones.sum()))
-    auc, bin_bound, sampling_se, noise_se = _auc(zeros, ones, noise_std) if mass > 0 else (None, None, None, None)
+    auc, bin_bound, sampling_se, noise_se = _auc(zeros, ones, noise_std) if mass > LEAST_MASS else (None, None, None, None)
     calibration = _calibration(zeros, ones)
     drowned = noise_std > 0 and mass < MASS_LIMIT * noise_std * math.sqrt(bins)
     return PooledMetrics(
@@ -122,7 +123,7 @@ def _centres(bins: int) -> Floats:
 
 def _brier(zeros: Floats, ones: Floats) -> float | None:
     total = float(zeros.sum() + ones.sum())
-    if total <= 0:
+    if total <= LEAST_MASS:
         return None
     centres = _centres(len(zeros))
     return min(max(float(zeros @ centres**2 + ones @ (1 - centres) ** 2) / total, 0.0), 1.0)
@@ -134,15 +135,15 @@ def _calibration(zeros: Floats, ones: Floats) -> tuple[CalibrationGroup, ...]:
     for part in np.array_split(np.arange(bins), min(GROUPS, bins)):
         weights = np.maximum(zeros[part] + ones[part], 0.0)
         patients = max(float(zeros[part].sum() + ones[part].sum()), 0.0)
-        predicted = float(weights @ _centres(bins)[part] / weights.sum()) if patients > 0 else None
-        observed = min(max(float(ones[part].sum()) / patients, 0.0), 1.0) if patients > 0 else None
+        predicted = float(weights @ _centres(bins)[part] / weights.sum()) if patients > LEAST_MASS else None
+        observed = min(max(float(ones[part].sum()) / patients, 0.0), 1.0) if patients > LEAST_MASS else None
         groups.append(CalibrationGroup(float(part[0]) / bins, float(part[-1] + 1) / bins, patients, predicted, observed))
     return tuple(groups)
 
 
 def _ece(groups: Sequence[CalibrationGroup]) -> float | None:
     total = sum(group.patients for group in groups)
-    if total <= 0:
+    if total <= LEAST_MASS:
         return None
     gaps = (
         group.patients * abs(group.predicted - group.observed)

@@ -38,10 +38,10 @@ def test_the_golden_ledger_verifies_and_reads_as_written() -> None:
     assert [entry.kind for entry in read_entries(LEDGER)[0]].count("spend") == 5
 
 
-def test_a_reader_that_shares_no_code_checks_the_golden_ledger() -> None:
-    """Only hashlib, json and Ed25519: the README's description is enough to re-implement verification."""
-    previous = bytes(32)
-    lines = LEDGER.split(b"\n")[:-1]
+def checked_by_hand(ledger: bytes) -> tuple[list[Any], bytes]:
+    """Entries and the last line's hash, by hashlib, json and Ed25519 alone."""
+    previous, entries = bytes(32), []
+    lines = ledger.split(b"\n")[:-1]
     public = Ed25519PublicKey.from_public_bytes(bytes.fromhex(json.loads(lines[0])["body"]["identity_key"]))
     for index, line in enumerate(lines):
         entry = json.loads(line)
@@ -54,6 +54,23 @@ def test_a_reader_that_shares_no_code_checks_the_golden_ledger() -> None:
         signed = label + b"\0" + hashlib.sha256(frame(label, unsigned.encode())).digest()
         public.verify(bytes.fromhex(entry["signature"]), signed)
         previous = hashlib.sha256(frame(b"wardround/ledger-line/1", line)).digest()
+        entries.append(entry)
+    return entries, previous
+
+
+def test_a_reader_that_shares_no_code_follows_who_the_patients_were() -> None:
+    ledger = (VECTORS / "population.jsonl").read_bytes()
+    entries, _ = checked_by_hand(ledger)
+    bodies = [entry["body"] for entry in entries if entry["kind"] == "population-changed"]
+    assert [body["how"] for body in bodies] == [["first"], ["left", "withdrawn"], ["unknown"]]
+    digests = [bytes(32).hex(), *(body["digest"] for body in bodies)]
+    assert [body["before"] for body in bodies] == digests[:-1]
+    assert verify_ledger(ledger).ok
+
+
+def test_a_reader_that_shares_no_code_checks_the_golden_ledger() -> None:
+    """The README's description is enough to re-implement verification."""
+    _, previous = checked_by_hand(LEDGER)
     slot = HEAD[72:]  # entry 7 is odd
     assert slot[:40] == (7).to_bytes(8, "big") + previous
     assert slot[40:] == hashlib.sha256(frame(b"wardround/ledger-head/1", slot[:40])).digest()

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tasks.errors import ContractError
@@ -132,6 +132,8 @@ def test_noise_that_dominates_is_flagged() -> None:
 
 
 @given(st.lists(st.floats(-50, 50), min_size=8, max_size=8), st.floats(0, 100))
+@example([0.0, 0.0, 0.0, 8e-207, 50.0, -49.0, 3.0, 0.0], 1.0)
+@example([50.0, -50.0, 0.0, 8e-207, 8e-207, 0.0, 0.0, 0.0], 1.0)
 def test_noise_never_takes_a_figure_out_of_its_range(cells: list[float], noise: float) -> None:
     metrics = pooled_metrics(np.array(cells), noise_std=noise)
     for figure in (metrics.auc, metrics.brier, metrics.ece):
