@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from tasks.ms.labelling import Labelled
 
-RULES = ("default", "kappos2020", "spms", "neda3")
+RULES = ("default", "kappos2020", "spms", "neda3", "neda4")
 PROFILE_EXAMPLES = """examples:
   wardround-site data profile                                     the tables of this site's data folder
   wardround-site data profile --criteria clinnova                 and who would enter Clinnova
@@ -39,7 +39,8 @@ LABEL_EXAMPLES = """examples:
   wardround-site data label                                       how many got worse, by the default rule
   wardround-site data label --rule spms --out events.csv
   wardround-site data label --folder /srv/export --out events.parquet
-rules: default (24 weeks, rule A, PIRA by Müller 2023), kappos2020, spms (Lorscheider 2016), neda3 (from the first therapy on)
+rules: default (24 weeks, rule A, PIRA by Müller 2023), kappos2020, spms (Lorscheider 2016; physicians'
+dates beside it), neda3 and neda4 (from the first therapy on)
 The file has one row for each event and names patients by pseudonym: only its owner reads it, and it stays in the hospital.
 exit status: 0 done, 1 the tables cannot be used, 2 usage or configuration"""
 
@@ -108,6 +109,11 @@ def _show(found: "Labelled", path: Path | None, out: Output) -> None:
     out.say(f"rule {found.rule_id}")
     out.rows("events", rows, empty="none")
     out.say(f"{found.patients} patients; {found.few_visits} with fewer than 3 EDSS scores or less than one a year.")
+    told = found.relapses
+    out.say(
+        f"Of {told['reported']} relapses reported, an examination was worse by the protocol's rule in {told['examination_worse']}, "
+        f"not worse in {told['examination_not_worse']}, and does not tell in {told['not_examined']}."
+    )
     for column, count in found.contradictions.items():
         out.say(f"visits.{column}: {count} values contradicted by another of the same day, taken as missing.")
     out.say("Exact figures of this hospital's patients: they stay here.")

@@ -94,7 +94,8 @@ class Relapses:
 class Scans:
     """Brain MRI, (n,) each, in any order: counts of new and enlarging T2 lesions since the scan before, and of Gd+ ones.
 
-    0..300, NaN where not read (`gd_count`: no contrast). Several scans on one day are allowed.
+    0..300, NaN where not read (`gd_count`: no contrast). `pbvc_pct_y`: change of brain volume since the scan before, % a year,
+    -10..5. Several scans on one day are allowed.
     """
 
     patient: Ints = field(repr=False)
@@ -102,17 +103,18 @@ class Scans:
     new_t2: Floats = field(repr=False)
     enlarging_t2: Floats | None = field(default=None, repr=False)
     gd_count: Floats | None = field(default=None, repr=False)
+    pbvc_pct_y: Floats | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         patient, day = whole("scans", "patient", self.patient), days("scans", "day", self.day)
         counts: dict[str, Floats] = {}
-        for name in ("new_t2", "enlarging_t2", "gd_count"):
+        for name in ("new_t2", "enlarging_t2", "gd_count", "pbvc_pct_y"):
             given = getattr(self, name)
             counts[name] = np.full(len(patient), np.nan) if given is None else numbers("scans", name, given)
         columns: Columns = {"patient": patient, "day": day, **counts}
         _same_length("scans", columns)
         for name, values in counts.items():
-            _check_range("scans", name, values, 0.0, 300.0)
+            _check_range("scans", name, values, *((-10.0, 5.0) if name == "pbvc_pct_y" else (0.0, 300.0)))
         _store(self, columns, np.lexsort((*counts.values(), day, patient)))
 
     @property
@@ -125,6 +127,11 @@ class Scans:
     def readable(self) -> Bools:
         """Whether the scan can show that nothing is new: its new T2 lesions were counted."""
         return ~np.isnan(self.new_t2)
+
+    @property
+    def brain_volume(self) -> Floats:
+        """Change of brain volume, % a year, NaN where it was not measured."""
+        return np.asarray(self.pbvc_pct_y, dtype=np.float64)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from scipy.optimize import brentq, minimize_scalar
 from scipy.special import gammaln
 
 from tasks.labels.errors import LabelError
-from tasks.labels.history import Floats, History, Ints, numbers, whole
+from tasks.labels.history import Bools, Floats, History, Ints, numbers, whole
 
 DAYS_PER_YEAR = 365.25
 LOG_DISPERSION = (math.log(1e-6), math.log(1e3))  # searched; below it the counts are Poisson
@@ -29,10 +29,11 @@ class RelapseRate:
     high: float
 
 
-def relapse_counts(history: History, first_day: Floats, last_day: Floats) -> tuple[Ints, Floats]:
+def relapse_counts(history: History, first_day: Floats, last_day: Floats, *, chosen: Bools | None = None) -> tuple[Ints, Floats]:
     """Relapses with onset after `first_day` and up to `last_day`, and years between, (n_patients,) each.
 
-    A patient with a NaN day has 0 of both. `LabelError` for other lengths or a last day before the first.
+    `chosen` (n_relapses,): which rows of `history.relapses` count, such as those that a protocol bears out; all if None. A patient
+    with a NaN day has 0 of both. `LabelError` for other lengths or a last day before the first.
     """
     first, last = numbers("follow-up", "first_day", first_day), numbers("follow-up", "last_day", last_day)
     if len(first) != history.n_patients or len(last) != history.n_patients:
@@ -43,6 +44,10 @@ def relapse_counts(history: History, first_day: Floats, last_day: Floats) -> tup
     again = np.zeros(len(patient), dtype=np.bool_)
     again[1:] = (patient[1:] == patient[:-1]) & (onset[1:] == onset[:-1])
     counted = (onset > first[patient]) & (onset <= last[patient]) & ~again
+    if chosen is not None:
+        if np.shape(chosen) != patient.shape or np.asarray(chosen).dtype != np.bool_:
+            raise LabelError(f"chosen has shape {np.shape(chosen)}, the history {len(patient)} relapses: one truth value for each")
+        counted &= chosen
     years = np.nan_to_num((last - first) / DAYS_PER_YEAR)
     return np.bincount(patient[counted], minlength=history.n_patients), years
 

@@ -245,7 +245,7 @@ PATIENTS: Final = Table(
                    "withdrawn": "consent taken back: the patient is in no later computation",
                }),
         _day("death_day", "Day of death"),
-        Column("year_band", "label", "Three years that hold the index date, such as 2015-2017", pattern=r"(19|20)\d\d-(19|20)\d\d"),
+        Column("year_band", "label", "Three years that hold the index date, such as 2016-2018", pattern=r"(19|20)\d\d-(19|20)\d\d"),
         *_every_row(),
     ),
     standard="CDISC DM, MH; OMOP person, condition_occurrence; FHIR Patient, Condition",

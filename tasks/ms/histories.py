@@ -102,5 +102,5 @@ def _scans(tables: Tables, places: Mapping[str, int]) -> Scans | None:
         return None
     rows = tables["mri"]
     rows = rows[(rows["region"] != "cord").to_numpy(bool)]
-    counts = {name: _numbers(rows, name) for name in ("new_t2", "enlarging_t2", "gd_count")}
+    counts = {name: _numbers(rows, name) for name in ("new_t2", "enlarging_t2", "gd_count", "pbvc_pct_y")}
     return Scans(_owners(rows, places), _whole(rows, "day"), **counts)

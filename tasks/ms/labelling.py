@@ -12,16 +12,21 @@ from numpy.typing import NDArray
 
 from tasks.errors import DataError
 from tasks.labels.engine import label
+from tasks.labels.errors import LabelError
 from tasks.labels.events import Events
-from tasks.labels.neda import neda3
+from tasks.labels.neda import neda3, neda4
+from tasks.labels.protocol_relapses import protocol_defined
 from tasks.labels.rule import KAPPOS2020_RULE, SPMS_RULE, LabelRule
 from tasks.ms.crossing import without_label
 from tasks.ms.histories import Numbered, history_of
 
-NEDA3: Final = "neda3"
+SPMS: Final = "spms"
+NEDA: Final = {"neda3": neda3, "neda4": neda4}
 NAMED: Final[Mapping[str, LabelRule]] = {
-    "default": LabelRule(), "kappos2020": KAPPOS2020_RULE, "spms": SPMS_RULE, NEDA3: LabelRule(),
+    "default": LabelRule(), "kappos2020": KAPPOS2020_RULE, SPMS: SPMS_RULE, **{name: LabelRule() for name in NEDA},
 }  # fmt: skip
+PHYSICIAN: Final = "v1-physician"  # `rule_id` of a transition that a physician wrote down
+PROGRESSIVE: Final = ("SPMS", "PPMS")
 NO_THERAPY: Final = ("none", "washout")
 Tables = Mapping[str, pd.DataFrame]
 
@@ -29,7 +34,8 @@ Tables = Mapping[str, pd.DataFrame]
 @dataclass(frozen=True)
 class Labelled:
     """`events`: the contract's table of that name. `counts`: events and patients by name. `few_visits`: patients whose EDSS scores
-    are too few or too rare to judge. `contradictions`: see `Numbered`."""
+    are too few or too rare to judge. `contradictions`: see `Numbered`. `relapses`: how many the examinations bear out, do not, or
+    do not tell."""
 
     rule_id: str
     events: pd.DataFrame = field(repr=False)
@@ -37,6 +43,7 @@ class Labelled:
     patients: int
     few_visits: int
     contradictions: Mapping[str, int]
+    relapses: Mapping[str, int]
 
     def to_dict(self) -> dict[str, object]:
         """For programs; without patients."""
@@ -44,6 +51,7 @@ class Labelled:
         return {
             "rule_id": self.rule_id, "events": counts, "patients": self.patients,
             "patients_with_few_visits": self.few_visits, "contradictions": dict(self.contradictions),
+            "relapses": dict(self.relapses),
         }  # fmt: skip
 
 
@@ -52,18 +60,51 @@ def label_tables(tables: Tables, rule: str) -> Labelled:
 
     `DataError` without visits, or without scans where the rule needs them.
     """
-    if "visits" not in tables or (rule == NEDA3 and "mri" not in tables):
+    if "visits" not in tables or (rule in NEDA and "mri" not in tables):
         raise DataError(
-            f"the rule {rule} needs the tables visits{' and mri' if rule == NEDA3 else ''}: see `wardround-site data validate`"
+            f"the rule {rule} needs the tables visits{' and mri' if rule in NEDA else ''}: see `wardround-site data validate`"
         )
     numbered = history_of(tables)
     found = _events(numbered, tables, rule)
     columns = found.columns()
     names = np.array(numbered.patients, dtype=object)
     frame = pd.DataFrame({"patient_id": names[columns.pop("patient")], **columns})
+    if rule == SPMS and len(written := physicians_spms(tables)):
+        frame = pd.concat([frame, written], ignore_index=True)
     grouped = frame.groupby("event")["patient_id"].agg(["size", "nunique"])
     counts = {str(name): (int(events), int(people)) for name, events, people in grouped.itertuples()}
-    return Labelled(NAMED[rule].rule_id, frame, counts, len(names), int(_few(tables).sum()), numbered.contradictions)
+    few, relapses = int(_few(tables).sum()), _borne_out(numbered)
+    return Labelled(NAMED[rule].rule_id, frame, counts, len(names), few, numbered.contradictions, relapses)
+
+
+def physicians_spms(tables: Tables) -> pd.DataFrame:
+    """Each patient's first visit at which a physician wrote SPMS, after a course that was not progressive: rows of `events`.
+
+    The objective rule is years earlier (Lorscheider 2016); both dates stand beside each other, told apart by `rule_id`.
+    """
+    courses = tables["visits"].loc[:, ["patient_id", "day", "phenotype", "edss"]]
+    courses = courses[courses["phenotype"].notna()].sort_values(["patient_id", "day"], kind="stable")
+    entry = tables["patients"].set_index("patient_id")["phenotype_entry"] if "phenotype_entry" in tables["patients"] else None
+    first = courses.drop_duplicates("patient_id")
+    begun = first["phenotype"] if entry is None else first["patient_id"].map(entry).fillna(first["phenotype"])
+    other = first["patient_id"][~begun.isin(PROGRESSIVE).to_numpy(bool)]
+    found = courses[courses["phenotype"].eq("SPMS") & courses["patient_id"].isin(other)].drop_duplicates("patient_id")
+    days = found["day"].to_numpy(dtype=np.int64)
+    return pd.DataFrame(
+        {
+            "patient_id": found["patient_id"].to_numpy(dtype=object), "event_day": days, "event": "SPMS", "rule_id": PHYSICIAN,
+            "ref_edss": np.nan, "event_edss": found["edss"].to_numpy(dtype=np.float64, na_value=np.nan),
+            "confirm_day": days, "confirmed_weeks": 0,
+        }
+    )  # fmt: skip
+
+
+def _borne_out(numbered: Numbered) -> dict[str, int]:
+    told = protocol_defined(numbered.history, LabelRule())
+    return {
+        "reported": len(told), "examination_worse": int((told == 1.0).sum()), "examination_not_worse": int((told == 0.0).sum()),
+        "not_examined": int(np.isnan(told).sum()),
+    }  # fmt: skip
 
 
 def worsened(tables: Tables) -> dict[str, int]:
@@ -78,8 +119,11 @@ def worsened(tables: Tables) -> dict[str, int]:
 
 
 def _events(numbered: Numbered, tables: Tables, rule: str) -> Events:
-    if rule == NEDA3:
-        return neda3(numbered.history, _first_therapy(numbered, tables), NAMED[rule]).events
+    if rule in NEDA:
+        try:
+            return NEDA[rule](numbered.history, _first_therapy(numbered, tables), NAMED[rule]).events
+        except LabelError as error:
+            raise DataError(str(error)) from error
     return label(numbered.history, NAMED[rule]).events
 
 

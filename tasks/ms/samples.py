@@ -33,7 +33,7 @@ USUAL_GAP_D: Final = (60, 200)
 FIRST_DAYS: Final = (-400, 30)
 LATE_DEATH_D: Final = 30000  # after every other row
 LABELS: Final[Mapping[str, tuple[str, ...]]] = {
-    "year_band": ("2012-2014", "2015-2017"), "atc": ("L03AB07", "L04AG08"), "item": ("total",), "bids_sub": ("p1", "p2"),
+    "year_band": ("2013-2015", "2016-2018"), "atc": ("L03AB07", "L04AG08"), "item": ("total",), "bids_sub": ("p1", "p2"),
 }  # fmt: skip
 
 
