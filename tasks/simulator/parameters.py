@@ -64,6 +64,8 @@ CRITERIA_FROM: Final = (
     (0, "poser"),
 )
 UNKNOWN_SEX = 0.002  # recorded as X [D]
+CONSENT_SHARE = {"imaging": 0.99, "samples": 0.93, "questionnaires": 0.97, "devices": 0.75, "genetics": 0.85}  # of who was asked
+WITHDRAWN_SHARE = 0.01  # took consent back since
 
 # -- relapses ------------------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from tasks.errors import ContractError
+from tasks.simulator.consent import with_consent
 from tasks.simulator.course import Course, run_course
 from tasks.simulator.eyes import evoked_table, oct_table
 from tasks.simulator.fluids import biomarkers_table
@@ -79,7 +80,7 @@ def simulate_site(spec: SiteSpec, seed: int, scenario: Scenario = ROUTINE) -> tu
         "wearables": wearables_table(course, ids, seed),
         "genetics": genetics_table(course.people, ids, seed),
     }
-    finished = {name: as_in_the_contract(name, table, spec.schedule) for name, table in tables.items()}
+    finished = {name: as_in_the_contract(name, table, spec.schedule) for name, table in with_consent(tables, spec, seed).items()}
     return SimulatedSite(spec, finished), site_truth(course, visits, ids)
 
 

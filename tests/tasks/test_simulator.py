@@ -13,7 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tasks.eligibility.admit import admit
+from tasks.eligibility.criteria import load_criteria
 from tasks.errors import ContractError
+from tasks.ms.schema import SEPARATOR
 from tasks.simulator import (
     PLACEBO_NULL,
     PRESETS,
@@ -29,6 +32,7 @@ from tasks.simulator import (
     write,
 )
 from tasks.simulator import parameters as p
+from tasks.simulator.consent import KINDS
 from tasks.simulator.people import draw_people
 from tasks.simulator.profiles import draw_profile
 from tasks.simulator.simulate import SimulatedSite
@@ -464,6 +468,28 @@ def test_clinnova_follows_its_visit_schedule() -> None:
     assert (patients["age"] >= 18).all()
     worn = site.tables["wearables"].groupby("week")["patient_id"].nunique()
     assert worn.loc[:4].mean() > 1.5 * worn.loc[30:52].mean()
+
+
+def test_a_prospective_cohort_records_what_everybody_agreed_to_and_a_registry_does_not() -> None:
+    site, _ = simulate_site(SiteSpec("clinic", 400, Schedule.CLINNOVA, language="fr"), 4)
+    scopes = site.tables["patients"].set_index("patient_id")["consent_scope"]
+    assert 0 < (scopes == "withdrawn").sum() < 20
+    staying = scopes[scopes != "withdrawn"]
+    for kind, names in KINDS.items():
+        may = staying[staying.str.split(SEPARATOR).map(set) >= {"routine", kind}].index
+        assert 0 < len(may) <= len(staying)
+        for name in names:
+            assert set(site.tables[name]["patient_id"]) <= {*may, *scopes[scopes == "withdrawn"].index}
+    assert not staying.str.contains("devices").all()
+    assert simulate_site(SMALL[0], 4)[0].tables["patients"]["consent_scope"].isna().all()
+
+
+def test_clinnovas_criteria_admit_most_of_a_simulated_clinnova_clinic_and_none_of_those_who_withdrew() -> None:
+    tables = simulate_site(SiteSpec("clinic", 200, Schedule.CLINNOVA, language="fr"), 4)[0].tables
+    found = admit(tables, load_criteria("clinnova"), withdrawn=frozenset())
+    withdrawn = tables["patients"][tables["patients"]["consent_scope"] == "withdrawn"]["patient_id"]
+    assert not set(withdrawn) & set(found.patients)
+    assert len(found.patients) > 100
 
 
 # -- any size ------------------------------------------------------------------------------------------------------------
