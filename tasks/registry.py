@@ -16,7 +16,10 @@ from tasks.sums import SumsTask
 GROUP = "wardround.tasks"
 BUILT_IN = {
     "cis_conversion": "tasks.cis_conversion.task:TASK",
+    "cdp_2y": "tasks.cdp_2y.task:TASK",
     "cohort_description": "tasks.cohort_description.task:TASK",
+    "mri_harmonisation": "tasks.mri_harmonisation.task:TASK",
+    "eligibility_flow": "tasks.eligibility_flow.task:TASK",
 }
 # What importing a stranger's module can raise. KeyboardInterrupt and SystemExit stay out.
 LOAD_ERRORS = (

@@ -7,45 +7,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from tasks.cohort_description.columns import ROW_WORDS, Described, Floats
 from tasks.cohort_description.vectors import HEAD, unscaled
+from tasks.disclosure import Sharpness
 
-FLOOR: Final = 10.0  # patients; less is not shown, as in ms.md 4.2
-NOISES: Final = 3.0  # nor is what could be noise alone: so many standard deviations of it
 QUANTILES: Final = (0.1, 0.25, 0.5, 0.75, 0.9)
 Row = dict[str, object]
-
-
-@dataclass(frozen=True)
-class Sharpness:
-    """`noise`: standard deviation in one number of the sum. `floor`: the least number of patients that is shown."""
-
-    noise: float
-
-    @property
-    def floor(self) -> float:
-        return max(FLOOR, math.ceil(NOISES * self.noise))
-
-    @property
-    def few(self) -> str:
-        """What stands for every number of patients below the floor, none included."""
-        return f"fewer than {self.floor:g}, or none"
-
-    def patients(self, count: float) -> float | str:
-        """A number of patients as it is shown."""
-        return float(round(count)) if count >= self.floor else self.few
 
 
 def table_rows(parts: dict[str, Floats], sharp: Sharpness) -> list[Row]:
     """One row for each table: patients with rows, and how many rows they have."""
     found = []
     for name, part in parts.items():
-        classes = {f"patients with {words}": sharp.patients(count) for words, count in zip(ROW_WORDS, part[1:HEAD], strict=True)}
+        classes: Row = {
+            f"patients with {words}": sharp.patients(count) for words, count in zip(ROW_WORDS, part[1:HEAD], strict=True)
+        }
         found.append({"table": name, "patients": sharp.patients(part[0]), **classes})
     return found
 

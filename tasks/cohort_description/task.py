@@ -10,8 +10,9 @@ import numpy as np
 
 from tasks.base import Cohort, Contract, Label
 from tasks.cohort_description.columns import BIN_CHOICES, Described, Floats, described
-from tasks.cohort_description.result import Sharpness, column_rows, notes, table_rows
+from tasks.cohort_description.result import column_rows, notes, table_rows
 from tasks.cohort_description.vectors import HEAD, bound, merged, patient_values, shapes
+from tasks.disclosure import Sharpness
 from tasks.errors import ContractError, DataError
 from tasks.ms.contract import CONTRACT
 from tasks.report import DataReport

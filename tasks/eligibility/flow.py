@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 WITHDRAWN, NO_CONSENT, INCLUDED = "withdrawn", "no_consent", "included"
 LOCAL = "Exact counts of this hospital's patients: they stay here. Over hospitals they are summed with noise."
 
@@ -57,17 +54,3 @@ class Flow:
 def state_names(rules: Sequence[str]) -> tuple[str, ...]:
     """Where a patient can end in a count over hospitals, in public order: the criteria file alone decides it."""
     return (*rules, INCLUDED)
-
-
-def flow_vectors(states: Sequence[str], rules: Sequence[str]) -> NDArray[np.float64]:
-    """One vector of norm 1 for each patient who consents, (n_patients, n_states): 1 where the patient ended.
-
-    Whoever took consent back or gave none is in no computation, a count over hospitals included: there is no vector.
-
-    What a sum over hospitals needs; exact until it is noised, so it is handed to the trainer's sum and to nothing else.
-    """
-    names = state_names(rules)
-    counted = [names.index(state) for state in states if state not in (WITHDRAWN, NO_CONSENT)]
-    found = np.zeros((len(counted), len(names)))
-    found[np.arange(len(counted)), counted] = 1.0
-    return found

@@ -1,4 +1,4 @@
-"""What people of a prospective cohort or a trial agreed to. A registry of routine care does not record it: its scopes stay empty."""
+"""What people of a prospective cohort or a trial agreed to. Registries of routine care do not record it: scopes stay empty."""
 
 from __future__ import annotations
 

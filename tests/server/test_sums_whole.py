@@ -16,9 +16,10 @@ from server.state import read_state
 from server.sums import result_of
 from tasks.cohort_description.task import TASK
 from tasks.cohorts import open_cohort
+from tasks.eligibility_flow.task import TASK as FLOW
 from tasks.simulator import simulate as invent
 from tasks.simulator import write
-from tasks.sums import Choice, Opened, Records
+from tasks.sums import Choice, Floats, Opened, Records, SumsTask
 
 COLUMNS = ("patients__sex", "visits__edss", "mri__t2_vol_ml")
 OVERRIDES = ("task=cohort_description", f"task.columns=[{','.join(COLUMNS)}]", "federation=roster")
@@ -67,17 +68,23 @@ def result_noise(plan: object, sites: int) -> float:
 
 def _exact(hospitals: Path, roster: object) -> dict[str, object]:
     """The same figures with all training patients in view."""
+    choice = Choice("tables", {"bins": 20}, COLUMNS)
+    return dict(TASK.result(choice, [Opened(_training_sum(hospitals, roster, TASK, choice), 0.0)]))
+
+
+def _training_sum(hospitals: Path, roster: object, task: SumsTask, choice: Choice) -> Floats:
+    """Sum of the vectors of every hospital's training patients, without clip, grid and noise."""
     from client.sides import sides_of
     from tasks.splits import held_out_mask
 
-    choice, total = Choice("tables", {"bins": 20}, COLUMNS), np.zeros(0)
+    total = np.zeros(0)
     for folder in sorted(hospitals.iterdir()):
-        cohort = open_cohort(TASK, folder)
+        cohort = open_cohort(task, folder)
         out = held_out_mask(cohort.patient_ids, roster.split_salt, roster.held_out_fraction)  # type: ignore[attr-defined]
-        side = sides_of(cohort, out, 1)[0]
-        rows = TASK.vectors(choice, (), Records(side.values, side.owners, side.patients)).sum(axis=0)
+        side = sides_of(cohort, out, task.records)[0]
+        rows = task.vectors(choice, (), Records(side.values, side.owners, side.patients)).sum(axis=0)
         total = rows if not total.size else total + rows
-    return dict(TASK.result(choice, [Opened(total, 0.0)]))
+    return total
 
 
 def _ledgers_say_it(sites: Path) -> None:
@@ -102,3 +109,23 @@ def test_a_run_that_is_not_finished_has_no_result(hospitals: Path, tmp_path: Pat
     assert main(["result", str(run)]) == 1
     assert "it is not finished" in capsys.readouterr().err
     assert read_state(run).phase == "finished"
+
+
+@pytest.mark.slow
+def test_a_flow_through_criteria_is_summed_like_any_other(
+    hospitals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["--data", str(hospitals), "--out", str(tmp_path / "out"), "--workers", "1"]
+    overrides = ["task=eligibility_flow", "task.columns=[reclaim]", "federation=roster", "privacy=distributed3"]
+    assert main(["simulate", "--json", *out, *overrides]) == 0
+    capsys.readouterr()
+    assert main(["result", str(tmp_path / "out" / "run"), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["tables"]["flow"]
+    states = FLOW.contract.column("reclaim").categories
+    run = open_folder(tmp_path / "out" / "run")
+    total = _training_sum(hospitals, run.roster(), FLOW, Choice("flow", {}, ("reclaim",)))
+    noise = result_noise(run.plan(), len(read_state(tmp_path / "out" / "run").done[-1].survivors))
+    assert [row["state"] for row in rows] == list(states)
+    for row, exact in zip(rows, total, strict=True):
+        assert isinstance(row["patients"], str) or abs(row["patients"] - exact) <= 1 + 6 * noise
+    assert any(not isinstance(row["patients"], str) for row in rows)

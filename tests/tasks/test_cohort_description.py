@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.cohort_description.columns import FINE_BINS, ROW_WORDS, described
-from tasks.cohort_description.result import Sharpness, quantiles
+from tasks.cohort_description.result import quantiles
 from tasks.cohort_description.task import TASK
 from tasks.cohort_description.vectors import patient_values
+from tasks.disclosure import Sharpness
 from tasks.errors import ContractError, DataError
 from tasks.ms.contract import CONTRACT
 from tasks.simulator import simulate

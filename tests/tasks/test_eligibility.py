@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -12,7 +11,7 @@ from tasks.eligibility.admit import Admitted, admit
 from tasks.eligibility.consent import SCOPE_OF, permitted
 from tasks.eligibility.criteria import Criteria, load_criteria, read_criteria, shipped
 from tasks.eligibility.errors import EligibilityError
-from tasks.eligibility.flow import INCLUDED, NO_CONSENT, WITHDRAWN, flow_vectors, state_names
+from tasks.eligibility.flow import INCLUDED, NO_CONSENT, WITHDRAWN
 from tasks.errors import DataError
 from tasks.ms.contract import CONTRACT
 
@@ -182,21 +181,6 @@ def test_the_order_of_rows_does_not_matter(found: dict[str, pd.DataFrame], crite
     assert first.states == second.states
     assert kept(first) == kept(second)
     assert first.flow == second.flow
-
-
-@settings(max_examples=20, deadline=None)
-@given(found=hospitals(), gone=WITHDRAWALS)
-def test_vectors_of_the_flow_have_norm_1_and_sum_to_the_count_of_those_who_consent(
-    found: dict[str, pd.DataFrame], gone: frozenset[str]
-) -> None:
-    criteria = load_criteria("reclaim")
-    rules = [rule.name for rule in criteria.rules]
-    admitted = admit(found, criteria, withdrawn=gone)
-    vectors = flow_vectors(list(admitted.states.values()), rules)
-    assert np.all(np.linalg.norm(vectors, axis=1) == 1.0)
-    counts = {step.name: step.here for step in admitted.flow.steps} | {INCLUDED: admitted.flow.included}
-    assert dict(zip(state_names(rules), vectors.sum(axis=0), strict=True)) == {name: counts[name] for name in state_names(rules)}
-    assert len(vectors) == admitted.flow.screened - counts[WITHDRAWN] - counts[NO_CONSENT]
 
 
 # -- rules, one by one --------------------------------------------------------------------------------------------------------
