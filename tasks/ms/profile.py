@@ -105,6 +105,8 @@ def _column(column: Column, rows: pd.DataFrame) -> ColumnProfile:
     cells = rows[column.name].dropna()
     numbers = five(cells.to_numpy(dtype=np.float64)) if column.numeric else None
     coded = column.kind in ("code", "codes") or column.kind == "flag"
+    if column.kind == "flag":
+        cells = cells.map(lambda flag: str(int(flag)))  # a column with gaps holds its flags as 0.0 and 1.0
     codes = {str(code): int(count) for code, count in sorted(cells.value_counts().items(), key=str)} if coded else {}
     return ColumnProfile(column.name, column.unit, len(cells), numbers, codes)
 

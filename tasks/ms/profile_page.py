@@ -47,7 +47,7 @@ def profile_page(profile: Profile, flow: Flow, found: Sequence[Suspect], label: 
 
 def _flow(flow: Flow) -> Html:
     rows: list[list[Cell]] = [["screened", "", f"{flow.screened:,}", "", ""]]
-    rows += [[step.name, step.says, f"-{step.here:,}", f"{step.not_known:,}", f"{step.alone:,}"] for step in flow.steps]
+    rows += [[step.name, step.says, f"{-step.here:,}", f"{step.not_known:,}", f"{step.alone:,}"] for step in flow.steps]
     rows.append(["included", f"by {flow.criteria}", f"{flow.included:,}", "", ""])
     return table(
         "Patients, in the order of the criteria", ["Step", "What it says", "#Patients", "#Not known", "#Concerns in all"], rows
@@ -100,7 +100,12 @@ def _density(profile: Profile) -> list[tuple[str, str]]:
 
 
 def _figures(values: Five | None) -> str:
-    return " / ".join(f"{value:.4g}" for value in values) if values else "nobody"
+    return " / ".join(_figure(value) for value in values) if values else "nobody"
+
+
+def _figure(value: float) -> str:
+    """Whole from a hundred on, and never as a power of ten."""
+    return f"{value:.0f}" if abs(value) >= 100 or value == round(value) else f"{value:.3g}"
 
 
 def _share(share: float) -> str:

@@ -1,6 +1,7 @@
-"""Data dictionary and validation report in a real Chromium: they ask nobody for anything, fit the screen, and print whole."""
+"""Dictionary, validation report and profile in a real Chromium: they ask nobody for anything, fit the screen, and print whole."""
 
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from ms_tables import Tables
 
 from client.cli import main
 from tasks.ms.contract import CONTRACT
+from tasks.simulator import Preset, Schedule, SiteSpec, simulate, write
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -41,13 +43,16 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for row in range(2, 62):
         tables.put("visits", row, edss="" if row % 2 else "0.5").put("biomarkers", row, unit="mg/dL")
     (tables.write(folder / "tables") / "genetics.csv").write_text("patient\n1\n")
-    made = {"report": folder / "report.html", "dictionary": folder / "dictionary.html"}
+    made = {name: folder / f"{name}.html" for name in ("report", "dictionary", "profile")}
     assert main(["data", "validate", "--folder", str(folder / "tables"), "--html", str(made["report"])]) == 1
     assert main(["data", "dictionary", "--html", str(made["dictionary"])]) == 0
+    write(simulate(Preset("one", (SiteSpec("clinic", 60, Schedule.CLINNOVA, language="fr"),)), 4), folder / "invented")
+    tables_of = str(folder / "invented" / "sites" / "clinic")
+    assert main(["data", "profile", "--folder", tables_of, "--criteria", "clinnova", "--html", str(made["profile"])]) == 0
     return made
 
 
-@pytest.fixture(params=["report", "dictionary"])
+@pytest.fixture(params=["report", "dictionary", "profile"])
 def file(request: pytest.FixtureRequest, pages: dict[str, Path]) -> Path:
     return pages[request.param]
 
@@ -123,3 +128,12 @@ def test_the_dictionary_prints_on_a4_with_every_column(browser: "Browser", pages
     assert (round(float(size.width)), round(float(size.height))) == (595, 842)
     text = "".join("".join(each.extract_text().split()) for each in printed.pages)  # a long name may be broken over two lines
     assert not [column.name for table in CONTRACT.tables for column in table.columns if column.name not in text]
+
+
+def test_the_profile_writes_no_figure_that_a_data_manager_cannot_read(pages: dict[str, Path], browser: "Browser") -> None:
+    page = browser.new_page(viewport=DESKTOP)
+    page.goto(pages["profile"].as_uri())
+    text = page.inner_text("body")
+    page.close()
+    assert "they stay here" in text
+    assert not re.search(r"\de[+-]\d|\bnan\b|(?<![\d.])-0(?![\d.])|\b[01]\.0 \d", text, re.IGNORECASE)
