@@ -13,6 +13,8 @@ from killing import in_child, kill_at
 import client.guard
 from client.egress import EgressManifest
 from client.home import Home
+from client.job import Population
+from client.populations import Populations
 from privacy.ledger import Ledger, head_path
 from privacy.verify import verify_ledger
 
@@ -20,8 +22,11 @@ SITE = SITES[0]
 LINES_MOST = 5_000
 CODE = Path(client.guard.__file__).parents[1]
 OWN = tuple(
-    str(CODE / name) for name in ("client/guard.py", "client/once.py", "client/egress.py", "client/files.py", "privacy/ledger.py")
-)
+    str(CODE / name)
+    for name in (
+        "client/guard.py", "client/once.py", "client/egress.py", "client/files.py", "client/populations.py", "privacy/ledger.py"
+    )
+)  # fmt: skip
 
 
 def kept(folder: Path) -> dict[Path, bytes]:
@@ -42,10 +47,13 @@ def put_back(folder: Path, files: dict[Path, bytes]) -> None:
 def test_a_guard_killed_at_any_line_of_a_round_trained_nothing_uncharged_and_sent_nothing_unlisted(
     consortium: Consortium, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
+    first, second = (Population(bytes([at]) * 32, frozenset({bytes([at]) * 16}), frozenset()) for at in (1, 2))
+    consortium.train[SITE].population = lambda task, deadline_s: first  # type: ignore[attr-defined]
     run, marks, copies = consortium.run(), tmp_path_factory.mktemp("marks"), tmp_path_factory.mktemp("copies")
     phase = run.open_round(run.epoch(), 2)
     consortium.train[SITE].before = lambda job: (marks / "trained").touch()  # type: ignore[attr-defined]
     home, states = consortium.home(SITE), set[tuple[bool, bool, bool]]()
+    changes = set[tuple[str, ...]]()
     before = kept(home.root)
     for line in range(LINES_MOST):
 
@@ -60,8 +68,13 @@ def test_a_guard_killed_at_any_line_of_a_round_trained_nothing_uncharged_and_sen
         copy = Home(copies / str(line))
         shutil.copytree(home.root, copy.root)
         trained, left = (marks / "trained").exists(), (marks / "left").exists()
-        with Ledger.open(copy.ledger, copy.load_identity(), datetime.fromtimestamp(NOW, tz=UTC)) as ledger:
+        ledger_time = datetime.fromtimestamp(NOW, tz=UTC)
+        with Ledger.open(copy.ledger, copy.load_identity(), ledger_time) as ledger:
             charged = ledger.last_round(run.signed.digest) == 2
+            said = ledger.population_digest(run.plan.task.name)
+            assert said == first.digest or not charged, f"line {line}: charged before it was said whose data it is"
+            how = Populations(copy.populations).record(run.plan.task.name, second, ledger, ledger_time)
+            changes.add(how)
             assert charged or not trained, f"line {line}: trained and not charged"
         listed = [item for item in EgressManifest(copy.egress).read("run-1") if item["kind"] == "update (train)"]
         assert listed or not left, f"line {line}: left and not listed"
@@ -74,4 +87,6 @@ def test_a_guard_killed_at_any_line_of_a_round_trained_nothing_uncharged_and_sen
         if ended == 0:
             break
     assert states == {(False, False, False), (True, False, False), (True, True, False), (True, True, True)}
+    # Killed before the entry, between entry and names, and after both: the next change is first, unknown, or told in full.
+    assert changes == {("first",), ("unknown",), ("joined", "left")}
     assert line > 150, "fewer lines than a round has: nothing was traced"
