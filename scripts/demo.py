@@ -25,14 +25,18 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from tasks.cis_conversion.synthetic import write_hospitals
 from tasks.cohorts import open_cohort
 from tasks.errors import TaskError
+from tasks.mapping import MAPPING_FILE
+from tasks.ms.contract import CONTRACT
+from tasks.ms.reading import holds_contract_tables
 from tasks.registry import find_task
+from tasks.simulator import simulate, write
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
-PATIENTS = (320, 240, 180, 140)
+SEED = 1
+TASK_OF_TABLES, TASK_OF_MAPPINGS = "cdp_2y", "cis_conversion"
 SHORT = ("schedule.rounds=40", "schedule.evaluate_every=20")
 HELD_OUT = 0.25
 START_S = 90.0
@@ -175,14 +179,16 @@ class Demo:
         return (str(BIN / "wardround-lead"), *words, "--home", str(self.lead_home))
 
     def sites(self) -> list[Site]:
-        """One site per folder with a mapping.yaml; invented hospitals if no folder was given."""
+        """One site per folder with tables; invented hospitals if no folder was given. Settles the task."""
         data = self.args.sites
         if data is None:
-            data = self.folder / "patients"
-            write_hospitals(data, len(PATIENTS), PATIENTS, seed=1)
-        folders = sorted(path for path in data.iterdir() if (path / "mapping.yaml").is_file())
+            data = self.folder / "patients" / "sites"  # the simulator's truth lies beside it, where no guard looks
+            write(simulate("demo", SEED), data.parent)
+        folders = sorted(path for path in data.iterdir() if _holds_tables(path))
         if len(folders) < 3:
-            raise DemoError(f"{len(folders)} folders with a mapping.yaml below {data}, at least 3 sites are needed")
+            raise DemoError(f"{len(folders)} folders with tables below {data}, at least 3 sites are needed")
+        mapped = any((path / MAPPING_FILE).is_file() for path in folders)
+        self.args.task = self.args.task or (TASK_OF_MAPPINGS if mapped else TASK_OF_TABLES)
         task = find_task(self.args.task)
         sizes = [open_cohort(task, path).size * (1 - HELD_OUT) for path in folders]
         return [
@@ -296,6 +302,10 @@ class Demo:
         return status
 
 
+def _holds_tables(folder: Path) -> bool:
+    return folder.is_dir() and ((folder / MAPPING_FILE).is_file() or holds_contract_tables(folder, CONTRACT))
+
+
 def _listens(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(0.5)
@@ -335,8 +345,10 @@ def ending(demo: Demo) -> Iterator[None]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sites", type=Path, help="folder with one folder per hospital (mapping.yaml and tables)")
-    parser.add_argument("--task", default="cis_conversion", help="clinical task of the given folders (default %(default)s)")
+    parser.add_argument("--sites", type=Path, help="folder with one folder per hospital: tables of the data contract, or own ones")
+    parser.add_argument(
+        "--task", help=f"clinical task (default: {TASK_OF_TABLES}, or {TASK_OF_MAPPINGS} for folders with a {MAPPING_FILE})"
+    )
     parser.add_argument("--privacy", default="epsilon8", help="epsilon8, epsilon3, epsilon1 or none (default %(default)s)")
     parser.add_argument("--port", type=int, default=0, help="port of the hub (default: a free one)")
     parser.add_argument("--out", type=Path, help="folder to make (default: demo-run below the current folder)")

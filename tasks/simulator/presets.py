@@ -106,10 +106,10 @@ def _clinnova() -> Preset:
 DEMO = Preset(
     "demo",
     (
-        SiteSpec("north", 140, Schedule.REGISTRY, language="de", interval_mo=6.0),
-        SiteSpec("south", 110, Schedule.RECLAIM, language="it", interval_mo=6.0),
-        SiteSpec("east", 80, Schedule.REGISTRY, Clinic.EARLY, language="cs", interval_mo=4.0),
-        SiteSpec("west", 60, Schedule.CLINNOVA, language="fr"),
+        SiteSpec("north", 420, Schedule.REGISTRY, language="de", interval_mo=6.0),
+        SiteSpec("south", 330, Schedule.RECLAIM, language="it", interval_mo=6.0),
+        SiteSpec("east", 240, Schedule.REGISTRY, Clinic.EARLY, language="cs", interval_mo=4.0),
+        SiteSpec("west", 180, Schedule.CLINNOVA, language="fr"),
     ),
 )
 PRESETS = {preset.name: preset for preset in (_reclaim(), _clinnova(), DEMO)}

@@ -23,8 +23,10 @@ import psutil
 from client.guard_rpc import GuardClient
 from server.folder import RunFolder
 from server.journal import Entry, RoundAttempt, RoundDone, VoteAsked, read_entries
+from tasks.cis_conversion.synthetic import write_hospitals
 
 ROOT = Path(__file__).resolve().parents[2]
+PATIENTS = (320, 240, 180, 140)
 SHORT_WAITS = ("deadlines.keys_s=10", "deadlines.update_s=20", "deadlines.vote_s=10", "deadlines.approval_s=60")
 START_S = 90.0
 RUN_S = 120.0
@@ -275,4 +277,4 @@ class Consortium:
 
 
 def write_four_hospitals(folder: Path) -> None:
-    demo.write_hospitals(folder, len(demo.PATIENTS), demo.PATIENTS, seed=1)
+    write_hospitals(folder, len(PATIENTS), PATIENTS, seed=1)

@@ -1,5 +1,6 @@
 """`scripts/demo` as people use it: to the end, stopped at any moment, and with something wrong."""
 
+import json
 import os
 import signal
 import socket
@@ -14,6 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 from consortium_of_four import ROOT, demo, wait_until
+
+from tasks.cis_conversion.synthetic import write_hospitals
 
 pytestmark = pytest.mark.e2e
 
@@ -78,7 +81,7 @@ def enrolling(folder: Path) -> bool:
 
 
 def starting(folder: Path) -> bool:
-    return (folder / "logs" / "hospital-1-guard.log").exists()
+    return (folder / "logs" / "north-guard.log").exists()
 
 
 def training(folder: Path) -> bool:
@@ -107,7 +110,7 @@ def test_a_port_that_is_taken_ends_the_demo_with_a_clear_line(start: Callable[..
 
 def test_a_broken_mapping_ends_the_demo_before_anything_is_started(start: Callable[..., Running], tmp_path: Path) -> None:
     sites = tmp_path / "sites"
-    demo.write_hospitals(sites, 4, [60] * 4, seed=2)
+    write_hospitals(sites, 4, [60] * 4, seed=2)
     (sites / "hospital-2" / "mapping.yaml").write_text("task: cis_conversion\ncolumns: [\n")
     running = start("--sites", str(sites))
     status, last = running.ended()
@@ -115,6 +118,18 @@ def test_a_broken_mapping_ends_the_demo_before_anything_is_started(start: Callab
     assert last.startswith("error: ")
     assert "mapping" in last
     assert not (running.folder / "lead").exists()
+
+
+def test_the_demo_trains_on_the_tables_of_invented_hospitals(start: Callable[..., Running]) -> None:
+    running = start()
+    output, _ = running.process.communicate(timeout=150)
+    assert running.process.returncode == 0, output[-3000:]
+    assert "4 hospitals: east, north, south, west" in output
+    assert output.count("whole") == 4
+    assert "pooled held-out AUC" in output
+    assert running.alive() == []
+    plans = [json.loads(path.read_text()) for path in running.folder.glob("lead/plans/*.plan")]
+    assert [plan["task"]["name"] for plan in plans] == ["cdp_2y"]
 
 
 @pytest.mark.skipif(not (SHARED_DATA / "cis_to_ms").is_dir(), reason=f"the real tables are not at {SHARED_DATA}")

@@ -111,7 +111,7 @@ def test_sites_of_one_kind_are_not_copies() -> None:
 
 def test_the_presets_are_of_the_size_that_the_programmes_state() -> None:
     sizes = {name: (len(preset.sites), sum(site.patients for site in preset.sites)) for name, preset in PRESETS.items()}
-    assert sizes == {"reclaim": (15, 7500), "clinnova": (4, 800), "demo": (4, 390)}
+    assert sizes == {"reclaim": (15, 7500), "clinnova": (4, 800), "demo": (4, 1170)}
 
 
 def test_what_contradicts_itself_is_refused() -> None:
