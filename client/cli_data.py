@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from client import cli_withdraw
+from client import cli_harmonise, cli_import, cli_withdraw
 from client.cli_cohort import add_cohort_commands
 from client.cli_output import Output
 from client.clock import utc
@@ -56,6 +56,8 @@ def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     dictionary.add_argument("--html", type=Path, metavar="FILE", help="write it as a page to read or print")
     dictionary.set_defaults(handler=_dictionary)
     cli_withdraw.add_command(kinds)
+    cli_import.add_command(kinds)
+    cli_harmonise.add_command(kinds)
     add_cohort_commands(kinds)
     for command in (validate, dictionary):
         command.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print it as JSON")

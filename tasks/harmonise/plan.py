@@ -23,6 +23,7 @@ MALE: Final = {"F": 0.0, "X": 0.5, "M": 1.0}
 YEARS_A_UNIT: Final = 10.0
 AGE_CENTRE, DURATION_CENTRE = 40.0, 10.0  # years
 EDSS_CENTRE, EDSS_UNIT = 3.0, 2.0  # points
+PROTECTED: Final = ("age", "male", "duration", "edss")  # covariates that are numbers, in the order of the design
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,14 @@ class Plan:
     """The public frame of one harmonisation.
 
     `phenotypes` are those that get an effect of their own beside the reference RRMS; whoever has another one is refused.
-    `batches` are the names that `batch_names` gave at all sites, sorted and each once.
+    `batches` are the names that `batch_names` gave at all sites, sorted and each once. `protected`: which of `PROTECTED` are in
+    the design, in that order; each one that is left out leaves less noise in the others.
     """
 
     measures: tuple[Measure, ...]
     batches: tuple[str, ...]
     phenotypes: tuple[str, ...] = ("CIS", "SPMS", "PPMS")
+    protected: tuple[str, ...] = PROTECTED
 
     def __post_init__(self) -> None:
         names = [measure.name for measure in self.measures]
@@ -79,11 +82,13 @@ class Plan:
         allowed = set(PHENOTYPES) - {REFERENCE_PHENOTYPE}
         if len(set(self.phenotypes)) < len(self.phenotypes) or not set(self.phenotypes) <= allowed:
             raise HarmoniseError(f"phenotypes with their own effect must be among {sorted(allowed)}, each once")
+        if self.protected != tuple(name for name in PROTECTED if name in self.protected) or not self.covariates:
+            raise HarmoniseError(f"protected covariates must be among {', '.join(PROTECTED)}, in this order, and at least one")
 
     @property
     def covariates(self) -> tuple[str, ...]:
         """Names of the columns of the protected part of the design, in order; `n_covariates` of them."""
-        return ("age", "male", "duration", "edss", *(f"phenotype {name}" for name in self.phenotypes))
+        return (*self.protected, *(f"phenotype {name}" for name in self.phenotypes))
 
     @property
     def n_measures(self) -> int:
@@ -91,7 +96,7 @@ class Plan:
 
     @property
     def n_covariates(self) -> int:
-        return 4 + len(self.phenotypes)
+        return len(self.protected) + len(self.phenotypes)
 
     @property
     def n_batches(self) -> int:

@@ -79,14 +79,14 @@ def design(plan: Plan, scans: Scans) -> Floats:
     """
     known = (REFERENCE_PHENOTYPE, *plan.phenotypes)
     _refuse(~np.isin(scans.phenotype, known), f"phenotype is not one of the plan's: {', '.join(known)}")
-    columns = [
-        (scans.age_years - AGE_CENTRE) / YEARS_A_UNIT,
-        np.array([MALE[sex] for sex in scans.sex.tolist()], dtype=np.float64),
-        (scans.duration_years - DURATION_CENTRE) / YEARS_A_UNIT,
-        (scans.edss - EDSS_CENTRE) / EDSS_UNIT,
-        *((scans.phenotype == name).astype(np.float64) for name in plan.phenotypes),
-    ]
-    return np.stack(columns, axis=1)
+    columns = {
+        "age": (scans.age_years - AGE_CENTRE) / YEARS_A_UNIT,
+        "male": np.array([MALE[sex] for sex in scans.sex.tolist()], dtype=np.float64),
+        "duration": (scans.duration_years - DURATION_CENTRE) / YEARS_A_UNIT,
+        "edss": (scans.edss - EDSS_CENTRE) / EDSS_UNIT,
+    }
+    kinds = [(scans.phenotype == name).astype(np.float64) for name in plan.phenotypes]
+    return np.stack([columns[name] for name in plan.protected] + kinds, axis=1)
 
 
 def to_model_scale(plan: Plan, scans: Scans) -> Floats:

@@ -1,0 +1,108 @@
+"""`wardround-site data harmonise`: this site's MRI measures as the average scanner would have measured them. Nothing is sent."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.cli_output import Output
+from client.config import load_config
+from client.errors import ConfigError, Refused
+from client.files import write_atomic
+from client.home import Home
+from tasks.cohorts import admitted
+from tasks.errors import DataError
+from tasks.ms.contract import CONTRACT
+from tasks.ms.reading import holds_contract_tables
+from tasks.splits import held_out_mask
+
+if TYPE_CHECKING:
+    from tasks.mri_harmonisation.apply import Harmonised
+
+EXAMPLES = """examples:
+  wardround-site data harmonise result.json --out mri_harmonised.csv
+  wardround-site data harmonise result.json --folder /srv/export --out /srv/analysis/mri_harmonised.csv
+RESULT is result.json of a run of the task mri_harmonisation; the lead hands it out, and it holds no patient. A scanner that was
+in no run is harmonised too, if it has 10 complete scans. The file has one row for each scan of the patients who may be in a
+computation: patient_id, day, scan_id, batch, state, and the measures of the run in their units. The tables stay as they are.
+It names patients by pseudonym: only its owner reads it, and it stays in the hospital.
+exit status: 0 done, 1 the tables or the result cannot be used, 2 usage or configuration"""
+Sides = Callable[[tuple[str, ...]], NDArray[np.bool_]]
+HEAD = b"patient_id,day,scan_id,batch,state,"
+
+
+def add_command(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """`data harmonise`, below `wardround-site data`."""
+    shape = argparse.RawDescriptionHelpFormatter
+    about = "take the scanner out of MRI measures, by the result of a run"
+    part = kinds.add_parser("harmonise", help=about, description=about, epilog=EXAMPLES, formatter_class=shape)
+    part.add_argument("result", type=Path, metavar="RESULT", help="result.json of a run of mri_harmonisation")
+    part.add_argument("--folder", type=Path, help="folder with the tables (default: the site's data folder)")
+    part.add_argument("--out", type=Path, required=True, metavar="FILE", help="where the harmonised measures go (.csv)")
+    part.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print it as JSON")
+    part.set_defaults(handler=_harmonise)
+
+
+def _harmonise(home: Home, args: argparse.Namespace, out: Output) -> int:
+    from tasks.mri_harmonisation.apply import STATES, harmonise_tables  # here: pandas is for those who read tables
+    from tasks.mri_harmonisation.reference import load_reference
+
+    path = _free(args.out.expanduser())
+    reference = load_reference(args.result.expanduser())
+    folder = args.folder.expanduser() if args.folder else load_config(home).data
+    if not holds_contract_tables(folder, CONTRACT):
+        raise DataError(f"{folder} holds no tables of the data contract, such as patients.csv: see `wardround-site data --help`")
+    tables = admitted(folder).tables
+    if "mri" not in tables or tables["mri"].empty:
+        raise DataError(f"{folder} holds no scan of a patient who may be in: see `wardround-site data profile`")
+    sides = _sides(home)
+    found = harmonise_tables(reference, tables, sides)
+    write_atomic(path, _encoded(found))
+    _show(found, {state: words for state, words in STATES.items() if found.counts[state]}, path, sides is not None, out)
+    return 0
+
+
+def _free(path: Path) -> Path:
+    """`path`, if no file is lost by writing there."""
+    if path.suffix != ".csv":
+        raise ConfigError("--out must end in .csv")
+    if path.stem in CONTRACT.names:
+        raise ConfigError(
+            f"--out {path.name} is the name of a table of the data contract: choose another, such as mri_harmonised.csv"
+        )
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path.parent} is no folder: make it, or name another file")
+    if path.exists():
+        with path.open("rb") as file:
+            ours = file.read(len(HEAD)) == HEAD
+        if not ours:
+            raise Refused("FILE", f"{path} exists and was not written by this command: name another file")
+    return path
+
+
+def _sides(home: Home) -> Sides | None:
+    """Who is on the training side, by the consortium's roster; None for a site that has none: then every scan counts."""
+    if not home.roster.exists():
+        return None
+    roster = home.load_roster()
+    return lambda patients: ~held_out_mask(patients, roster.split_salt, roster.held_out_fraction)
+
+
+def _encoded(found: "Harmonised") -> bytes:
+    return str(found.scans.to_csv(index=False, lineterminator="\n", float_format="%.10g")).encode()
+
+
+def _show(found: "Harmonised", words: dict[str, str], path: Path, split: bool, out: Output) -> None:
+    if out.as_json:
+        shown = {"scans": found.counts, "batches": list(found.batches), "training_side_alone": split, "file": str(path)}
+        out.facts("harmonised", shown)
+        return
+    out.rows("batches", list(found.batches), empty="none: no scan has a scanner and a protocol")
+    out.facts("scans", {text: found.counts[state] for state, text in words.items()})
+    side = "scans of training patients, as in the run" if split else "all scans, for this site follows no roster"
+    out.say(f"Effects of scanners are estimated from {side}.")
+    out.say("Exact figures of this hospital's patients: they stay here.")
+    out.say(f"written: {path}")

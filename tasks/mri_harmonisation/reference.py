@@ -1,0 +1,91 @@
+"""result.json of a run, read strictly: whoever harmonises with it gets the parameters of that run or an error, never others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from tasks.errors import DataError
+from tasks.harmonise import MRI_MEASURES, HarmoniseError, Plan, Shared
+from tasks.mri_harmonisation.frame import LONGITUDINAL, MOST_SCANS
+from tasks.mri_harmonisation.result import FORMAT
+from tasks.mri_harmonisation.scans import Floats
+
+KNOWN_VERSIONS: Final = ("1",)
+LARGEST: Final = 1e6  # of any parameter on the model's scale
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a run published; `spread`: whether batches' spreads are made equal too, or shifts taken out alone.
+
+    Of the longitudinal model alone: `location` (n_batches, n_measures), NaN where unknown, and `ratio` (n_measures,).
+    """
+
+    plan: Plan
+    scans: int
+    longitudinal: bool
+    spread: bool
+    shared: Shared
+    location: Floats
+    ratio: Floats
+
+
+def load_reference(path: Path) -> Reference:
+    """From an exported result.json. `DataError` says what it is not."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}): name the result.json of a harmonisation") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not JSON: name the result.json of a harmonisation") from error
+    part = found.get("reference") if isinstance(found, dict) else None
+    if not isinstance(part, dict) or part.get("format") != FORMAT:
+        raise DataError(f"{path} holds no reference of MRI measures: name the result.json of a run of the task mri_harmonisation")
+    if part.get("version") not in KNOWN_VERSIONS:
+        raise DataError(
+            f"{path} is of another version of the task; this code knows {', '.join(KNOWN_VERSIONS)}: update the software"
+        )
+    try:
+        return reference_of(part)
+    except (HarmoniseError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path} is damaged: its reference contradicts itself. Export the run again") from error
+
+
+def reference_of(part: Mapping[str, Any]) -> Reference:
+    """The `reference` of a result; `HarmoniseError`, `KeyError`, `TypeError` or `ValueError` if it is none."""
+    known = {measure.name: measure for measure in MRI_MEASURES}
+    plan = Plan(
+        tuple(known[name] for name in part["measures"]),
+        tuple(map(str, part["batches"])),
+        tuple(map(str, part["phenotypes"])),
+        tuple(map(str, part["protected"])),
+    )
+    longitudinal = part["model"] == LONGITUDINAL
+    g = plan.n_measures
+    shared = Shared(
+        _array(part["beta"], (plan.n_covariates, g)), _array(part["grand_mean"], (g,)), _array(part["sigma"], (g,))
+    )  # fmt: skip
+    location, ratio = np.full((plan.n_batches, g), np.nan), np.zeros(g)
+    if longitudinal:
+        empty = [None] * g
+        rows = [empty if row is None else row for row in part["location"]]
+        location, ratio = _array(rows, (plan.n_batches, g), gaps=True), _array(part["ratio"], (g,))
+    if not (shared.sigma > 0).all() or (ratio < 0).any() or not 1 <= int(part["scans"]) <= MOST_SCANS:
+        raise HarmoniseError("a spread that is not above 0, a ratio below 0, or a number of scans that cannot be")
+    if not isinstance(part["spread"], bool):
+        raise TypeError("spread is neither true nor false")
+    return Reference(plan, int(part["scans"]), longitudinal, part["spread"], shared, location, ratio)
+
+
+def _array(found: Any, shape: tuple[int, ...], *, gaps: bool = False) -> Floats:
+    numbers = np.array(found, dtype=np.float64)  # None becomes NaN
+    sound = np.abs(numbers) <= LARGEST
+    if numbers.shape != shape or not (sound | np.isnan(numbers) if gaps else sound).all():
+        raise ValueError(f"numbers of shape {numbers.shape}, expected {shape}, all finite")
+    return numbers
