@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.ms.contract import CONTRACT
-from tasks.ms.schema import Column, Table
+from tasks.ms.schema import SEPARATOR, Column, Table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,7 +51,7 @@ class TableProfile:
 
 @dataclass(frozen=True)
 class Profile:
-    """Quantiles over patients, None where there is nobody to ask. `scanners`: scans and patients of each, by the site's name."""
+    """Quantiles over patients, None where there is nobody to ask. `scanners`: scans and patients of each scanner|protocol."""
 
     patients: int
     tables: tuple[TableProfile, ...]
@@ -125,10 +125,13 @@ def _visits(tables: Tables) -> tuple[NDArray[np.float64], NDArray[np.float64], N
 
 
 def _scanners(tables: Tables) -> dict[str, tuple[int, int]]:
+    """Scans and patients of each scanner and protocol, named as plans of `mri_harmonisation` name them."""
     if "mri" not in tables or "scanner_id" not in tables["mri"]:
         return {}
     rows = tables["mri"]
-    found = rows.assign(scanner=rows["scanner_id"].fillna("not recorded")).groupby("scanner")["patient_id"].agg(["size", "nunique"])
+    parts = rows.reindex(columns=["scanner_id", "protocol_id"]).astype("string").fillna("not recorded")
+    name = parts["scanner_id"] + SEPARATOR + parts["protocol_id"]
+    found = rows.assign(scanner=name).groupby("scanner")["patient_id"].agg(["size", "nunique"])
     return {str(name): (int(scans), int(patients)) for name, scans, patients in found.itertuples()}
 
 

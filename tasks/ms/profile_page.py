@@ -20,7 +20,8 @@ def profile_text(profile: Profile, flow: Flow, found: Sequence[Suspect], label: 
     lines += [f"{each.name:<18}{each.rows:>8}{each.patients:>10}{_share(each.reached):>8}" for each in profile.tables]
     lines += ["", *(f"{what:<34}{figure}" for what, figure in _density(profile))]
     lines += ["", "patients without any row: " + ", ".join(f"{name} {_share(share)}" for name, share in profile.without.items())]
-    lines += [f"scanner {name}: {scans} scans of {patients} patients" for name, (scans, patients) in profile.scanners.items()]
+    scanners = profile.scanners.items()
+    lines += [f"scanner|protocol {name}: {scans} scans of {patients} patients" for name, (scans, patients) in scanners]
     lines += ["", flow.to_text().rstrip("\n"), "", f"Columns that tell too much. {label}"]
     lines += [f"  {each.sentence}" for each in found] or [f"  {NONE_FOUND}"]
     return "\n".join(lines) + "\n"
@@ -61,7 +62,7 @@ def _seen(profile: Profile) -> Iterator[Html]:
     yield table("Patients without any row", ["Kind of data", "#Share"], lacking)
     if profile.scanners:
         rows: list[list[Cell]] = [[name, f"{scans:,}", f"{people:,}"] for name, (scans, people) in profile.scanners.items()]
-        yield table("Scanners", ["Scanner", "#Scans", "#Patients"], rows)
+        yield table("Scanners", ["Scanner|protocol", "#Scans", "#Patients"], rows)
 
 
 def _tables(profile: Profile) -> Html:

@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 from client.cli import main
+from tasks.mri_harmonisation.frame import frame_of
+from tasks.mri_harmonisation.scans import batch_name
+from tasks.ms.validate import validate_folder
 from tasks.simulator import simulate, write
+from tasks.sums import Choice
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +110,12 @@ def test_a_folder_without_tables_or_with_a_broken_file_is_refused(
     (tmp_path / "visits.csv").write_text("patient_id,day\nP1,0\n")
     run("label", "--folder", tmp_path, status=1)
     assert "visits" in capsys.readouterr().err
+
+
+def test_the_profile_names_scanners_as_a_plan_of_harmonisation_does(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("profile", "--folder", folder, "--json")
+    scanners = json.loads(capsys.readouterr().out)["profile"]["scanners"]
+    mri = validate_folder(folder).accepted["mri"]
+    assert set(scanners) == {batch_name(*pair) for pair in zip(mri["scanner_id"], mri["protocol_id"], strict=True)}
+    assert sum(scans for scans, _ in scanners.values()) == len(mri)
+    frame_of(Choice("combat", {"batches": ",".join(scanners), "scans": 1}, ("age_years", "nbv_ml", "thalamus_ml")))
