@@ -46,7 +46,8 @@ def measure(folder: Path) -> dict[str, Any]:
     options = ["--folder", str(folder), "--quarantine", str(out / "quarantine"), "--html", str(out / "report.html"), "--json"]
     out.mkdir(exist_ok=True)
     run = measured("client.cli", ["data", "validate", *options], root=ROOT, accepted=(0, 1))
-    return {**run, "quarantined": run.pop("found")["rows_quarantined"]}
+    quarantined = run.pop("found")["rows_quarantined"]
+    return {**run, "quarantined": quarantined}
 
 
 def run(scale: float, repeats: int) -> dict[str, Any]:
