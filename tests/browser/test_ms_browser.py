@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from dirty_export import make
 from ms_tables import Tables
 
 from client.cli import main
@@ -43,12 +44,15 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for row in range(2, 62):
         tables.put("visits", row, edss="" if row % 2 else "0.5").put("biomarkers", row, unit="mg/dL")
     (tables.write(folder / "tables") / "genetics.csv").write_text("patient\n1\n")
-    made = {name: folder / f"{name}.html" for name in ("report", "dictionary", "profile")}
+    made = {name: folder / f"{name}.html" for name in ("report", "dictionary", "profile", "preview")}
     assert main(["data", "validate", "--folder", str(folder / "tables"), "--html", str(made["report"])]) == 1
     assert main(["data", "dictionary", "--html", str(made["dictionary"])]) == 0
     write(simulate(Preset("one", (SiteSpec("clinic", 60, Schedule.CLINNOVA, language="fr"),)), 4), folder / "invented")
     tables_of = str(folder / "invented" / "sites" / "clinic")
     assert main(["data", "profile", "--folder", tables_of, "--criteria", "clinnova", "--html", str(made["profile"])]) == 0
+    mapping = make().write(folder / "export")
+    words = [str(mapping), "--from", str(mapping.parent), "--out", str(folder / "out"), "--dry-run"]
+    assert main(["--home", str(folder / "home"), "data", "import", *words, "--html", str(made["preview"])]) == 1
     return made
 
 
@@ -137,3 +141,19 @@ def test_the_profile_writes_no_figure_that_a_data_manager_cannot_read(pages: dic
     page.close()
     assert "they stay here" in text
     assert not re.search(r"\de[+-]\d|\bnan\b|(?<![\d.])-0(?![\d.])|\b[01]\.0 \d", text, re.IGNORECASE)
+
+
+@pytest.mark.parametrize("screen", [DESKTOP, TELEPHONE], ids=["desktop", "telephone"])
+def test_an_import_that_is_tried_out_shows_both_sides_on_any_screen(
+    pages: dict[str, Path], browser: "Browser", screen: dict[str, int]
+) -> None:
+    page = browser.new_page(viewport=screen)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(pages["preview"].as_uri(), wait_until="networkidle")
+    assert asked == [pages["preview"].as_uri()]
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert page.evaluate(CUT) == []
+    text = page.inner_text("body").lower()
+    assert all(words in text for words in ("for the hospital's own eyes", "before", "after", "ambiguous_date", "unknown_drug"))
+    page.close()
