@@ -15,6 +15,7 @@ from client.config import load_config
 from client.errors import ConfigError, SiteError
 from client.home import Home
 from client.pseudonyms import KEY_FILE, key_for_import
+from client.unexpected import without_cells
 from tasks.ms.quarantine import write_private
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from tasks.ms.findings import ContractReport
 
 QUARANTINE = "quarantine"
+PAGE = b"<!doctype html>"
 USUAL_ROWS = 3
 RECORDED = ("rwd", "trial", "prospective")
 EXAMPLES = """examples:
@@ -69,14 +71,17 @@ def add_command(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 def _import(home: Home, args: argparse.Namespace, out: Output) -> int:
     _check_usage(args)
-    if args.dry_run:
-        return _dry_run(home, args, out)
+    with without_cells("the import"):
+        return _dry_run(home, args, out) if args.dry_run else _write(home, args, out)
+
+
+def _write(home: Home, args: argparse.Namespace, out: Output) -> int:
     from tasks.importing.writing import check_target, write_contract  # here and below: pandas is for those who read tables
     from tasks.ms.validate import validate_folder
 
     folder = Path(os.path.abspath(args.out.expanduser()))  # not resolved: a link would be seen through
     check_target(folder, replace=args.replace)
-    review = args.review or folder.with_name(f"{folder.name}.review.csv")
+    review = args.review.expanduser() if args.review else folder.with_name(f"{folder.name}.review.csv")
     _check_review(review)
     imported, counts, name = _read(home, args, over_earlier=folder.exists() and any(folder.iterdir()))
     _write_review(review, imported)
@@ -98,6 +103,8 @@ def _check_usage(args: argparse.Namespace) -> None:
         raise ConfigError("--out is missing: the folder for the tables; or --dry-run to look first")
     if args.html and not args.dry_run:
         raise ConfigError("--html is for --dry-run; for the tables themselves see `wardround-site data validate --html`")
+    if args.html and (page := args.html.expanduser()).exists() and not (page.is_file() and page.read_bytes().startswith(PAGE)):
+        raise ConfigError(f"{args.html} is there and is no page of this program: name another file with --html")
     if args.rows < 0:
         raise ConfigError("--rows must be 0 or more")
 
@@ -166,7 +173,7 @@ def _dry_run(home: Home, args: argparse.Namespace, out: Output) -> int:
         imported = _read_standard(args, key_for_import(home.root / KEY_FILE, over_earlier=False, write=False))
         counts, shown = {}, after_only(imported, args.rows)
     if args.html:
-        write_private(args.html, preview_page(shown, imported.problems, f"{utc()[:16].replace('T', ' ')} UTC"))
+        write_private(args.html.expanduser(), preview_page(shown, imported.problems, f"{utc()[:16].replace('T', ' ')} UTC"))
     if out.as_json:
         content = _facts(imported, counts) | {"dry_run": True, "local": LOCAL, "rows": [each.to_dict() for each in shown]}
         out.facts("import", content)

@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
 from tasks.importing.bookkeeping import Place
-from tasks.importing.dating import CalendarDay, days_since, pseudonym, year_band
+from tasks.importing.dating import CalendarDay, days_since, holds_date, pseudonym, year_band
 from tasks.importing.drafts import KEY_DAY, Cell, Draft, Drafts, Value
 from tasks.importing.errors import ImportRefused
 from tasks.importing.resolving import Keyed, Row, chosen, consent_of, one_edss_a_day, places_of, plausible, resolve, sort_out
@@ -154,11 +154,11 @@ def _complete(draft: Draft, row: Row, key: bytes, *, keep_ids: bool) -> None:
     """What follows from the rest of the row: names, the class of a drug, the region that was measured."""
     day = row[KEY_DAY[draft.table]]
     if draft.table == "visits":
-        row["visit_id"] = pseudonym(draft.name, key, keep=keep_ids) if draft.name else f"d{day}"
+        row["visit_id"] = _name(draft.name, key, keep_ids=keep_ids) if draft.name else f"d{day}"
         if (rater := row.get("rater_id")) is not None:
-            row["rater_id"] = pseudonym(str(rater), key, keep=keep_ids)
+            row["rater_id"] = _name(str(rater), key, keep_ids=keep_ids)
     if draft.table == "mri":
-        row["scan_id"] = pseudonym(draft.name, key, keep=keep_ids) if draft.name else f"s{day}"
+        row["scan_id"] = _name(draft.name, key, keep_ids=keep_ids) if draft.name else f"s{day}"
         row.setdefault("region", _region(row))
     if draft.table == "treatments" and "dmt_class" not in row:
         classes = DRUGS[str(row["drug"])][1]
@@ -168,6 +168,11 @@ def _complete(draft: Draft, row: Row, key: bytes, *, keep_ids: bool) -> None:
         ends = [cell.value for cell in draft.cells.get(end, ()) if isinstance(cell.value, CalendarDay)]
         if ends and isinstance(first, int) and isinstance(last, int) and last < first <= last + ends[0].precision_d:
             row[end] = first
+
+
+def _name(written: str, key: bytes, *, keep_ids: bool) -> str:
+    """The name of a visit, a scan or a rater; one that holds a calendar date is never kept."""
+    return pseudonym(written, key, keep=keep_ids and not holds_date(written))
 
 
 def _region(row: Row) -> str:

@@ -57,6 +57,7 @@ RULES: Final[Mapping[str, tuple[Action, str]]] = {
     "equal_edss_one_day": (EMPTY, "nothing to do: the day's EDSS stands at its first visit"),
     "dead_without_date": (EMPTY, "give the date of death"),
     "not_a_core_drug": (LEFT_OUT, "nothing to do, unless it is a disease-modifying therapy: then add its code to the crosswalk"),
+    "date_in_text": (EMPTY, "no calendar date leaves within a text: give the session, scanner or batch a name without one"),
     "drug_without_code": (LEFT_OUT, "look through the list for review, and code the drug (ATC) or add it to the crosswalk"),
     "two_drugs": (LEFT_OUT, "its codes name two drugs of the contract: correct them"),
     "part_of_stated_treatment": (LEFT_OUT, "nothing to do: the treatment is stated as a whole elsewhere"),

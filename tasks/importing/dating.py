@@ -16,11 +16,19 @@ from typing import Final
 from tasks.importing.errors import ImportRefused
 from tasks.ms.schema import PATTERNS
 
+DATED_NAMES: Final = frozenset({"tool_version"})  # a program's version may be its date: it says nothing of a patient
 SHORTEST_KEY: Final = 16  # bytes
 PSEUDONYM_CHARACTERS: Final = 32  # 128 bits: two of a billion patients meet with a chance below 1e-20
 _SHAPE: Final = re.compile(
     r"(?P<year>\d{4})(-(?P<month>\d{2})(-(?P<day>\d{2})"
     r"([T ](?P<time>\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?)(?P<zone>Z|[+-]\d{2}:\d{2})?)?)?)?",
+    re.ASCII,
+)
+_WITHIN: Final = re.compile(  # 2015-03-20, 20150320, 201503201015, ses-2015_03_20, 20.03.2015; no part of another number
+    r"(?<!\d)(?:(?:19|20)\d\d([-._/ ]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])"
+    r"(?=\D|$|(?:[01]\d|2[0-3])[0-5]\d)"
+    r"|(?:0?[1-9]|[12]\d|3[01])([-._/ ])(?:0?[1-9]|1[0-2])\2(?:19|20)\d\d(?!\d)"
+    r"|(?:0?[1-9]|1[0-2])([-._/ ])(?:0?[1-9]|[12]\d|3[01])\3(?:19|20)\d\d(?!\d))",
     re.ASCII,
 )
 
@@ -69,6 +77,11 @@ def _last_of_month(year: int, month: int) -> date:
 def _middle(first: date, last: date) -> CalendarDay:
     length = (last - first).days
     return CalendarDay(first + timedelta(days=length // 2), length - length // 2)
+
+
+def holds_date(text: str) -> bool:
+    """Whether a whole calendar date stands in `text`, such as ses-20150320: a name like that would tell the day of a visit."""
+    return _WITHIN.search(text) is not None
 
 
 def days_since(index: date, day: date) -> int:

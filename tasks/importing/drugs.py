@@ -68,11 +68,16 @@ def read_reviewed(path: Path) -> dict[str, str]:
     """Normalised text -> code, from a reviewer's file; {} if there is none. `ImportRefused`: not such a file; no cell is quoted."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file, strict=True))
+            first = file.readline()
+            file.seek(0)
+            reader = csv.DictReader(file, strict=True, delimiter=";" if ";" in first else ",")  # ; is what a German Excel writes
+            rows, header = list(reader), reader.fieldnames or ()
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeError, csv.Error):
         raise ImportRefused(f"{path.name} cannot be read as a UTF-8 CSV table: save it again as one") from None
+    if absent := [name for name in REVIEW_COLUMNS[:4] if name not in header]:
+        raise ImportRefused(f"{path.name} lacks the column {absent[0]}: keep the first line of the review list as it is")
     found: dict[str, str] = {}
     for number, row in enumerate(rows, 2):
         text, code, who, when = ((row.get(name) or "").strip() for name in REVIEW_COLUMNS[:4])
@@ -93,7 +98,7 @@ def is_review_list(path: Path) -> bool:
     """Whether `path` may be written: nothing is there, or an earlier review list."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            return file.readline().startswith(",".join(REVIEW_COLUMNS[:4]))
+            return file.readline().replace(";", ",").startswith(",".join(REVIEW_COLUMNS[:4]))
     except FileNotFoundError:
         return True
     except (OSError, UnicodeError):

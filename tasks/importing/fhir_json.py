@@ -71,7 +71,12 @@ def references(holder: Json, name: str) -> tuple[str, ...]:
 def number_of(holder: Json, name: str) -> float | None:
     """A JSON number; true and false are none."""
     found = holder.get(name)
-    return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
+    if not isinstance(found, int | float) or isinstance(found, bool):
+        return None
+    try:
+        return float(found)
+    except OverflowError:  # an integer of hundreds of digits
+        return None
 
 
 def quantity(found: Json, item: Item) -> Result:

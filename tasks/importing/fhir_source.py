@@ -7,6 +7,7 @@ value and is held whole. Files are named by their place in the folder, because e
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, Final
 from tasks.importing.errors import ImportRefused
 
 R4: Final = "4.0"  # 4.0.0 and 4.0.1; 4.1 and 4.3 are R4B
+_HALF: Final = re.compile(r"\\u[dD][89a-fA-F]")  # half of a character outside the basic plane
 REMEDY: Final = "export it again, and check that the transfer was complete"
 
 
@@ -83,9 +85,13 @@ def _check_version(resource: dict[str, Any], where: str) -> None:
 
 def _parsed(data: bytes, where: str) -> object:
     try:
-        return json.loads(data.decode("utf-8-sig"), parse_constant=_no_number)
+        written = data.decode("utf-8-sig")
+        found: object = json.loads(written, parse_constant=_no_number)
+        if _HALF.search(written):
+            json.dumps(found, ensure_ascii=False).encode("utf-8")  # half a character, which no file can hold: a ValueError
     except (ValueError, RecursionError):  # chained, the parser's error would carry the text
         raise ImportRefused(f"{where} is not valid JSON in UTF-8: {REMEDY}") from None
+    return found
 
 
 def _no_number(_: str) -> float:

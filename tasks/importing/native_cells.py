@@ -37,7 +37,7 @@ REMEDIES: Final[Mapping[str, str]] = {
     "imprecise_date": "the day is not known closely enough for this column: look it up, or raise at_most_d in the mapping",
     "no_index_date": "the patient has no index date that can be read, so this day cannot be counted: correct that date first",
     "no_reference": "the date of this age is missing or cannot be read: correct it",
-    "date_in_text": "a calendar date does not leave as a text: map it with `as: date`, or give the row another name",
+    "date_in_text": "no calendar date leaves within a text: map it with `as: date`, or a name of a visit or scan `as: pseudonym`",
     "pattern": "the contract wants letters, digits and . _ - / + : here: correct the cell",
     "required": "the contract needs a value here: fill the cell in",
     "no_patient": "fill in the patient's number: a row of nobody cannot be used",

@@ -91,12 +91,13 @@ class SetOf:
 
 @dataclass(frozen=True)
 class Day:
-    """Days (or weeks) from the patient's index date, of a date that is known to `at_most_d` days."""
+    """Days (or weeks) from the patient's index date, of a date that is known to `at_most_d` days; `plus_d` days are added."""
 
     source: str
     missing: frozenset[str]
     formats: DateFormats
     at_most_d: int
+    plus_d: int = 0
 
     @property
     def sources(self) -> tuple[str, ...]:

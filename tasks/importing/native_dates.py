@@ -1,6 +1,7 @@
 """Dates as a hospital writes them, by formats that its mapping declares. What two formats read differently is no date.
 
 Formats use %d %m %Y %y %b %B %H %M %S as in strptime; %b and %B are the names of the mapping's language, short or long.
+Days and months have one or two digits, but always two where nothing parts them from another number (%d%m%Y).
 Without %d a format names a month, without %m too a year: then the day is the middle, with its precision.
 """
 
@@ -13,7 +14,7 @@ from datetime import date
 from functools import cache
 from typing import Final
 
-from tasks.importing.dating import CalendarDay, read_date
+from tasks.importing.dating import CalendarDay, holds_date, read_date
 from tasks.importing.errors import ImportRefused
 from tasks.importing.native_cells import Cell, Fault, as_text
 
@@ -68,9 +69,12 @@ def _shape(template: str) -> re.Pattern[str]:
     if len(set(kinds)) != len(kinds) or "year" not in kinds or ("d" in kinds and "month" not in kinds):
         raise ImportRefused(f"the date format {template!r} needs a year once, and a month once if it has a day")
     literal = re.split(r"%.", template)
-    whole = re.escape(literal[0]) + "".join(
-        _PARTS[name] + re.escape(text) for name, text in zip(names, literal[1:], strict=True)
-    )  # fmt: skip
+    whole = re.escape(literal[0])
+    for number, (name, text) in enumerate(zip(names, literal[1:], strict=True)):
+        before = names[number - 1] if number and not literal[number] else "b"
+        after = names[number + 1] if not text and number + 1 < len(names) else "b"
+        alone = {before, after} <= {"b", "B"}  # beside another number, 1 of 1022015 could be 10
+        whole += (_PARTS[name] if alone else _PARTS[name].replace("{1,2}", "{2}").replace("[01]?", "[01]")) + re.escape(text)
     return re.compile(whole, re.IGNORECASE)
 
 
@@ -102,8 +106,8 @@ def read_day(cell: Cell, formats: DateFormats, today: date, at_most_d: int) -> C
 
 
 def is_day(cell: Cell, formats: DateFormats | None) -> bool:
-    """Whether `cell` is a whole date, as the hospital writes them: such a cell goes nowhere as a text."""
-    if isinstance(cell, date):
+    """Whether `cell` is or holds a whole date, as the hospital or a computer writes it: such a cell goes nowhere as a text."""
+    if isinstance(cell, date) or holds_date(as_text(cell)):
         return True
     found = _written_day(cell, formats) if formats else Fault("not_a_date")
     return found == Fault("ambiguous_date") or (isinstance(found, CalendarDay) and not found.precision_d)

@@ -7,6 +7,7 @@ reason (`not_mapped`), so that a new column of an export is noticed. README.md s
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,7 +83,7 @@ def shipped() -> list[str]:
 def find_mapping(named: str) -> NativeMapping:
     """The mapping in the file `named`, or the shipped one of that name."""
     path = Path(named).expanduser()
-    if not path.exists() and named in shipped():
+    if not path.is_file() and named in shipped():
         return read_native_mapping(MAPPINGS / f"{named}.yaml")
     return read_native_mapping(path)
 
@@ -101,7 +102,7 @@ def read_native_mapping(path: Path) -> NativeMapping:
 def parse_native_mapping(content: str, *, name: str = "the mapping", folder: Path | None = None) -> NativeMapping:
     """As `read_native_mapping`, from the file's text."""
     top = section(
-        strict_yaml.parse(content, name),
+        strict_yaml.parse(unicodedata.normalize("NFC", content), name),  # as the cells are
         name,
         _TOP,
         required=("source", "version", "recorded", "pseudonyms", "index", "files", "tables"),
@@ -218,6 +219,12 @@ def _check(mapping: NativeMapping) -> None:
     for rule in mapping.rules:
         if rule.merge and rule.table.key != ("patient_id",):
             raise ImportRefused(f"tables.{rule.table.name}: merge is for tables with one row for each patient")
+        number = mapping.files[rule.file].patient
+        shown = [
+            name for name, each in rule.columns.items() if isinstance(each, Text) and not each.hidden and each.source == number
+        ]
+        if shown and not mapping.keep_ids:
+            raise ImportRefused(f"tables.{rule.table.name}.{shown[0]}: patients' numbers stay here: use `as: pseudonym`")
         named, filed = rule.columns.get("drug"), rule.columns.get("dmt_class")
         if isinstance(filed, Drug) and not (isinstance(named, Drug) and named.source == filed.source):
             raise ImportRefused("tables.treatments.dmt_class: `as: drug_class` needs drug from the same column, `as: drug`")

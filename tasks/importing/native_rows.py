@@ -10,7 +10,7 @@ from datetime import date, timedelta
 from decimal import Decimal
 from typing import Final, TypeAlias
 
-from tasks.importing.dating import CalendarDay, days_since
+from tasks.importing.dating import DATED_NAMES, CalendarDay, days_since
 from tasks.importing.drugs import SET_ASIDE, drug_class, drug_code
 from tasks.importing.native_cells import (
     Cell,
@@ -130,7 +130,7 @@ class Filler:
             known[cell] = None if as_text(cell) in filling.missing else self._read(column, filling, cell)
         found = known[cell]
         if isinstance(found, CalendarDay):
-            found = self._days(column, found, row)
+            found = self._days(column, filling, found, row)
         elif isinstance(found, Decimal):
             found = self._from_age(filling, found, position, row)
         if isinstance(found, Fault):
@@ -153,7 +153,9 @@ class Filler:
         if isinstance(filling, Text):
             if filling.hidden:
                 return self._hidden(column, cell)
-            return Fault("date_in_text") if is_day(cell, filling.dates) else read_text(cell, column.text_pattern, filling.prefix)
+            if column.name not in DATED_NAMES and (is_day(cell, filling.dates) or is_day(f"{filling.prefix}{as_text(cell)}", None)):
+                return Fault("date_in_text")
+            return read_text(cell, column.text_pattern, filling.prefix)
         if isinstance(filling, Number):
             number = read_number(cell, marks)
             return (
@@ -189,13 +191,13 @@ class Filler:
             return None if filling.dmt_class else Fault("drug_set_aside")
         return drug_class(code) if filling.dmt_class else code
 
-    def _days(self, column: Column, day: CalendarDay, row: Row) -> float | Fault:
+    def _days(self, column: Column, filling: Filling, day: CalendarDay, row: Row) -> float | Fault:
         index = self._setting.index.get(row.patient)
         if not isinstance(index, date):
             return Fault("no_index_date")
         if precision := precision_column(self.rule.table, column):
             row.values.setdefault(precision, float(day.precision_d))
-        days = days_since(index, day.day)
+        days = days_since(index, day.day) + (filling.plus_d if isinstance(filling, Day) else 0)
         return float(days // DAYS_A_WEEK if column.name == "week" else days)
 
     def _from_age(self, filling: Filling, age: Decimal, position: int, row: Row) -> float | Fault:

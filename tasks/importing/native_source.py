@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import csv
 import datetime
-import zipfile
-import zlib
+import stat
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -18,14 +18,12 @@ from typing import Any, Final
 
 from tasks.importing.errors import ImportRefused
 from tasks.importing.native_cells import Cell, as_text
+from tasks.importing.native_excel import read_sheet
 from tasks.importing.native_files import SourceFile
 from tasks.importing.native_mapping import NativeMapping
 
-MAX_BYTES: Final = 1 << 30
-UNREADABLE_BOOK: Final = (  # what a damaged or encrypted workbook makes of a reader that expects a whole one
-    zipfile.BadZipFile, zlib.error, LookupError, ValueError, TypeError, AttributeError, EOFError, SyntaxError, RuntimeError,
-    ArithmeticError,
-)  # fmt: skip
+MAX_BYTES: Final = 1 << 28  # a CSV table takes about 18 times as much memory
+MAX_CELLS: Final = 50_000_000  # of a Parquet table, which may be far smaller than what it unpacks to
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,10 @@ def _path(file: SourceFile, place: Path | Mapping[str, Path], mapping: NativeMap
 def read_source(file: SourceFile, path: Path, wanted: Sequence[str]) -> SourceTable:
     """The table at `path`, which must have the columns `wanted` and no other but those that the mapping leaves out."""
     try:
-        if (size := path.stat().st_size) > MAX_BYTES:
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):
+            raise ImportRefused(f"{file.key}: {file.name} is no file: copy the export there")
+        if (size := facts.st_size) > MAX_BYTES:
             raise ImportRefused(f"{file.key}: the file has {size} bytes, limit {MAX_BYTES}: export it in parts")
         records = _READERS[file.format](file, path)
     except FileNotFoundError as error:
@@ -127,7 +128,7 @@ def _read_csv(file: SourceFile, path: Path) -> Records:
     try:
         with path.open(encoding=file.encoding, newline="") as handle:
             reader = csv.reader(handle, delimiter=file.delimiter, strict=True)
-            records: Records = [(number, tuple(cell.strip() for cell in each)) for number, each in enumerate(reader, 1)]
+            records: Records = [(number, tuple(map(composed, each))) for number, each in enumerate(reader, 1)]
     except UnicodeError:
         # from None: the cause's text holds bytes of the table
         raise ImportRefused(
@@ -145,39 +146,9 @@ def _from_header(file: SourceFile, records: Records) -> Records:
 
 
 def _read_excel(file: SourceFile, path: Path) -> Records:
-    import openpyxl  # here: whoever has CSV tables need not have it
-
-    try:
-        rows = _sheet(openpyxl, file, path, values=True)
-        if _has_formulas(path):
-            _refuse_uncomputed(file, rows, _sheet(openpyxl, file, path, values=False))
-    except UNREADABLE_BOOK:
-        raise ImportRefused(
-            f"{file.key}: the file is no Excel table (.xlsx): save it again as .xlsx"
-        ) from None  # the cause may quote cells
+    rows = read_sheet(file, path)
     width = max((len(row) for row in rows), default=0)
     return _from_header(file, [(number, tuple(map(typed, row)) + ("",) * (width - len(row))) for number, row in enumerate(rows, 1)])
-
-
-def _sheet(openpyxl: Any, file: SourceFile, path: Path, *, values: bool) -> list[tuple[Any, ...]]:
-    with path.open("rb") as handle:  # opened here: its name may end in anything
-        book = openpyxl.load_workbook(handle, read_only=True, data_only=values)
-        if file.sheet not in book.sheetnames:
-            raise ImportRefused(f"{file.key}: the workbook has no sheet {file.sheet!r}: correct files.{file.key}.sheet")
-        return list(book[file.sheet].iter_rows(values_only=True))
-
-
-def _has_formulas(path: Path) -> bool:
-    with zipfile.ZipFile(path) as archive:
-        sheets = [name for name in archive.namelist() if name.startswith("xl/worksheets/") and name.endswith(".xml")]
-        return any(b"<f>" in content or b"<f " in content for content in map(archive.read, sheets))
-
-
-def _refuse_uncomputed(file: SourceFile, values: list[tuple[Any, ...]], formulas: list[tuple[Any, ...]]) -> None:
-    """A formula whose result was never stored reads as empty: that would be a silent loss."""
-    for number, (row, written) in enumerate(zip(values, formulas, strict=True), 1):
-        if any(value is None and formula is not None for value, formula in zip(row, written, strict=False)):
-            raise ImportRefused(f"{file.key}, row {number}: a formula without a stored result: open the file in Excel and save it")
 
 
 def _read_parquet(file: SourceFile, path: Path) -> Records:
@@ -185,9 +156,12 @@ def _read_parquet(file: SourceFile, path: Path) -> Records:
     import pyarrow.parquet as pq
 
     try:
-        read = pq.read_table(path)
+        with pq.ParquetFile(path) as parts:
+            if (cells := parts.metadata.num_rows * parts.metadata.num_columns) > MAX_CELLS:
+                raise ImportRefused(f"{file.key}: the table has {cells} cells, limit {MAX_CELLS}: export it in parts")
+            read = parts.read()
         columns = [_parquet_cells(pa, column) for column in read.columns]
-    except (pa.ArrowException, ValueError):
+    except (pa.ArrowException, ValueError, OverflowError):  # the last of a day that no calendar has
         raise ImportRefused(
             f"{file.key}: the file is no Parquet table that can be read: export it again"
         ) from None  # the cause may quote
@@ -205,12 +179,17 @@ def _parquet_cells(pa: Any, column: Any) -> list[Cell]:
     return [typed(value) for value in values]
 
 
+def composed(text: str) -> str:
+    """Without blanks at its ends; an ü that is written as u and two dots is one letter, so that a patient has one name."""
+    return unicodedata.normalize("NFC", text.strip())
+
+
 def typed(value: Any) -> Cell:
     """A cell of a file with types; what is neither number nor day is its text."""
     if value is None:
         return ""
     if isinstance(value, str):
-        return value.strip()
+        return composed(value)
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int):
@@ -221,7 +200,7 @@ def typed(value: Any) -> Cell:
         return value
     if isinstance(value, datetime.datetime):
         return value.date()
-    return value if isinstance(value, datetime.date) else str(value).strip()
+    return value if isinstance(value, datetime.date) else composed(str(value))
 
 
 _READERS: Final = {"csv": _read_csv, "excel": _read_excel, "parquet": _read_parquet}

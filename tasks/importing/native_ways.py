@@ -156,12 +156,17 @@ def _set_of(given: Mapping[str, Document], place: _Place) -> Filling:
 
 
 def _day(given: Mapping[str, Document], place: _Place) -> Filling:
-    _section(given, place, "dates", "at_most_d")
+    _section(given, place, "dates", "at_most_d", "plus_d")
     at_most = int(decimal(given.get("at_most_d", str(precision_limit(place.table, place.column))), f"{place.where}.at_most_d"))
     highest = precision_limit(place.table, place.column) or YEAR_PRECISION_D
     if not 0 <= at_most <= highest:
         raise ImportRefused(f"{place.where}.at_most_d is {at_most}: the contract allows 0 to {highest} days here")
-    return Day(place.source(given), place.missing(given), place.formats(given), at_most)
+    plus = text(given.get("plus_d", "0"), f"{place.where}.plus_d")
+    if plus not in ("0", "1"):
+        raise ImportRefused(
+            f"{place.where}.plus_d is {plus!r}: 1 if the date is the last day and the contract wants the next, else 0"
+        )
+    return Day(place.source(given), place.missing(given), place.formats(given), at_most, int(plus))
 
 
 def _year(given: Mapping[str, Document], place: _Place) -> Filling:

@@ -53,7 +53,8 @@ Cells = Mapping[str, str]  # the columns of TABLES, "" where absent or empty
 
 def read_rows(folder: Path, table: str) -> Iterator[tuple[int, Cells]] | None:
     """Rows of one table with their numbers (header = 1); None if the folder has no such table. `ImportRefused`: unreadable."""
-    files = [each for each in sorted(folder.iterdir()) if each.name.lower() in (f"{table}.csv", f"{table}.parquet")]
+    names = (f"{table}.csv", f"{table}.parquet")
+    files = [each for each in sorted(folder.iterdir()) if each.name.lower() in names and each.is_file()]
     if len(files) > 1:
         raise ImportRefused(f"{table} lies in the folder {len(files)} times: keep the CSV or the Parquet file")
     if not files:

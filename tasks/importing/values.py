@@ -10,7 +10,7 @@ import re
 from typing import Final
 
 from tasks.importing.crosswalk import YES_NO, Coding, Crosswalk, Item
-from tasks.importing.dating import CalendarDay, read_date
+from tasks.importing.dating import DATED_NAMES, CalendarDay, holds_date, read_date
 from tasks.importing.drafts import Value
 from tasks.importing.fhir_units import convert
 from tasks.ms.contract import CONTRACT
@@ -69,7 +69,9 @@ def answer(coding: Coding, item: Item, words: Crosswalk) -> Result:
 
 
 def label(text: str, item: Item) -> Result:
-    """A short name, if the contract allows it."""
+    """A short name, if the contract allows it and no calendar date stands in it."""
+    if item.column not in DATED_NAMES and holds_date(text):
+        return None, "date_in_text"
     return (text, "") if re.fullmatch(column_of(item).text_pattern, text) else (None, "pattern")
 
 

@@ -61,18 +61,21 @@ def write_contract(imported: Imported, folder: Path, *, site: str, replace: bool
     check_target(folder, replace=replace)
     new = folder.with_name(f".{folder.name}.{os.getpid()}.new")
     try:
-        with _locked(folder):  # a patient who withdraws meanwhile waits, and is then written into the new folder
-            manifest = _write(imported, new, site)
-            _keep_others(folder, new)
-            _take_place(new, folder)
+        # another import into this place waits; so does a patient who withdraws, and is then written into the new folder
+        with _locked(folder.parent), _locked(folder):
+            check_target(folder, replace=replace)  # again: another import may have ended meanwhile
+            try:
+                manifest = _write(imported, new, site)
+                _keep_others(folder, new)
+                _take_place(new, folder)
+            finally:
+                shutil.rmtree(new, ignore_errors=True)
             _clear_leftovers(folder)
     except OSError as error:
         raise ImportRefused(
             f"{folder} cannot be written: {error.strerror or 'the system refuses'}; what was there before is untouched. "
             "If there is no room, make some; if this file system cannot exchange folders, name a new one with --out"
         ) from error
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
     return manifest
 
 

@@ -276,3 +276,31 @@ def test_help_names_the_key_and_fits_a_screen(capsys: pytest.CaptureFixture[str]
     shown = capsys.readouterr().out
     assert all(word in shown for word in ("pseudonym.key", "reviewed.csv", "--dry-run", "examples:"))
     assert max(map(len, shown.splitlines())) <= 132
+
+
+def test_a_page_is_never_written_over_what_is_no_page(run: Command, dirty: Path, tmp_path: Path) -> None:
+    source = sorted(dirty.parent.glob("*.csv"))[0]
+    before = source.read_bytes()
+    assert "no page of this program" in run(dirty, "--from", dirty.parent, "--dry-run", "--html", source, status=2)[1]
+    assert source.read_bytes() == before
+    page = tmp_path / "page.html"
+    for _ in range(2):  # an earlier page may go
+        run(dirty, "--from", dirty.parent, "--dry-run", "--html", page, status=1)
+
+
+def test_an_error_that_nobody_foresaw_shows_its_place_and_no_cell(
+    run: Command, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise ValueError("could not convert Zähringer")
+
+    monkeypatch.setattr("tasks.importing.native.convert", fails)
+    out, err = run(clean, "--from", clean.parent, "--out", tmp_path / "out", status=1)
+    assert "ValueError at test_cli_import.py:" in err
+    assert "hringer" not in out + err
+
+    def is_too_large(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("tasks.importing.native.convert", is_too_large)
+    assert "more memory" in run(clean, "--from", clean.parent, "--out", tmp_path / "out", status=1)[1]

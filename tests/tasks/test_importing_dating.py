@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.importing.dating import CalendarDay, days_since, pseudonym, read_date, year_band
+from tasks.importing.dating import CalendarDay, days_since, holds_date, pseudonym, read_date, year_band
 from tasks.importing.errors import ImportRefused
 from tasks.importing.fhir_units import convert
 
@@ -122,3 +122,18 @@ def test_there_and_back_is_the_same_quantity(value: float) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_no_number_is_no_quantity(value: float) -> None:
     assert convert(value, "s", "s") is None
+
+
+@given(
+    st.dates(date(1920, 1, 1), date(2099, 12, 31)), st.sampled_from(["%Y-%m-%d", "%Y%m%d", "%d.%m.%Y", "%Y_%m_%d", "%Y%m%d%H%M%S"])
+)
+def test_a_date_within_a_name_is_seen_however_a_computer_writes_it(day: date, how: str) -> None:
+    written = datetime(day.year, day.month, day.day, 10, 15).strftime(how)
+    assert [holds_date(text) for text in (written, f"ses-{written}", f"v{written}_2", f"a.{written}")] == [True] * 4
+
+
+@pytest.mark.parametrize(
+    "text", ["", "s1", "2015", "ses-0042", "20151", "2015-0101", "20151345", "920150320", "201503209", "1.2.3", "45152"]
+)
+def test_what_is_no_whole_date_may_be_a_name(text: str) -> None:
+    assert not holds_date(text)

@@ -13,6 +13,7 @@ from tasks.importing.drugs import (
     VOCABULARY_FILE,
     drug_class,
     drug_code,
+    is_review_list,
     normalised,
     read_reviewed,
     suggestion,
@@ -136,3 +137,19 @@ def test_a_text_goes_through_the_list_and_comes_back_as_itself(tmp_path: Path, t
         path.read_text(encoding="utf-8").replace(",,,,natalizumab", ",ocrelizumab,Dr. A,2026-11-29,natalizumab"), encoding="utf-8"
     )
     assert drug_code(text, read_reviewed(path)) == "ocrelizumab"
+
+
+def test_a_list_that_excel_saved_with_semicolons_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "reviewed.csv"
+    path.write_text("text;code;who;date;suggestion\nXyz;ocrelizumab;Dr. A;2026-11-29;\n", encoding="utf-8-sig")
+    assert read_reviewed(path) == {"xyz": "ocrelizumab"}
+    assert is_review_list(path)
+
+
+@pytest.mark.parametrize("header", ["text|code|who|date", "name,code,who,date", ""])
+def test_a_list_without_its_columns_is_refused_and_never_taken_as_undecided(tmp_path: Path, header: str) -> None:
+    path = tmp_path / "reviewed.csv"
+    path.write_text(f"{header}\nXyz,ocrelizumab,Dr. A,2026-11-29\n", encoding="utf-8")
+    with pytest.raises(ImportRefused, match="lacks the column") as error:
+        read_reviewed(path)
+    assert "Xyz" not in str(error.value)

@@ -971,3 +971,44 @@ def test_the_shipped_crosswalk_covers_every_code_of_the_core() -> None:
             if column.vocabulary:
                 assert set(words.answers[name, column.name].values()) == set(column.vocabulary), column.name
     assert words.items[ITEM, "visits.edss"].column == "edss"
+
+
+@pytest.mark.parametrize(("session", "kept"), [("m12", "m12"), ("20150320", None), ("ses-2015-03-20", None)])
+def test_a_session_or_scanner_that_is_named_by_a_date_has_no_name(tmp_path: Path, session: str, kept: str | None) -> None:
+    study = {
+        "resourceType": "ImagingStudy",
+        "id": "i",
+        "status": "available",
+        "subject": SUBJECT,
+        "started": on(3),
+        "modality": [{"code": "MR"}],
+        "procedureCode": [concept(f"{OWN}region", "brain")],
+        "identifier": [{"system": f"{OWN}bids_ses", "value": session}],
+    }
+    found, problems = read(tmp_path, *BASE, study)
+    assert row(found, "mri").get("bids_ses") == kept
+    assert (("date_in_text", "mri", "bids_ses") in problems) == (kept is None)
+
+
+def test_a_number_that_no_computer_holds_is_no_value(tmp_path: Path) -> None:
+    huge = edss("e1", 1, on(9))
+    huge["valueQuantity"]["value"] = 10**400
+    found, problems = read(tmp_path, *BASE, huge)
+    assert found.tables["visits"]["edss"].tolist() == [2.0]
+    assert ("no_value", "visits", "edss") in problems
+
+
+@pytest.mark.parametrize(("days", "courses"), [(400, 1), (401, 2)])
+def test_a_course_goes_on_up_to_the_drugs_longest_gap_and_no_day_longer(tmp_path: Path, days: int, courses: int) -> None:
+    found, _ = read(tmp_path, *BASE, dose("d1", 0), dose("d2", days))
+    assert found.tables["treatments"]["start_day"].tolist() == [0, days][:courses]
+
+
+def test_a_kept_name_of_a_visit_is_not_kept_if_a_date_stands_in_it(tmp_path: Path) -> None:
+    visits = [
+        {"resourceType": "Encounter", "id": number, "status": "finished", "subject": SUBJECT, "period": {"start": on(day)}}
+        for number, day in (("v1", 3), ("v20150323", 9))
+    ]
+    scores = [edss(f"x{n}", 3, on(day), encounter={"reference": f"Encounter/{n}"}) for n, day in (("v1", 3), ("v20150323", 9))]
+    found, _ = read(tmp_path, *BASE, *visits, *scores, keep_ids=True)
+    assert found.tables["visits"]["visit_id"].tolist() == ["d0", "v1", pseudonym("v20150323", KEY)]

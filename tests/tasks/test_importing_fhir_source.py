@@ -87,3 +87,11 @@ def test_a_bulk_export_of_some_100_mb_is_streamed(tmp_path: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < 5_000_000
     finally:
         tracemalloc.stop()
+
+
+def test_half_a_character_is_refused_and_a_whole_one_read(tmp_path: Path) -> None:
+    path = tmp_path / "bundle.json"
+    path.write_text(bundle({"resourceType": "Patient", "id": "\U0001f9e0"}), encoding="utf-8")
+    assert [entry.resource["id"] for entry in read_entries(path)] == ["\U0001f9e0"]
+    path.write_text(bundle({"resourceType": "Patient", "id": "\ud83e"}), encoding="utf-8")
+    assert "not valid JSON" in refused(path)

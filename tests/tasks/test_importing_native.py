@@ -1,23 +1,29 @@
 """Mappings of a few lines on tables of a few rows: each way to fill a column, each refusal, each kind of file."""
 
 import contextlib
+import os
 import random
+import unicodedata
 from datetime import date, datetime
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tasks.errors import TaskError
-from tasks.importing import native_mapping
+from tasks.importing import native_mapping, native_source
 from tasks.importing.base import Imported
 from tasks.importing.errors import ImportRefused
 from tasks.importing.native import convert, read_native
-from tasks.importing.native_mapping import NativeMapping, parse_native_mapping, read_native_mapping
+from tasks.importing.native_mapping import NativeMapping, find_mapping, parse_native_mapping, read_native_mapping
 from tasks.importing.native_source import read_sources
 from tasks.importing.preview import preview, preview_page, problem_text
 
 KEY = b"k" * 32
+Form: TypeAlias = Literal["NFC", "NFD"]
 TODAY = date(2026, 11, 29)
 HEAD = """source: toy
 version: 1
@@ -514,3 +520,74 @@ def test_the_mapping_in_the_readme_can_be_used(tmp_path: Path) -> None:
     assert {name: len(frame) for name, frame in found.tables.items()} == {"patients": 1, "visits": 1, "evoked_potentials": 2}
     assert found.tables["visits"].loc[0, "t25fw_s"] == 6
     assert found.tables["evoked_potentials"]["day"].tolist() == [0, 7]
+
+
+@pytest.mark.parametrize("cell", ["2015-02-03", "ses-20150203", "20150203101500", "v_2015_02_03"])
+def test_a_date_in_no_declared_format_leaves_within_no_text_either(tmp_path: Path, cell: str) -> None:
+    tables = VISITS.replace("{constant: v}", "{from: V, as: text}")
+    found = bring(tmp_path, tables, "P;D;E;V", f"a;03.02.2015;1;{cell}", "a;04.02.2015;1;s2")
+    assert told(found) == {("visits", "V", "date_in_text", (2,))}
+    assert found.tables["visits"]["visit_id"].tolist() == ["s2"]
+
+
+def test_a_prefix_cannot_complete_a_date(tmp_path: Path) -> None:
+    tables = VISITS.replace("{constant: v}", "{from: V, as: text, prefix: '2015-'}")
+    found = bring(tmp_path, tables, "P;D;E;V", "a;03.02.2015;1;02-03")
+    assert told(found) == {("visits", "V", "date_in_text", (2,))}
+
+
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "t.csv")  # to open it would wait for ever
+    with pytest.raises(ImportRefused, match="is no file"):
+        read_sources(mapping(VISITS), tmp_path)
+
+
+@pytest.mark.parametrize("kind", [pa.date32(), pa.timestamp("ms"), pa.duration("s")])
+def test_a_parquet_day_that_no_calendar_has_is_refused(tmp_path: Path, kind: pa.DataType) -> None:
+    cells = (
+        pa.array([2**31 - 1 if kind == pa.date32() else 2**60]).cast(pa.int32() if kind == pa.date32() else pa.int64()).cast(kind)
+    )
+    pq.write_table(pa.table({"P": ["a"], "D": cells, "E": [1.0]}), tmp_path / "t.parquet")
+    with pytest.raises(ImportRefused, match="no Parquet table that can be read"):
+        read_native(parquet(), tmp_path, KEY, today=TODAY)
+
+
+def test_a_parquet_table_of_too_many_cells_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pq.write_table(pa.table({"P": ["a"] * 5, "D": ["01.01.2015"] * 5, "E": [1.0] * 5}), tmp_path / "t.parquet")
+    monkeypatch.setattr(native_source, "MAX_CELLS", 14)
+    with pytest.raises(ImportRefused, match="15 cells, limit 14"):
+        read_native(parquet(), tmp_path, KEY, today=TODAY)
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_letter_written_as_two_is_the_same_letter_in_cells_headers_and_the_mapping(tmp_path: Path, form: Form) -> None:
+    tables = VISITS.replace("from: E, as: number", unicodedata.normalize(form, "from: Öl, as: codes, codes: {zwölf: 2}"))
+    lines = ("P;D;Öl", "Müller;01.01.2015;zwölf", unicodedata.normalize("NFD", "Müller;02.01.2015;zwölf"))
+    (tmp_path / "t.csv").write_text("\n".join(lines), encoding="utf-8")
+    keyed = parse_native_mapping((HEAD.replace("INDEX", FIRST).replace(" NOT", "") + tables).replace("keep", "keyed"))
+    visits = read_native(keyed, tmp_path, KEY, today=TODAY).tables["visits"]
+    assert (visits["patient_id"].nunique(), visits["day"].tolist(), visits["edss"].tolist()) == (1, [0, 1], [2, 2])
+
+
+def test_a_last_day_becomes_the_first_day_without_on_request_alone(tmp_path: Path) -> None:
+    columns = "start_day: {from: D, as: date}, end_day: {from: E, as: date PLUS}, drug: {constant: none}"
+    tables = f"  treatments: [{{file: t, columns: {{{columns}}}}}]"
+    for plus, end in (("", 28), (", plus_d: 0", 28), (", plus_d: 1", 29)):
+        found = bring(tmp_path, tables.replace(" PLUS", plus), "P;D;E", "a;01.02.2016;29.02.2016")
+        assert found.tables["treatments"]["end_day"].tolist() == [end]
+    with pytest.raises(ImportRefused, match="plus_d is '2'"):
+        mapping(tables.replace(" PLUS", ", plus_d: 2"))
+
+
+def test_a_folder_called_as_a_shipped_mapping_does_not_hide_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mslesseg").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert find_mapping("mslesseg").source == "mslesseg"
+
+
+def test_the_patients_number_leaves_under_no_other_name() -> None:
+    text = HEAD.replace("INDEX", FIRST).replace(" NOT", "") + VISITS.replace("{constant: v}", "{from: P, as: text}")
+    assert parse_native_mapping(text).keep_ids
+    with pytest.raises(ImportRefused, match="visit_id: patients' numbers stay here"):
+        parse_native_mapping(text.replace("keep", "keyed"))
+    parse_native_mapping(text.replace("keep", "keyed").replace("as: text", "as: pseudonym"))

@@ -204,8 +204,8 @@ def test_a_format_that_names_no_day_is_refused(template: str) -> None:
 def test_a_cell_is_a_day_if_any_declared_format_says_so_even_if_two_disagree() -> None:
     both = DateFormats(("%d/%m/%Y", "%m/%d/%Y", "%Y"))
     assert [is_day(cell, both) for cell in ("03/04/2015", "25/04/2015", date(2015, 4, 3))] == [True] * 3
-    assert [is_day(cell, both) for cell in ("2015", "31/02/2015", "v1", "")] == [False] * 4
-    assert (is_day("03/04/2015", None), is_day(date(2015, 4, 3), None)) == (False, True)
+    assert [is_day(cell, both) for cell in ("2015", "31/2015", "v1", "")] == [False] * 4
+    assert (is_day("03.2015", None), is_day(date(2015, 4, 3), None)) == (False, True)
 
 
 def test_a_running_month_is_no_future() -> None:
@@ -221,3 +221,48 @@ def test_cells_of_typed_files_are_texts_as_a_person_types_them() -> None:
 
 def test_every_remedy_is_a_sentence_without_a_value() -> None:
     assert all(len(words) > 20 and "{" not in words for words in REMEDIES.values())
+
+
+@pytest.mark.parametrize(
+    ("template", "cell", "day"),
+    [
+        ("%d%m%Y", "01022015", date(2015, 2, 1)),
+        ("%d%m%Y", "1022015", None),  # a spreadsheet took the zero: 1 February, and no 10th
+        ("%Y%m%d", "2015111", None),  # 11 January or 1 November
+        ("%Y%m%d%H%M", "201501010930", date(2015, 1, 1)),
+        ("%d%b%Y", "1Jan2015", date(2015, 1, 1)),
+        ("%d.%m%y", "1.0215", date(2015, 2, 1)),
+    ],
+)
+def test_days_and_months_that_nothing_parts_have_two_digits(template: str, cell: str, day: date | None) -> None:
+    found = read_day(cell, DateFormats((template,), "en", 30), TODAY, 0)
+    assert found == (Fault("not_a_date") if day is None else CalendarDay(day, 0))
+
+
+def test_today_has_come_and_tomorrow_has_not() -> None:
+    formats = DateFormats(("%d.%m.%Y",))
+    assert read_day("29.11.2026", formats, date(2026, 11, 29), 0) == CalendarDay(date(2026, 11, 29), 0)
+    assert read_day("30.11.2026", formats, date(2026, 11, 29), 0) == Fault("future_date")
+
+
+@pytest.mark.parametrize(("cell", "number"), [("-1,5", "-1.5"), ("−1,5", "-1.5"), ("+1,5", "1.5"), ("-0,0", "0")])
+def test_a_sign_is_read_however_it_is_typed(cell: str, number: str) -> None:
+    assert read_number(cell, Marks(",")) == Decimal(number)
+
+
+# each unit in units of the International System, from its definition; concentrations per cubic metre
+SI = {
+    "mm3": 1e-9, "cm3": 1e-6, "ml": 1e-6, "mL": 1e-6, "uL": 1e-9, "L": 1e-3, "m": 1.0, "cm": 1e-2, "mm": 1e-3, "um": 1e-6,
+    "nm": 1e-9, "km": 1e3, "in": 0.0254, "ft": 0.3048, "yd": 0.9144, "kg": 1.0, "g": 1e-3, "mg": 1e-6, "ug": 1e-9, "lb": 0.45359237,
+    "st": 14 * 0.45359237, "s": 1.0, "ms": 1e-3, "us": 1e-6, "min": 60.0, "h": 3600.0, "days": 86400.0, "d": 86400.0,
+    "weeks": 604800.0, "years": 365.25 * 86400, "mm2": 1e-6, "cm2": 1e-4, "uV": 1e-6, "mV": 1e-3, "nV": 1e-9, "T": 1.0, "mT": 1e-3,
+    "G": 1e-4, "pg/mL": 1e-9, "ng/L": 1e-9, "ng/mL": 1e-6, "ug/L": 1e-6, "ug/mL": 1e-3, "mg/L": 1e-3, "mg/dL": 1e-2, "g/L": 1.0,
+    "g/dL": 10.0, "mg/mL": 1.0, "1e9/L": 1e12, "1/uL": 1e9, "G/L": 1e12, "10^3/uL": 1e12, "1/nL": 1e12, "1e6/L": 1e9, "ratio": 1.0,
+    "%": 0.01, "%/year": 1.0, "%/a": 1.0, "m/s": 1.0, "km/h": 1 / 3.6,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("wanted", "unit"), [(wanted, unit) for wanted, listed in FACTORS.items() for unit in listed])
+def test_every_factor_follows_from_the_definitions_of_both_units(wanted: str, unit: str) -> None:
+    expected = 1000 / 400.64 if wanted == "nmol/L" else SI[unit] / SI[wanted]  # 25-hydroxyvitamin D3: 400.64 g/mol
+    assert float(FACTORS[wanted][unit]) == pytest.approx(expected, rel=1e-4)

@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pandas as pd
@@ -187,3 +188,26 @@ def test_numbers_are_written_as_the_check_reads_them(tmp_path: Path) -> None:
     write_contract(imported("a", "b", "c", weight_kg=[68.265651685, float("nan"), 0.1 + 0.2]), tmp_path / "out", site="klinik")
     cells = [line.split(",")[3] for line in (tmp_path / "out" / "patients.csv").read_text().splitlines()[1:]]
     assert [float(cell) if cell else None for cell in cells] == [68.265651685, None, 0.1 + 0.2]
+
+
+def test_of_two_imports_into_a_new_folder_the_second_is_refused_and_none_is_lost(tmp_path: Path) -> None:
+    out, begin = tmp_path / "out", threading.Barrier(2)
+    said: list[str] = []
+
+    def bring(name: str) -> None:
+        check_target(out, replace=False)  # both find nothing there
+        begin.wait(10)
+        try:
+            write_contract(imported(name), out, site="klinik")
+        except ImportRefused as error:
+            said.append(str(error))
+
+    threads = [threading.Thread(target=bring, args=(name,)) for name in ("a", "b")]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join(20)
+    assert [text for text in said if "is not empty" in text] == said
+    assert len(said) == 1
+    assert len(names(out)) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
