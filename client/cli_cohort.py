@@ -12,6 +12,7 @@ from client.clock import utc
 from client.config import load_config
 from client.errors import ConfigError
 from client.files import write_atomic
+from client.free_paths import beginning_with, free, page
 from client.home import Home
 from tasks.cohorts import ELIGIBILITY_FILE, accepted_tables
 from tasks.eligibility.criteria import Criteria, load_criteria, shipped
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from tasks.ms.labelling import Labelled
 
+EVENT_COLUMNS = ("patient_id", "event_day", "event", "rule_id", "ref_edss", "event_edss", "confirm_day", "confirmed_weeks")
 RULES = ("default", "kappos2020", "spms", "neda3", "neda4")
 PROFILE_EXAMPLES = """examples:
   wardround-site data profile                                     the tables of this site's data folder
@@ -70,6 +72,7 @@ def _profile(home: Home, args: argparse.Namespace, out: Output) -> int:
     from tasks.ms.profile_page import profile_page, profile_text
     from tasks.ms.suspects import suspects
 
+    html = page(args.html) if args.html else None
     folder = _folder(home, args)
     criteria = _criteria(folder, args.criteria)
     accepted, withdrawn = accepted_tables(folder), read_withdrawn(folder)
@@ -77,8 +80,8 @@ def _profile(home: Home, args: argparse.Namespace, out: Output) -> int:
     flow = admit(accepted, criteria, withdrawn=withdrawn).flow
     labels, words = _labels(consented, args.labels)
     profile, found = profile_of(consented), suspects(consented, labels)
-    if args.html:
-        write_private(args.html, profile_page(profile, flow, found, words, f"{utc()[:16].replace('T', ' ')} UTC"))
+    if html:
+        write_private(html, profile_page(profile, flow, found, words, f"{utc()[:16].replace('T', ' ')} UTC"))
     if out.as_json:
         shown = {"profile": profile.to_dict(), "flow": flow.to_dict(), "label": words}
         out.facts("profile", {**shown, "suspects": [vars(each) for each in found]})
@@ -93,15 +96,29 @@ def _label(home: Home, args: argparse.Namespace, out: Output) -> int:
 
     if args.out and args.out.suffix not in (".csv", ".parquet"):
         raise ConfigError("--out must end in .csv or .parquet")
+    path = free(args.out, "--out", _is_events) if args.out else None
     folder = _folder(home, args)
     found = label_tables(admit(accepted_tables(folder), None, withdrawn=read_withdrawn(folder)).tables, args.rule)
-    if args.out:
-        write_atomic(args.out, _encoded(found.events, args.out.suffix))
+    if path:
+        write_atomic(path, _encoded(found.events, path.suffix))
     if out.as_json:
         out.facts("label", found.to_dict())
     else:
-        _show(found, args.out, out)
+        _show(found, path, out)
     return 0
+
+
+def _is_events(path: Path) -> bool:
+    """Whether a file holds events that this command wrote."""
+    import pyarrow.lib
+    import pyarrow.parquet
+
+    if path.suffix == ".csv":
+        return beginning_with(",".join(EVENT_COLUMNS).encode() + b"\n")(path)
+    try:
+        return tuple(pyarrow.parquet.read_schema(path).names) == EVENT_COLUMNS
+    except (OSError, pyarrow.lib.ArrowException):
+        return False
 
 
 def _show(found: "Labelled", path: Path | None, out: Output) -> None:

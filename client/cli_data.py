@@ -10,6 +10,7 @@ from client.cli_output import Output
 from client.clock import utc
 from client.config import load_config
 from client.errors import ConfigError
+from client.free_paths import free, page
 from client.home import Home
 from tasks.data import load_cohort
 from tasks.errors import DataError
@@ -23,6 +24,7 @@ from tasks.ms.report_page import report_page
 from tasks.registry import get_task
 
 QUARANTINE = "quarantine"
+SUMMARY = "wardround/data-summary"  # what `--share` writes
 VALIDATE_EXAMPLES = """examples:
   wardround-site data validate                                    the tables of this site's data folder
   wardround-site data validate --folder /srv/export --html report.html
@@ -80,12 +82,21 @@ def _validate(home: Home, args: argparse.Namespace, out: Output) -> int:
 def _checked(folder: Path, args: argparse.Namespace) -> ContractReport:
     from tasks.ms.validate import validate_folder  # here: pandas and pandera are for those who check tables
 
+    html = page(args.html) if args.html else None
+    share = free(args.share, "--share", _is_summary) if args.share else None
     report = validate_folder(folder, quarantine=args.quarantine or folder / QUARANTINE).report
-    if args.html:
-        write_private(args.html, report_page(report, f"{utc()[:16].replace('T', ' ')} UTC"))
-    if args.share:
-        write_private(args.share, json.dumps(report.shareable(), indent=1) + "\n")
+    if html:
+        write_private(html, report_page(report, f"{utc()[:16].replace('T', ' ')} UTC"))
+    if share:
+        write_private(share, json.dumps(report.shareable(), indent=1) + "\n")
     return report
+
+
+def _is_summary(path: Path) -> bool:
+    try:
+        return bool(json.loads(path.read_bytes())["format"] == SUMMARY)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def _validate_mapping(home: Home, args: argparse.Namespace, folder: Path, out: Output) -> int:
@@ -108,7 +119,7 @@ def _print(shown: dict[str, object], text: str, out: Output) -> None:
 
 def _dictionary(home: Home, args: argparse.Namespace, out: Output) -> int:
     if args.html:
-        args.html.write_text(dictionary_page(CONTRACT), encoding="utf-8")
+        page(args.html).write_text(dictionary_page(CONTRACT), encoding="utf-8")
     if out.as_json:
         out.facts("dictionary", dictionary_json(CONTRACT))
     elif args.html:

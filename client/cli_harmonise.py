@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 from client.cli_output import Output
 from client.config import load_config
-from client.errors import ConfigError, Refused
+from client.errors import ConfigError
 from client.files import write_atomic
+from client.free_paths import beginning_with, free
 from client.home import Home
+from client.unexpected import without_cells
 from tasks.cohorts import admitted
 from tasks.errors import DataError
 from tasks.ms.contract import CONTRACT
@@ -55,12 +57,13 @@ def _harmonise(home: Home, args: argparse.Namespace, out: Output) -> int:
     folder = args.folder.expanduser() if args.folder else load_config(home).data
     if not holds_contract_tables(folder, CONTRACT):
         raise DataError(f"{folder} holds no tables of the data contract, such as patients.csv: see `wardround-site data --help`")
-    tables = admitted(folder).tables
-    if "mri" not in tables or tables["mri"].empty:
-        raise DataError(f"{folder} holds no scan of a patient who may be in: see `wardround-site data profile`")
     sides = _sides(home)
-    found = harmonise_tables(reference, tables, sides)
-    write_atomic(path, _encoded(found))
+    with without_cells("the harmonisation"):
+        tables = admitted(folder).tables
+        if "mri" not in tables or tables["mri"].empty:
+            raise DataError(f"{folder} holds no scan of a patient who may be in: see `wardround-site data profile`")
+        found = harmonise_tables(reference, tables, sides)
+        write_atomic(path, _encoded(found))
     _show(found, {state: words for state, words in STATES.items() if found.counts[state]}, path, sides is not None, out)
     return 0
 
@@ -73,14 +76,7 @@ def _free(path: Path) -> Path:
         raise ConfigError(
             f"--out {path.name} is the name of a table of the data contract: choose another, such as mri_harmonised.csv"
         )
-    if not path.parent.is_dir():
-        raise ConfigError(f"{path.parent} is no folder: make it, or name another file")
-    if path.exists():
-        with path.open("rb") as file:
-            ours = file.read(len(HEAD)) == HEAD
-        if not ours:
-            raise Refused("FILE", f"{path} exists and was not written by this command: name another file")
-    return path
+    return free(path, "--out", beginning_with(HEAD))
 
 
 def _sides(home: Home) -> Sides | None:

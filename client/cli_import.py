@@ -13,6 +13,7 @@ from client.cli_output import Output
 from client.clock import utc
 from client.config import load_config
 from client.errors import ConfigError, SiteError
+from client.free_paths import page
 from client.home import Home
 from client.pseudonyms import KEY_FILE, key_for_import
 from client.unexpected import without_cells
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from tasks.ms.findings import ContractReport
 
 QUARANTINE = "quarantine"
-PAGE = b"<!doctype html>"
 USUAL_ROWS = 3
 RECORDED = ("rwd", "trial", "prospective")
 EXAMPLES = """examples:
@@ -103,8 +103,8 @@ def _check_usage(args: argparse.Namespace) -> None:
         raise ConfigError("--out is missing: the folder for the tables; or --dry-run to look first")
     if args.html and not args.dry_run:
         raise ConfigError("--html is for --dry-run; for the tables themselves see `wardround-site data validate --html`")
-    if args.html and (page := args.html.expanduser()).exists() and not (page.is_file() and page.read_bytes().startswith(PAGE)):
-        raise ConfigError(f"{args.html} is there and is no page of this program: name another file with --html")
+    if args.html:
+        page(args.html)
     if args.rows < 0:
         raise ConfigError("--rows must be 0 or more")
 

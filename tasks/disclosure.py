@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 FLOOR: Final = 10.0  # patients; less is not shown, as in ms.md 4.2
+HIDDEN: Final = "not shown"  # of groups that make up a whole
 NOISES: Final = 3.0  # nor is what could be noise alone: so many standard deviations of it
 
 
@@ -37,10 +38,10 @@ class Sharpness:
         """Counts of groups that make up a whole which is known elsewhere.
 
         Where those not shown would be fewer than the floor together, the smallest group that is shown is not shown either: nobody
-        can then subtract his way to a few.
+        can then subtract his way to a few. All that are not shown look alike: if the larger one were told from the fewer ones, what
+        is left of the whole would say how few they are.
         """
-        shown = {name: self.patients(count) for name, count in counts.items()}
-        hidden = {name for name, count in shown.items() if isinstance(count, str)}
+        hidden = {name for name, count in counts.items() if count < self.floor}
         while hidden and len(hidden) < len(counts) and sum(max(counts[name], 0.0) for name in hidden) < self.floor:
             hidden.add(min((count, name) for name, count in counts.items() if name not in hidden)[1])
-        return {name: "not shown" if name in hidden and not isinstance(count, str) else count for name, count in shown.items()}
+        return {name: HIDDEN if name in hidden else self.patients(count) for name, count in counts.items()}

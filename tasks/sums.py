@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from tasks.base import Contract, Options
 from tasks.errors import ContractError
+from tasks.report import DataReport
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,6 +115,14 @@ class SumsTask(Protocol):
     def result(self, choice: Choice, opened: Sequence[Opened]) -> Mapping[str, object]:
         """What the run found, ready for JSON: `title`, `notes` (sentences) and `tables` (name -> list of flat rows)."""
         ...
+
+
+def report_of(task: str, version: str, table: str, *, rows: int, patients: int) -> DataReport:
+    """The data report of a task that predicts nothing: what was read, and whose."""
+    return DataReport(
+        task=task, version=version, table=table, rows_read=rows, patients=patients, label="none", label_counts=(patients, 0),
+        columns=(), findings=(), not_read=(), withheld=(), suspects=(), leak_check="nothing is predicted",
+    )  # fmt: skip
 
 
 def size(shapes: Sequence[NamedShape]) -> int:

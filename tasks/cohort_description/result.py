@@ -13,7 +13,7 @@ import numpy as np
 
 from tasks.cohort_description.columns import ROW_WORDS, Described, Floats
 from tasks.cohort_description.vectors import HEAD, unscaled
-from tasks.disclosure import Sharpness
+from tasks.disclosure import HIDDEN, Sharpness
 
 QUANTILES: Final = (0.1, 0.25, 0.5, 0.75, 0.9)
 Row = dict[str, object]
@@ -23,9 +23,8 @@ def table_rows(parts: dict[str, Floats], sharp: Sharpness) -> list[Row]:
     """One row for each table: patients with rows, and how many rows they have."""
     found = []
     for name, part in parts.items():
-        classes: Row = {
-            f"patients with {words}": sharp.patients(count) for words, count in zip(ROW_WORDS, part[1:HEAD], strict=True)
-        }
+        counts = {f"patients with {words}": float(count) for words, count in zip(ROW_WORDS, part[1:HEAD], strict=True)}
+        classes: Row = {**sharp.groups(counts)}  # together they are all who have rows
         found.append({"table": name, "patients": sharp.patients(part[0]), **classes})
     return found
 
@@ -36,8 +35,12 @@ def column_rows(column: Described, part: Floats, patients: float, sharp: Sharpne
     head: Row = {"column": column.name, "unit": column.unit, "patients": sharp.patients(known)}
     head["filled"] = _share(float(part[0]), patients, sharp)
     if column.codes:
-        for code, mass in zip(column.codes, part[1:], strict=True):
-            yield head | {"code": code, "share": _share(float(mass), known, sharp)}
+        masses = {code: float(mass) for code, mass in zip(column.codes, part[1:], strict=True)}
+        # Where a cell has one code, the shares add up to all: what is not shown could be subtracted.
+        shown = sharp.groups(masses) if not column.several else {}
+        for code, mass in masses.items():
+            hidden = shown.get(code) == HIDDEN
+            yield head | {"code": code, "share": HIDDEN if hidden else _share(mass, known, sharp)}
     else:
         yield head | _numbers(column, part, known, sharp)
 

@@ -15,8 +15,7 @@ from tasks.cohort_description.vectors import HEAD, bound, merged, patient_values
 from tasks.disclosure import Sharpness
 from tasks.errors import ContractError, DataError
 from tasks.ms.contract import CONTRACT
-from tasks.report import DataReport
-from tasks.sums import Choice, NamedShape, Opened, Records
+from tasks.sums import Choice, NamedShape, Opened, Records, report_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,7 +48,12 @@ class CohortDescription:
             raise DataError("no patient is left in the table patients: see `wardround-site data validate`")
         patients = tuple(str(patient) for patient in tables["patients"]["patient_id"])
         values = patient_values(tables, patients, CONTRACT.names, tuple(self.columns.values()))
-        return Cohort(patients, values, np.zeros(len(patients), np.int8), self._report(len(patients), sorted(tables)))
+        return Cohort(
+            patients,
+            values,
+            np.zeros(len(patients), np.int8),
+            report_of(NAME, self.version, ", ".join(sorted(tables)), rows=len(patients), patients=len(patients)),
+        )
 
     def stages(self, choice: Choice) -> tuple[tuple[NamedShape, ...], ...]:
         """One stage."""
@@ -108,13 +112,6 @@ class CohortDescription:
         if bins not in BIN_CHOICES:
             raise ContractError(f"task {NAME}: {BINS} is {bins!r}, possible are {', '.join(map(str, BIN_CHOICES))}")
         return int(bins)
-
-    def _report(self, patients: int, tables: Sequence[str]) -> DataReport:
-        return DataReport(
-            task=NAME, version=self.version, table=", ".join(tables), rows_read=patients, patients=patients, label="none",
-            label_counts=(patients, 0), columns=(), findings=(), not_read=(), withheld=(), suspects=(),
-            leak_check="nothing is predicted",
-        )  # fmt: skip
 
 
 def _tables_of(columns: Sequence[Described]) -> tuple[str, ...]:

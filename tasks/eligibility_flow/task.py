@@ -15,8 +15,7 @@ from tasks.eligibility.criteria import Criteria, load_criteria, shipped
 from tasks.eligibility.flow import INCLUDED, state_names
 from tasks.errors import ContractError, DataError
 from tasks.ms.contract import CONTRACT
-from tasks.report import DataReport
-from tasks.sums import Choice, Floats, NamedShape, Opened, Records
+from tasks.sums import Choice, Floats, NamedShape, Opened, Records, report_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,7 +57,12 @@ class EligibilityFlow:
             codes = {state: float(code) for code, state in enumerate(_states(criteria))}
             ended = admit(looked_at, criteria).states
             values[:, at] = [codes.get(ended[patient], np.nan) for patient in patients]
-        return Cohort(patients, values, np.zeros(len(patients), np.int8), self._report(len(patients), sorted(looked_at)))
+        return Cohort(
+            patients,
+            values,
+            np.zeros(len(patients), np.int8),
+            report_of(NAME, self.version, ", ".join(sorted(looked_at)), rows=len(patients), patients=len(patients)),
+        )
 
     def stages(self, choice: Choice) -> tuple[tuple[NamedShape, ...], ...]:
         """One stage: a count for each place where a patient can end, for each study."""
@@ -93,7 +97,7 @@ class EligibilityFlow:
         noise = f"Noise of {sharp.noise:.1f} patients (standard deviation) is in every count."
         return [
             "Patients on the training side of the split whose consent allows it; each counts at the first rule that keeps him out.",
-            f"Fewer than {sharp.floor:g} patients and none look alike, and no shown counts can be subtracted to find so few.",
+            f"Not shown: fewer than {sharp.floor:g} patients, none, or the next smallest count, lest few be found by subtraction.",
             "A rule about another kind of data than clinical tables, such as the language of questionnaires, counts as not known.",
             noise if sharp.noise else "NOT PRIVATE: no noise was added.",
         ]
@@ -106,13 +110,6 @@ class EligibilityFlow:
         for name in choice.columns:
             self.contract.column(name)
         return tuple(name for name in self.criteria if name in choice.columns)
-
-    def _report(self, patients: int, tables: Sequence[str]) -> DataReport:
-        return DataReport(
-            task=NAME, version=self.version, table=", ".join(tables), rows_read=patients, patients=patients, label="none",
-            label_counts=(patients, 0), columns=(), findings=(), not_read=(), withheld=(), suspects=(),
-            leak_check="nothing is predicted",
-        )  # fmt: skip
 
 
 def _states(criteria: Criteria) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from tasks.episodes.past import Bools, Episodes, Ints, Tables, measured, numbers, texts
+from tasks.episodes.past import Bools, Episodes, Ints, Tables, imputed, measured, numbers, texts
 from tasks.episodes.people import DAYS_A_YEAR, age_at_entry
 from tasks.episodes.routine import LOOKBACK_D
 from tasks.errors import DataError
@@ -47,7 +47,7 @@ def index_visits(tables: Tables, most: int) -> Episodes:
 
 def _adult_with_ms(patients: pd.DataFrame, visits: pd.DataFrame, owner: Ints, day: Ints) -> Bools:
     age = age_at_entry(patients)[owner] + day / DAYS_A_YEAR
-    entry = texts(patients, "phenotype_entry")[owner]
+    entry = np.where(imputed(patients), "", texts(patients, "phenotype_entry"))[owner]  # a rule may have looked ahead
     course = texts(visits, "phenotype")
     course = np.where((course == "") & (day >= 0), entry, course)
     return np.asarray((age >= ADULT_YEARS) & (course != NOT_MS))

@@ -97,7 +97,7 @@ def past_of(tables: Tables, episodes: Episodes, names: Sequence[str]) -> Past:
 
 def measured(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows that somebody measured: a row filled in by a rule may hold what was measured later."""
-    return rows[~_imputed(rows)] if "quality" in rows else rows
+    return rows[~imputed(rows)] if "quality" in rows else rows
 
 
 def numbers(rows: pd.DataFrame, name: str) -> Floats:
@@ -141,7 +141,8 @@ def _of_episodes(rows: pd.DataFrame, episodes: Episodes) -> tuple[NDArray[np.int
     return np.repeat(at, times), np.repeat(first[owner[at]], times) + within
 
 
-def _imputed(rows: pd.DataFrame) -> Bools:
+def imputed(rows: pd.DataFrame) -> Bools:
+    """Which rows were filled in by a rule, (n_rows,)."""
     if "quality" not in rows:
         return np.zeros(len(rows), dtype=np.bool_)
     return np.asarray((rows["quality"] == IMPUTED).fillna(value=False).to_numpy(dtype=bool))
@@ -176,12 +177,12 @@ def _relapse_settled(rows: pd.DataFrame) -> Floats:
 
 def _about_people(column: str) -> Days:
     """As `_on`, and never where the patient's row was filled in by a rule."""
-    return lambda rows: np.where(_imputed(rows), np.nan, numbers(rows, column))
+    return lambda rows: np.where(imputed(rows), np.nan, numbers(rows, column))
 
 
 def _at_entry(rows: pd.DataFrame) -> Floats:
     """The index date, day 0."""
-    return np.where(_imputed(rows), np.nan, 0.0)
+    return np.where(imputed(rows), np.nan, 0.0)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ EXACT: Final = 1e-7  # of the scans: less noise than this is rounding
 LARGEST_EFFECT: Final = 3.0  # spreads, for a covariate's unit in the vectors (two decades, sex, 4 points of EDSS)
 LARGEST_LOCATION: Final = 4.0  # spreads
 VARIANCES: Final = (0.04, 9.0)  # of what is left, in spreads squared: believed range under noise
+NOBODY: Final = "no site has a complete scan of a listed batch: check the names in task.options.batches"
 RATIOS: Final = (5.0, 100.0)  # of the variance of patients to that of the error: people differ more than scans of one of them
 
 
@@ -65,7 +66,7 @@ def _exact(frame: Frame, parts: Mapping[str, Floats]) -> Fitted:
     plan = frame.plan
     n = np.where(parts["scans"] < 1e-6 * parts["scans"].sum(), 0.0, parts["scans"])
     if not n.any():
-        raise HarmoniseError("no site has a complete scan of a listed batch: check the names in task.options.batches")
+        raise HarmoniseError(NOBODY)
     g, up = plan.n_measures, np.triu_indices(plan.n_covariates)
     x, y = parts["x"] * frame.x_unit * (n > 0)[:, None], parts["y"] * Y_UNIT * (n > 0)[:, None]
     xx = np.zeros((plan.n_covariates,) * 2)
@@ -96,6 +97,8 @@ def varying(n: Floats, x: Floats, squares: Floats) -> Bools:
 def without(plan: Plan, varies: Bools) -> Plan:
     """The plan with the covariates that vary. `HarmoniseError` if there is none."""
     kept = [name for name, keep in zip(plan.covariates, varies, strict=True) if keep]
+    if not kept:
+        raise HarmoniseError(f"{', '.join(plan.covariates)}: none varies within any batch; choose another covariate")
     phenotypes = tuple(name for name in plan.phenotypes if f"phenotype {name}" in kept)
     return replace(plan, phenotypes=phenotypes, protected=tuple(name for name in plan.protected if name in kept))
 
@@ -123,10 +126,10 @@ def _robust(frame: Frame, parts: Mapping[str, Floats], noise: float) -> Fitted:
     return Fitted(np.maximum(parts["scans"], 0.0), location, beta * Y_UNIT / frame.x_unit[:, None], noise)
 
 
-def shared_of(frame: Frame, fitted: Fitted, squares: Floats) -> Shared:
-    """What every site needs, from the second sum `squares` (n_measures,), not divided by anything."""
-    total = max(float(fitted.scans.sum()), COUNT_NOISES * fitted.noise, 1.0)
-    variance = squares / (frame.square_unit * total)
+def shared_of(frame: Frame, fitted: Fitted, parts: Mapping[str, Floats]) -> Shared:
+    """What every site needs, from the parts of the second sum, not divided by anything: perhaps of fewer sites than the first."""
+    total = max(float(parts["counted"][0]), COUNT_NOISES * fitted.noise, frame.square_unit)
+    variance = parts["squares"] / total
     if fitted.noise:
         variance = np.clip(variance, *VARIANCES)
     elif (variance < MIN_VARIANCE).any():
@@ -151,6 +154,8 @@ def _exact_mixed(frame: Frame, found: mixed.Moments, scans: Floats) -> mixed.Mix
     """Without what is but rounding: batches that nobody has, covariates that do not vary."""
     b, total = frame.plan.n_batches, found.xx.sum(axis=0)
     seen = scans > 1e-6 * max(scans.sum(), 1e-300)
+    if not seen.any():
+        raise HarmoniseError(NOBODY)
     varies = varying(np.where(seen, scans, 0.0), total[:b, b:], np.diag(total)[b:])
     unit = np.concatenate([seen.astype(np.float64), frame.x_unit[varies]])
     kept = np.concatenate([np.ones(b, dtype=bool), varies])

@@ -74,7 +74,7 @@ class Frame:
             names = zip(("xx", "xy", "yy"), mixed.shapes(self.width, g, self.scans), strict=True)
             return ((*names, blank),)
         first = (("scans", (b,)), ("x", (b, q)), ("y", (b, g)), ("xx", (q * (q + 1) // 2,)), ("xy", (q, g)), blank)
-        return first, (("squares", (g,)),)
+        return first, (("squares", (g,)), ("counted", (1,)))
 
     @property
     def bound(self) -> float:
@@ -84,7 +84,7 @@ class Frame:
 
     @property
     def square_unit(self) -> float:
-        """What a residual of one spread, squared, counts in the second vector."""
+        """What a residual of one spread, squared, counts in the second vector; a scan counts as much."""
         return self.bound / (self.scans * math.sqrt(self.plan.n_measures) * FULL_RESIDUAL**2)
 
     def split(self, stage: int, vector: Floats) -> dict[str, Floats]:

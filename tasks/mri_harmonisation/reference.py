@@ -12,12 +12,14 @@ import numpy as np
 
 from tasks.errors import DataError
 from tasks.harmonise import MRI_MEASURES, HarmoniseError, Plan, Shared
-from tasks.mri_harmonisation.frame import LONGITUDINAL, MOST_SCANS
+from tasks.mri_harmonisation.frame import COMBAT, LONGITUDINAL, MOST_SCANS
 from tasks.mri_harmonisation.result import FORMAT
 from tasks.mri_harmonisation.scans import Floats
 
 KNOWN_VERSIONS: Final = ("1",)
 LARGEST: Final = 1e6  # of any parameter on the model's scale
+SMALLEST_SIGMA: Final = 1e-7  # the fit refuses a measure long before
+MAX_BYTES: Final = 1 << 24  # of the file; 200 batches of six measures are some 40 kB
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,11 @@ class Reference:
 def load_reference(path: Path) -> Reference:
     """From an exported result.json. `DataError` says what it is not."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            text = file.read(MAX_BYTES + 1)
+        if len(text) > MAX_BYTES:
+            raise DataError(f"{path} has more than {MAX_BYTES} bytes: name the result.json of a harmonisation")
+        found = json.loads(text.decode())
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}): name the result.json of a harmonisation") from error
     except (ValueError, RecursionError) as error:
@@ -53,20 +59,21 @@ def load_reference(path: Path) -> Reference:
         )
     try:
         return reference_of(part)
-    except (HarmoniseError, KeyError, TypeError, ValueError) as error:
+    except (HarmoniseError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise DataError(f"{path} is damaged: its reference contradicts itself. Export the run again") from error
 
 
 def reference_of(part: Mapping[str, Any]) -> Reference:
-    """The `reference` of a result; `HarmoniseError`, `KeyError`, `TypeError` or `ValueError` if it is none."""
+    """The `reference` of a result; `HarmoniseError`, `KeyError`, `OverflowError`, `TypeError` or `ValueError` if not."""
     known = {measure.name: measure for measure in MRI_MEASURES}
-    plan = Plan(
-        tuple(known[name] for name in part["measures"]),
-        tuple(map(str, part["batches"])),
-        tuple(map(str, part["phenotypes"])),
-        tuple(map(str, part["protected"])),
-    )
-    longitudinal = part["model"] == LONGITUDINAL
+    names = [part[name] for name in ("measures", "batches", "phenotypes", "protected")]
+    scans, model = part["scans"], part["model"]
+    if not all(isinstance(each, list) for each in names) or not isinstance(scans, int) or isinstance(scans, bool):
+        raise TypeError("names that are no list, or a number of scans that is not whole")
+    if model not in (COMBAT, LONGITUDINAL):
+        raise ValueError("a model that there is not")
+    plan = Plan(tuple(known[name] for name in names[0]), *(tuple(map(str, each)) for each in names[1:]))
+    longitudinal = model == LONGITUDINAL
     g = plan.n_measures
     shared = Shared(
         _array(part["beta"], (plan.n_covariates, g)), _array(part["grand_mean"], (g,)), _array(part["sigma"], (g,))
@@ -76,11 +83,11 @@ def reference_of(part: Mapping[str, Any]) -> Reference:
         empty = [None] * g
         rows = [empty if row is None else row for row in part["location"]]
         location, ratio = _array(rows, (plan.n_batches, g), gaps=True), _array(part["ratio"], (g,))
-    if not (shared.sigma > 0).all() or (ratio < 0).any() or not 1 <= int(part["scans"]) <= MOST_SCANS:
-        raise HarmoniseError("a spread that is not above 0, a ratio below 0, or a number of scans that cannot be")
+    if not (shared.sigma >= SMALLEST_SIGMA).all() or (ratio < 0).any() or not 1 <= scans <= MOST_SCANS:
+        raise HarmoniseError("a spread that is next to nothing, a ratio below 0, or a number of scans that cannot be")
     if not isinstance(part["spread"], bool):
         raise TypeError("spread is neither true nor false")
-    return Reference(plan, int(part["scans"]), longitudinal, part["spread"], shared, location, ratio)
+    return Reference(plan, scans, longitudinal, part["spread"], shared, location, ratio)
 
 
 def _array(found: Any, shape: tuple[int, ...], *, gaps: bool = False) -> Floats:

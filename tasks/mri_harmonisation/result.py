@@ -33,7 +33,7 @@ def result_of(frame: Frame, version: str, opened: Sequence[Opened]) -> Mapping[s
         location = np.where(known[:, None], found.location, np.nan)
     else:
         fitted: Fitted = coefficients(frame, parts)
-        shared, scans = shared_of(frame, fitted, opened[1].total), fitted.scans
+        shared, scans = shared_of(frame, fitted, frame.split(1, opened[1].total)), fitted.scans
     return {
         "title": "Harmonisation of MRI measures",
         "notes": notes(frame, shared, opened[0].noise),

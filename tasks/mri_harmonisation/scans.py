@@ -166,7 +166,8 @@ def _nearest(mri: pd.DataFrame, visits: pd.DataFrame | None) -> tuple[Floats, pd
             continue
         seen = visits[visits[name].notna()]
         right = pd.DataFrame({"patient_id": seen["patient_id"].astype(str), "day": _numbers(seen["day"])})
-        right = right.assign(**{name: seen[name].to_numpy()}).sort_values("day", kind="stable")
+        right = right.assign(**{name: seen[name].to_numpy()}).sort_values(["day", name], kind="stable")
+        right = right.drop_duplicates(["patient_id", "day"], keep="last")  # of two on one day the worse, whatever the order of rows
         both = pd.merge_asof(left, right, on="day", by="patient_id", direction="nearest", tolerance=float(NEAR_DAYS))
         found.append(both.sort_values("row")[name].reset_index(drop=True))
     return _numbers(found[0]), found[1]

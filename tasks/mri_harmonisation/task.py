@@ -17,8 +17,7 @@ from tasks.mri_harmonisation.frame import COMBAT, LONGITUDINAL, MOST_SCANS, NAME
 from tasks.mri_harmonisation.result import result_of
 from tasks.mri_harmonisation.scans import MEASURES, SEX, WIDTH, Floats, measure_limits, measured, rows_of, scan_table
 from tasks.ms.contract import CONTRACT
-from tasks.report import DataReport
-from tasks.sums import Choice, NamedShape, Opened, Records
+from tasks.sums import Choice, NamedShape, Opened, Records, report_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,7 +57,7 @@ class MriHarmonisation:
         if scans is None or not kept.any():
             raise DataError("no scan in the table mri has a measured volume: see `wardround-site data profile`")
         patients = tuple(str(patient) for patient in scans["patient_id"][kept])
-        report = self._report(len(scans), len(set(patients)))
+        report = report_of(NAME, VERSION, "mri, patients, visits", rows=len(scans), patients=len(set(patients)))
         return Cohort(patients, rows[kept], np.zeros(len(patients), np.int8), report)
 
     def stages(self, choice: Choice) -> tuple[tuple[NamedShape, ...], ...]:
@@ -77,13 +76,6 @@ class MriHarmonisation:
     def result(self, choice: Choice, opened: Sequence[Opened]) -> Mapping[str, object]:
         """Parameters that every site needs, those outside the run too."""
         return result_of(frame_of(choice), VERSION, opened)
-
-    def _report(self, scans: int, patients: int) -> DataReport:
-        return DataReport(
-            task=NAME, version=VERSION, table="mri, patients, visits", rows_read=scans, patients=patients, label="none",
-            label_counts=(patients, 0), columns=(), findings=(), not_read=(), withheld=(), suspects=(),
-            leak_check="nothing is predicted",
-        )  # fmt: skip
 
 
 TASK: Final = MriHarmonisation()

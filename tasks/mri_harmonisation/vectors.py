@@ -63,17 +63,23 @@ def first_stage(frame: Frame, scans: Taken, patients: int) -> Floats:
 
 
 def second_stage(frame: Frame, before: Floats, scans: Taken, patients: int) -> Floats:
-    """Squares of what batch and covariates leave, by measure: (patients, n_measures).
+    """Squares of what batch and covariates leave, by measure, and how many scans they are of: (patients, n_measures + 1).
 
+    The scans are counted again, since a site may have left after the first sum: its scans must not divide the others' squares.
     Not a number for everybody if `before` determines no coefficients: the trainer takes that as zero, and the result says why.
     """
     try:
         with np.errstate(all="ignore"):
             fitted = coefficients(frame, frame.split(0, before))
-            residual = scans.y - fitted.location[scans.at] - scans.x @ fitted.beta
-            return _by_patient(residual**2 * frame.square_unit, scans.owners, patients)
+            residual = scans.y - fitted.location[scans.at]
+            for column, effect in zip(scans.x.T, fitted.beta, strict=True):
+                # Not `x @ beta`: how that rounds depends on how many rows there are, and coefficients that a coordinator makes
+                # huge and cancelling would carry one patient's presence into everybody's vector.
+                residual = residual - column[:, None] * effect
+            rows = np.hstack([residual**2, np.ones((len(residual), 1))]) * frame.square_unit
+            return _by_patient(rows, scans.owners, patients)
     except (HarmoniseError, np.linalg.LinAlgError):
-        return np.full((patients, frame.plan.n_measures), np.nan)
+        return np.full((patients, frame.plan.n_measures + 1), np.nan)
 
 
 def vectors(frame: Frame, stage: int, before: Floats, records: Records) -> Floats:

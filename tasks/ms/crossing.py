@@ -41,17 +41,20 @@ def sequence_faults(table: Table, frame: pd.DataFrame) -> list[Fault]:
 
 
 def _overlaps(frame: pd.DataFrame) -> list[Fault]:
-    """Both rows of each overlap of two therapies of one class; an open end lasts for ever."""
-    found: set[int] = set()
-    taken = frame[frame["dmt_class"].notna()].sort_values(["start_day"], kind="stable")
-    taken = taken.assign(end_day=taken["end_day"].fillna(np.inf))
+    """Each therapy that begins while an earlier one of its class goes on; an open end lasts for ever.
+
+    The earlier one stays: what is written later must not take away what was known before, or inputs would know the future.
+    """
+    found: list[int] = []
+    taken = frame[frame["dmt_class"].notna()]
+    taken = taken.assign(end_day=taken["end_day"].fillna(np.inf)).sort_values(["start_day", "end_day", "drug"], kind="stable")
     for _, rows in taken.groupby(["patient_id", "dmt_class"], sort=False):
-        last_end, last_position = -np.inf, -1
+        last_end = -np.inf
         for position, start, end in zip(rows.index, rows["start_day"], rows["end_day"], strict=True):
             if start < last_end:
-                found |= {int(position), last_position}
-            if end > last_end:
-                last_end, last_position = end, int(position)
+                found.append(int(position))
+            else:
+                last_end = end
     return _fault("dmt_overlap", "start_day", sorted(found))
 
 

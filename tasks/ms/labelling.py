@@ -26,6 +26,7 @@ NAMED: Final[Mapping[str, LabelRule]] = {
     "default": LabelRule(), "kappos2020": KAPPOS2020_RULE, SPMS: SPMS_RULE, **{name: LabelRule() for name in NEDA},
 }  # fmt: skip
 PHYSICIAN: Final = "v1-physician"  # `rule_id` of a transition that a physician wrote down
+BY_PHYSICIAN: Final = "SPMS, physician"  # in the counts, beside those of the rule
 PROGRESSIVE: Final = ("SPMS", "PPMS")
 NO_THERAPY: Final = ("none", "washout")
 Tables = Mapping[str, pd.DataFrame]
@@ -33,9 +34,9 @@ Tables = Mapping[str, pd.DataFrame]
 
 @dataclass(frozen=True)
 class Labelled:
-    """`events`: the contract's table of that name. `counts`: events and patients by name. `few_visits`: patients whose EDSS scores
-    are too few or too rare to judge. `contradictions`: see `Numbered`. `relapses`: how many the examinations bear out, do not, or
-    do not tell."""
+    """`events`: the contract's table of that name. `counts`: events and patients by name, what a physician wrote down
+    apart. `few_visits`: patients whose EDSS scores are too few or too rare to judge. `contradictions`: see `Numbered`. `relapses`:
+    how many the examinations bear out, do not, or do not tell."""
 
     rule_id: str
     events: pd.DataFrame = field(repr=False)
@@ -71,7 +72,8 @@ def label_tables(tables: Tables, rule: str) -> Labelled:
     frame = pd.DataFrame({"patient_id": names[columns.pop("patient")], **columns})
     if rule == SPMS and len(written := physicians_spms(tables)):
         frame = pd.concat([frame, written], ignore_index=True)
-    grouped = frame.groupby("event")["patient_id"].agg(["size", "nunique"])
+    told_by = frame["event"].where(frame["rule_id"] != PHYSICIAN, BY_PHYSICIAN)
+    grouped = frame.groupby(told_by)["patient_id"].agg(["size", "nunique"])
     counts = {str(name): (int(events), int(people)) for name, events, people in grouped.itertuples()}
     few, relapses = int(_few(tables).sum()), _borne_out(numbered)
     return Labelled(NAMED[rule].rule_id, frame, counts, len(names), few, numbered.contradictions, relapses)
@@ -86,7 +88,8 @@ def physicians_spms(tables: Tables) -> pd.DataFrame:
     courses = courses[courses["phenotype"].notna()].sort_values(["patient_id", "day"], kind="stable")
     entry = tables["patients"].set_index("patient_id")["phenotype_entry"] if "phenotype_entry" in tables["patients"] else None
     first = courses.drop_duplicates("patient_id")
-    begun = first["phenotype"] if entry is None else first["patient_id"].map(entry).fillna(first["phenotype"])
+    at_entry = first["phenotype"] if entry is None else first["patient_id"].map(entry).fillna(first["phenotype"])
+    begun = at_entry.where(first["day"] >= 0, first["phenotype"])  # a visit before entry says what was before it
     other = first["patient_id"][~begun.isin(PROGRESSIVE).to_numpy(bool)]
     found = courses[courses["phenotype"].eq("SPMS") & courses["patient_id"].isin(other)].drop_duplicates("patient_id")
     days = found["day"].to_numpy(dtype=np.int64)

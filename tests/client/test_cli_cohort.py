@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import stat
 from pathlib import Path
 
@@ -119,3 +120,30 @@ def test_the_profile_names_scanners_as_a_plan_of_harmonisation_does(folder: Path
     assert set(scanners) == {batch_name(*pair) for pair in zip(mri["scanner_id"], mri["protocol_id"], strict=True)}
     assert sum(scans for scans, _ in scanners.values()) == len(mri)
     frame_of(Choice("combat", {"batches": ",".join(scanners), "scans": 1}, ("age_years", "nbv_ml", "thalamus_ml")))
+
+
+@pytest.mark.parametrize("words", [("label", "--out"), ("profile", "--html"), ("validate", "--html"), ("validate", "--share")])
+def test_no_file_of_the_hospital_is_written_over(folder: Path, tmp_path: Path, words: tuple[str, str]) -> None:
+    own = Path(shutil.copytree(folder, tmp_path / "own"))
+    for name in ("visits.csv", "manifest.json"):
+        before = (own / name).read_bytes()
+        target = own / name if words != ("label", "--out") else own / "visits.csv"
+        run(words[0], "--folder", own, words[1], target, status=2)
+        assert (own / name).read_bytes() == before
+    run(words[0], "--folder", own, words[1], tmp_path, status=2)
+    run(words[0], "--folder", own, words[1], tmp_path / "nowhere" / "x.csv", status=2)
+
+
+@pytest.mark.parametrize(
+    ("verb", "option", "name"),
+    [
+        ("label", "--out", "e.csv"),
+        ("label", "--out", "e.parquet"),
+        ("profile", "--html", "p.html"),
+        ("validate", "--share", "s.json"),
+    ],
+)
+def test_what_a_command_wrote_it_may_write_again(folder: Path, tmp_path: Path, verb: str, option: str, name: str) -> None:
+    for _ in range(2):
+        run(verb, "--folder", folder, option, tmp_path / name)
+    assert (tmp_path / name).stat().st_size > 0

@@ -113,7 +113,7 @@ def test_a_file_of_the_same_command_is_written_anew_and_any_other_is_refused(
     for _ in range(2):
         run(result, "--folder", folder / "west", "--out", out)
     out.write_text("patient_id,day\n")
-    run(result, "--folder", folder / "west", "--out", out, status=1)
+    run(result, "--folder", folder / "west", "--out", out, status=2)
     assert out.read_text() == "patient_id,day\n"
     assert "was not written by this command" in capsys.readouterr().err
 
@@ -142,6 +142,20 @@ def test_a_result_of_another_kind_changes_nothing(
     other.write_text(json.dumps(spoil(json.loads(result.read_text()))))
     run(other, "--folder", folder / "west", "--out", tmp_path / "x.csv", status=1)
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "x.csv").exists()
+
+
+def test_an_error_that_nobody_foresaw_names_its_kind_and_no_cell(
+    folder: Path, result: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("could not convert 'patient 17'")
+
+    monkeypatch.setattr("tasks.mri_harmonisation.apply.harmonise_tables", broken)
+    run(result, "--folder", folder / "west", "--out", tmp_path / "x.csv", status=1)
+    said = capsys.readouterr().err
+    assert "ValueError at" in said
+    assert "patient 17" not in said
     assert not (tmp_path / "x.csv").exists()
 
 

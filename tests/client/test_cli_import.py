@@ -281,7 +281,7 @@ def test_help_names_the_key_and_fits_a_screen(capsys: pytest.CaptureFixture[str]
 def test_a_page_is_never_written_over_what_is_no_page(run: Command, dirty: Path, tmp_path: Path) -> None:
     source = sorted(dirty.parent.glob("*.csv"))[0]
     before = source.read_bytes()
-    assert "no page of this program" in run(dirty, "--from", dirty.parent, "--dry-run", "--html", source, status=2)[1]
+    assert "was not written by this command" in run(dirty, "--from", dirty.parent, "--dry-run", "--html", source, status=2)[1]
     assert source.read_bytes() == before
     page = tmp_path / "page.html"
     for _ in range(2):  # an earlier page may go

@@ -15,7 +15,7 @@ from tasks.cohort_description.columns import FINE_BINS, ROW_WORDS, described
 from tasks.cohort_description.result import quantiles
 from tasks.cohort_description.task import TASK
 from tasks.cohort_description.vectors import patient_values
-from tasks.disclosure import Sharpness
+from tasks.disclosure import FLOOR, HIDDEN, Sharpness
 from tasks.errors import ContractError, DataError
 from tasks.ms.contract import CONTRACT
 from tasks.simulator import simulate
@@ -137,6 +137,26 @@ def test_fewer_than_the_floor_and_none_look_alike(tables: Mapping[str, pd.DataFr
     some = people.assign(sex=["M"] * count + ["F"] * (80 - count), birth_year=[1970] * count + [None] * (80 - count))
     choice = Choice("tables", {"bins": 5}, ("patients__sex", "patients__birth_year"))
     assert summed({"patients": some}, choice, noise)["tables"] == summed({"patients": people}, choice, noise)["tables"]
+
+
+@pytest.mark.parametrize("few", [1, 4, 9])
+def test_a_few_cannot_be_found_by_subtraction_from_classes_or_shares(tables: Mapping[str, pd.DataFrame], few: int) -> None:
+    people = tables["patients"].head(80).assign(sex=["F"] * 50 + ["M"] * (30 - few) + ["X"] * few)
+    names = people["patient_id"].tolist()
+    visits = tables["visits"].drop_duplicates("patient_id").set_index("patient_id").reindex(names).reset_index()
+    visits = pd.concat(
+        [visits, *[visits.head(30)] * 2, visits.tail(few)]
+    )  # 30 with three visits, `few` with two, the rest with one
+    choice = Choice("tables", {"bins": 5}, ("patients__sex", "visits__edss"))
+    found = summed({"patients": people, "visits": visits.assign(edss=2.0)}, choice)
+    shares = {each["code"]: each["share"] for each in found["tables"]["codes"]}  # type: ignore[index]
+    assert [code for code, share in shares.items() if share == HIDDEN] == ["M", "X"]
+    assert isinstance(shares["F"], float)
+    seen = row(found, "tables", table="visits")
+    counts = [seen[f"patients with {words}"] for words in ROW_WORDS]
+    assert seen["patients"] == 80
+    assert sum(count for count in counts if isinstance(count, float)) <= 80 - FLOOR
+    assert {count for count in counts if not isinstance(count, float)} == {HIDDEN}
 
 
 def test_the_floor_rises_with_the_noise() -> None:

@@ -108,7 +108,15 @@ def test_what_is_not_shown_is_together_no_fewer_than_the_floor_or_everything(cou
 
 
 def test_a_group_is_not_shown_if_the_few_beside_it_could_be_subtracted() -> None:
-    assert Sharpness(0.0).groups({"a": 40.0, "b": 3.0, "c": 25.0}) == {"a": 40.0, "b": "fewer than 10, or none", "c": "not shown"}
+    assert Sharpness(0.0).groups({"a": 40.0, "b": 3.0, "c": 25.0}) == {"a": 40.0, "b": "not shown", "c": "not shown"}
+
+
+@given(st.integers(0, 9))
+def test_whoever_knows_the_whole_cannot_tell_few_from_none(few: int) -> None:
+    """What is read of 0 and 10 is read of 4 and 6 too, and of every way to part so few: words tell no more than sums."""
+    seen = [Sharpness(0.0).groups({"a": 400.0, "b": float(b), "c": float(10 + few - b)}) for b in range(few + 1)]
+    assert all(each == seen[0] for each in seen)
+    assert seen[0] == {"a": 400.0, "b": "not shown", "c": "not shown"}
 
 
 @pytest.mark.parametrize(

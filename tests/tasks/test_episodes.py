@@ -483,6 +483,13 @@ def test_a_therapy_goes_on_until_the_day_of_its_end() -> None:
     assert (after["dmt_high"], after["dmt_past_count"], after["dmt_ever_high"]) == (1.0, 1.0, 1.0)
 
 
+@pytest.mark.parametrize(("kind", "ever"), [("platform", 0.0), ("moderate", 0.0), ("high", 1.0), ("induction", 1.0)])
+def test_high_efficacy_is_that_of_two_classes_and_stays_known(kind: str, ever: float) -> None:
+    tables = small(treatments=[{"start_day": 0, "drug": "other", "dmt_class": kind, "end_day": 10}])
+    assert inputs_of(tables, 5)[f"dmt_{kind}"] == 1.0
+    assert (inputs_of(tables, 2000)[f"dmt_{kind}"], inputs_of(tables, 2000)["dmt_ever_high"]) == (0.0, ever)
+
+
 def test_scans_that_cannot_be_used_or_are_of_the_cord_do_not_count() -> None:
     rows = [
         {"day": 10, "scan_id": "1", "region": "brain", "gd_count": 1, "new_t2": 2, "qc": "pass"},
@@ -646,6 +653,14 @@ def test_the_course_at_entry_says_nothing_of_days_before_it() -> None:
     assert index_visits({**tables, "patients": people}, 4).days.tolist() == [-300]
 
 
+def test_a_course_at_entry_that_was_filled_in_by_a_rule_takes_no_day_away() -> None:
+    """It may be what became of the patient; an input does not get it either."""
+    tables = small(visits=[{"day": day, "visit_id": str(day), "edss": 2.0} for day in (0, 300)])
+    people = tables["patients"].assign(phenotype_entry="RIS", quality="imputed")
+    assert index_visits({**tables, "patients": people}, 4).days.tolist() == [300]
+    assert len(index_visits({**tables, "patients": people.assign(quality="ok")}, 4)) == 0
+
+
 def test_windows_end_where_they_say() -> None:
     """36 months are 1096 days and a year is 365, each with the day itself and without the first."""
     visits = [{"day": day, "visit_id": str(day), "edss": edss} for day, edss in ((0, 6.0), (1, 5.0), (1096, 2.0))]
@@ -661,6 +676,9 @@ def test_of_two_findings_of_one_day_the_worse_counts_in_any_order() -> None:
     rows = [{"day": 5, "visit_id": "v", "fs_pyramidal": 4}, {"day": 5, "visit_id": "w", "fs_pyramidal": 2}]
     for visits in (rows, rows[::-1]):
         assert inputs_of(small(visits=visits), 6)["fs_pyramidal_last"] == 4.0
+    courses = [{**row, "phenotype": name} for row, name in zip(rows, ("RRMS", "SPMS"), strict=True)]
+    for visits in (courses, courses[::-1]):
+        assert inputs_of(small(visits=visits), 6)["phenotype"] == 2.0  # of CIS, RRMS, SPMS, PPMS
 
 
 def test_another_substance_is_no_neurofilament_and_a_drug_taken_twice_is_one() -> None:

@@ -259,6 +259,8 @@ def test_without_a_scan_to_count_from_neda_is_not_shown() -> None:
 def test_what_was_before_the_start_is_not_the_treatments() -> None:
     before = neda([2, 3, 3, 3, 3], [(500, 0, 0, 0), (728, 0, 0, 0)], relapses=(150,), start=200)
     assert np.isnan(before.loss_day).all()
+    assert np.isnan(neda(STABLE, QUIET, relapses=(0,)).loss_day).all()  # of the day of the start
+    assert neda(STABLE, QUIET, relapses=(1,)).loss_day.tolist() == [1.0]
     nobody = neda([2, 3, 3, 3, 3], QUIET, relapses=(150,), start=NAN)
     assert np.isnan(nobody.loss_day).all()
 
@@ -268,6 +270,8 @@ def test_relapses_are_counted_in_the_time_they_could_be_seen_in() -> None:
     counts, years = relapse_counts(history_of(patients), np.array([0.0, NAN, 0.0]), np.array([365.25, 100.0, 730.5]))
     assert counts.tolist() == [2, 0, 0]
     assert years.tolist() == [1.0, 0.0, 2.0]
+    last_day = relapse_counts(history_of(patients), np.array([10.0, NAN, 0.0]), np.array([365.0, 100.0, 730.5]))[0]
+    assert last_day.tolist() == [1, 0, 0]  # after the first day, and on the last one too
 
 
 def test_two_rows_of_one_onset_are_one_relapse() -> None:

@@ -190,14 +190,16 @@ def courses(entry: dict[str, str | None], *visits: tuple[str, int, str | None, f
 def test_a_physicians_transition_is_the_first_visit_with_spms_of_who_was_not_progressive() -> None:
     found = physicians_spms(
         courses(
-            {"late": "RRMS", "always": "SPMS", "primary": None, "unknown": None, "never": "RRMS"},
+            {"late": "RRMS", "always": "SPMS", "primary": None, "unknown": None, "never": "RRMS", "before": "SPMS"},
             ("late", 700, "SPMS", 4.5), ("late", 0, "RRMS", 3.0), ("late", 350, None, 4.0), ("late", 900, "SPMS", 5.0),
             ("always", 10, "SPMS", 6.0), ("primary", 0, "PPMS", 4.0), ("primary", 300, "SPMS", 4.0),
             ("unknown", 0, "SPMS", 4.0), ("never", 0, "RRMS", 1.0),
+            ("always", 0, "SPMS", 6.0), ("before", -300, "RRMS", 3.0), ("before", -100, "SPMS", 4.0),
         )
     )  # fmt: skip
     assert found[["patient_id", "event_day", "event", "rule_id", "event_edss"]].to_numpy().tolist() == [
-        ["late", 700, "SPMS", PHYSICIAN, 4.5]
+        ["before", -100, "SPMS", PHYSICIAN, 4.0],
+        ["late", 700, "SPMS", PHYSICIAN, 4.5],
     ]
 
 
@@ -208,6 +210,8 @@ def test_both_dates_of_a_transition_stand_beside_each_other_in_the_events() -> N
     assert len(written) > 0
     by_hand = events[events["rule_id"] == PHYSICIAN]
     assert by_hand["patient_id"].tolist() == written["patient_id"].tolist()
+    counts = label_tables(tables, "spms").counts
+    assert counts == {"SPMS": (len(events) - len(written),) * 2, "SPMS, physician": (len(written),) * 2}  # one each
     assert (events["rule_id"] != PHYSICIAN).any()
 
 
@@ -217,6 +221,21 @@ def test_relapses_that_no_examination_bears_out_are_counted_apart() -> None:
     assert told["reported"] == len(tables["relapses"])
     assert told["reported"] == told["examination_worse"] + told["examination_not_worse"] + told["not_examined"]
     assert told["examination_worse"] > 0
+
+
+def test_neda_counts_from_the_first_therapy_and_a_washout_is_none() -> None:
+    days = range(0, 900, 182)
+    tables = {
+        "patients": pd.DataFrame({"patient_id": ["p"]}),
+        "visits": pd.DataFrame([{"patient_id": "p", "day": day, "visit_id": str(day), "edss": 2.0} for day in days]),
+        "mri": pd.DataFrame([{"patient_id": "p", "day": day, "scan_id": str(day), "region": "brain", "new_t2": 0} for day in days]),
+        "relapses": pd.DataFrame({"patient_id": ["p"] * 2, "onset_day": [-50, 300]}),
+        "treatments": pd.DataFrame(
+            {"patient_id": ["p"] * 3, "start_day": [500, -90, 0], "drug": ["ocrelizumab", "washout", "glatiramer_acetate"]}
+        ),
+    }
+    events = label_tables(tables, "neda3").events
+    assert events[["event", "event_day"]].to_numpy().tolist() == [["NEDA_loss", 300]]
 
 
 def test_neda_4_of_a_site_that_measures_no_brain_volume_is_refused() -> None:

@@ -6,6 +6,7 @@ The pooled one sees all scans at once and is written here, from the columns of t
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tasks.errors import ContractError, DataError
 from tasks.harmonise import HarmoniseError
 from tasks.mri_harmonisation.apply import Harmonised, harmonise_tables
+from tasks.mri_harmonisation.fit import Fitted
 from tasks.mri_harmonisation.frame import BLANKS, MOST_SCANS, frame_of
 from tasks.mri_harmonisation.reference import Reference, load_reference, reference_of
 from tasks.mri_harmonisation.scans import MEASURES, NO_BATCH, WIDTH, batch_number, rows_of, scan_table
@@ -157,8 +159,8 @@ def side_by_side(sites: tuple[Tables, ...], batches: tuple[str, ...], scans: int
 def test_it_is_a_task_that_sums() -> None:
     assert isinstance(find_task("mri_harmonisation"), SumsTask)
     made = choice(("a|p", "b|p"))
-    assert [name for name, _ in layout(TASK, made)][-2:] == ["blank", "squares"]
-    assert layout(TASK, made)[-2] == ("blank", (BLANKS,))
+    assert [name for name, _ in layout(TASK, made)][-3:] == ["blank", "squares", "counted"]
+    assert layout(TASK, made)[-3] == ("blank", (BLANKS,))
 
 
 @pytest.mark.parametrize("scans", [1, 3, 8])
@@ -244,6 +246,36 @@ def test_a_patient_s_vector_follows_from_that_patient_alone(model: str) -> None:
         before.append(whole.sum(axis=0))
 
 
+def test_a_patient_s_vector_is_the_same_to_the_last_bit_however_coefficients_cancel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A coordinator may send sums whose coefficients are huge and cancel: what is left is rounding, and must be one's own too."""
+    site, made = records(hospitals()[1]), choice(listed(), columns=COLUMNS)
+    rng = np.random.default_rng(5)
+    beta = rng.standard_normal((7, len(MEASURES))) * 1e20
+    sent = Fitted(np.ones(len(listed())), rng.standard_normal((len(listed()), len(MEASURES))) * 1e20, beta, 0.0)
+    monkeypatch.setattr("tasks.mri_harmonisation.vectors.coefficients", lambda frame, parts: sent)
+    before = [np.zeros(stage_sizes(TASK, made)[0])]
+    whole, done = TASK.vectors(made, before, site), 0
+    for at in range(site.patients):
+        mine = site.values[site.owners == at][-1:]  # one scan: the smallest site there can be
+        alone = TASK.vectors(made, before, Records(mine, np.zeros(1, dtype=np.intp), 1))
+        beside = TASK.vectors(made, before, Records(np.vstack([mine, mine]), np.arange(2), 2))
+        np.testing.assert_array_equal(alone[0], beside[0])
+        done += bool(alone.any())
+    assert done > 10
+    assert np.isfinite(whole).all()
+
+
+def test_a_site_that_leaves_after_the_first_sum_leaves_spreads_as_they_were() -> None:
+    made, opened = choice(listed(), columns=FEW), list[Opened]()
+    for sites in (hospitals(), hospitals()[1:]):
+        before = [each.total for each in opened]
+        opened.append(Opened(np.sum([TASK.vectors(made, before, records(tables)).sum(axis=0) for tables in sites], axis=0), 0.0))
+    left = reference_of(dict(TASK.result(made, opened))["reference"])  # type: ignore[arg-type]
+    stayed = reference(hospitals(), made)
+    np.testing.assert_array_equal(left.shared.beta, stayed.shared.beta)
+    np.testing.assert_allclose(left.shared.sigma, stayed.shared.sigma, rtol=0.12)  # another mix of people, not a third fewer
+
+
 def test_scans_beyond_the_plan_s_number_are_not_looked_at() -> None:
     """Whatever is in the earlier scans: the rule counts, it does not compare."""
     names = listed()
@@ -270,11 +302,12 @@ def test_the_bound_has_room_for_three_patients_in_four(model: str, scans: int, c
         norms = np.linalg.norm(rows, axis=1)
         norms = norms[norms > 0]
         assert (norms > TASK.bound(made)).mean() <= 0.25
-        assert np.median(norms) > 0.15 * TASK.bound(made)  # nor is room given away for which everybody pays with noise
+        assert np.median(norms) > 0.3 * TASK.bound(made)  # nor is room given away for which everybody pays with noise
 
 
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10_000), size=st.floats(-3, 6), model=st.sampled_from(["combat", "longitudinal"]))
+@example(seed=0, size=5.0, model="combat")  # a variance below 0
 def test_noise_of_any_size_gives_finite_parameters_and_finite_measures(seed: int, size: float, model: str) -> None:
     sites = hospitals()[1:3]
     made = choice(listed(), model, 2, FEW)
@@ -331,6 +364,36 @@ def test_counts_of_batches_below_the_floor_look_like_none() -> None:
     assert all(row["scans"] == "fewer than 60, or none" or row["scans"] >= 60 for row in noised)
 
 
+def test_the_intercept_of_a_batch_with_few_scans_is_not_published() -> None:
+    tables = last_scans(hospitals()[1], 2)
+    mri = tables["mri"].reset_index(drop=True)
+    mri.loc[:8, ["scanner_id", "protocol_id"]] = "few"
+    made = choice(tuple(sorted((*batches_of(hospitals()), "few|few"))), "longitudinal", 2, FEW)
+    found = run((hospitals()[0], {**tables, "mri": mri}, *hospitals()[2:]), made)
+    location = dict(zip(found["reference"]["batches"], found["reference"]["location"], strict=True))
+    assert location.pop("few|few") is None
+    assert sum(each is not None for each in location.values()) > 3
+    assert {row["batch"]: row["scans"] for row in found["tables"]["batches"]}["few|few"] == "fewer than 10, or none"
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    column=st.integers(1, WIDTH - 1),
+    value=st.sampled_from([np.nan, np.inf, -np.inf, -1.0, -1e300, 1e300, 0.5, 7.0, 1e-320]),
+    model=st.sampled_from(["combat", "longitudinal"]),
+)
+def test_no_cell_of_a_patient_raises_or_moves_another_patient(column: int, value: float, model: str) -> None:
+    """A refusal would tell that there is such a patient."""
+    site, made = records(hospitals()[1]), choice(listed(), model)
+    odd = site.values.copy()
+    odd[site.owners == 3, column] = value
+    before, changed = (TASK.vectors(made, (), Records(values, site.owners, site.patients)) for values in (site.values, odd))
+    assert np.isfinite(changed).all()
+    others = np.arange(site.patients) != 3
+    np.testing.assert_array_equal(changed[others], before[others])
+    assert before[3].any()
+
+
 @pytest.mark.parametrize("model", ["combat", "longitudinal"])
 def test_a_site_without_a_scan_of_a_listed_batch_adds_zeros(model: str) -> None:
     made, site = choice(("nowhere|p", "nowhere|q"), model), records(hospitals()[0])
@@ -339,9 +402,17 @@ def test_a_site_without_a_scan_of_a_listed_batch_adds_zeros(model: str) -> None:
     assert not found.any()
 
 
-def test_names_that_nobody_has_are_an_error_of_the_plan_and_not_a_result() -> None:
+@pytest.mark.parametrize("model", ["combat", "longitudinal"])
+def test_names_that_nobody_has_are_an_error_of_the_plan_and_not_a_result(model: str) -> None:
     with pytest.raises(HarmoniseError, match="no site has a complete scan of a listed batch"):
-        run(hospitals()[:1], choice(("nowhere|p",)))
+        run(hospitals()[:1], choice(("nowhere|p",), model))
+
+
+@pytest.mark.parametrize("model", ["combat", "longitudinal"])
+def test_a_plan_whose_only_covariate_is_the_same_for_everybody_is_told_so(model: str) -> None:
+    women = tuple({**tables, "patients": tables["patients"].assign(sex="F")} for tables in hospitals()[:2])
+    with pytest.raises(HarmoniseError, match="male: none varies within any batch"):
+        run(women, choice(listed(), model, columns=("sex", "nbv_ml", "thalamus_ml")))
 
 
 @pytest.mark.parametrize(
@@ -388,11 +459,21 @@ def test_covariates_are_those_of_the_day_of_the_scan() -> None:
     found = scan_table({"patients": patients, "visits": visits, "mri": mri})
     assert found["edss"].tolist()[:2] == [2.0, 4.0]
     assert math.isnan(found["edss"].iloc[2])  # the nearest visit is more than half a year away
-    assert found["phenotype"].tolist() == ["SPMS", "SPMS", "RRMS"] or found["phenotype"].tolist() == ["RRMS", "SPMS", "RRMS"]
+    assert found["phenotype"].tolist() == ["RRMS", "SPMS", "RRMS"]
     np.testing.assert_allclose(found["age_years"], 36 + np.array([10, 690, 1500]) / 365.25)
     np.testing.assert_allclose(found["duration_years"], 1 + np.array([10, 690, 1500]) / 365.25, atol=0.01)
     assert rows_of(found).shape == (3, WIDTH)
     assert set(found["batch"]) == {"x|q"}
+
+
+@pytest.mark.parametrize("scan_day", [10, 30])
+def test_of_two_visits_of_one_day_the_worse_counts_in_any_order(scan_day: int) -> None:
+    patients = pd.DataFrame({"patient_id": ["p"], "sex": ["M"]})
+    visits = pd.DataFrame({"patient_id": ["p"] * 2, "day": [20] * 2, "edss": [2.0, 4.0], "phenotype": ["RRMS", "SPMS"]})
+    mri = pd.DataFrame({"patient_id": ["p"], "day": [scan_day], "scan_id": ["s"], "nbv_ml": [1500.0]})
+    for rows in (visits, visits[::-1]):
+        found = scan_table({"patients": patients, "visits": rows, "mri": mri})
+        assert (found["edss"].tolist(), found["phenotype"].tolist()) == ([4.0], ["SPMS"])
 
 
 def test_a_reference_is_read_strictly(tmp_path: Path) -> None:
@@ -406,18 +487,23 @@ def test_a_reference_is_read_strictly(tmp_path: Path) -> None:
         {**part, "sigma": [float("nan"), 1.0]}, {**part, "measures": ["nbv_ml", "mood"]}, {**part, "scans": 0},
         {**part, "ratio": [-1.0, 1.0]}, {key: value for key, value in part.items() if key != "grand_mean"}, None, [1],
         {**part, "location": part["location"][1:]}, {**part, "grand_mean": [1e9, 0.0]}, {**part, "protected": ["male", "age"]},
-        {**part, "spread": "yes"},
+        {**part, "spread": "yes"}, {**part, "scans": float("inf")}, {**part, "sigma": [10**400, 1.0]},
+        {**part, "ratio": [10**400, 1]}, {**part, "model": "combined"}, {**part, "model": None}, {**part, "scans": 1.5},
+        {**part, "scans": True}, {**part, "scans": "3"}, {**part, "sigma": [1e-300, 1.0]}, {**part, "protected": "age"},
     ]  # fmt: skip
     for other in broken:
         path.write_text(json.dumps({**good, "reference": other}))
         with pytest.raises(DataError):
             load_reference(path)
-    for text in ("[]", "{", "null"):
+    for text in ("[]", "{", "null", "[" * 100_000, '{"reference": ' + "9" * 5000 + "}"):
         path.write_text(text)
         with pytest.raises(DataError):
             load_reference(path)
     with pytest.raises(DataError, match="cannot be read"):
         load_reference(tmp_path / "nothing.json")
+    path.write_bytes(b" " * (1 << 24) + json.dumps(good).encode())
+    with pytest.raises(DataError, match="more than 16777216 bytes"):
+        load_reference(path)
 
 
 def test_every_scan_has_a_row_and_a_state_and_only_harmonised_ones_have_values() -> None:
@@ -434,6 +520,55 @@ def test_every_scan_has_a_row_and_a_state_and_only_harmonised_ones_have_values()
     assert set(found.scans["state"]) == {"harmonised", "no_batch", "no_covariate", "no_measure", "few_scans"}
     assert "values" not in repr(found).replace("rows", "")
     assert not any(str(name) in repr(found) for name in tables["patients"]["patient_id"])
+
+
+def last_scans(tables: Tables, n: int) -> Tables:
+    """Of each patient the last `n` that are complete."""
+    kept = complete(scan_table(tables)).groupby("patient_id").tail(n)[["patient_id", "scan_id"]]
+    return {**tables, "mri": tables["mri"].merge(kept)}
+
+
+def test_scans_of_a_late_scanner_take_none_of_a_listed_one_out() -> None:
+    names = listed()
+    tables, frozen = last_scans(hospitals()[1], 2), reference(hospitals(), choice(names, scans=1, columns=FEW))
+    late = tables["mri"].assign(day=tables["mri"]["day"] + 1, scan_id=tables["mri"]["scan_id"] + "-late", protocol_id="late")
+    both = {**tables, "mri": pd.concat([tables["mri"], late], ignore_index=True)}
+    alone, beside = (harmonise_tables(frozen, each) for each in (tables, both))
+    assert any(batch["harmonised"] and not batch["in_the_run"] for batch in beside.batches)
+    assert [batch for batch in beside.batches if batch["in_the_run"]] == [batch for batch in alone.batches if batch["in_the_run"]]
+    kept = beside.scans[~beside.scans["scan_id"].str.endswith("-late")].reset_index(drop=True)
+    pd.testing.assert_frame_equal(kept, alone.scans)
+    assert (alone.scans["state"] == "harmonised").sum() > 50
+
+
+def test_a_patient_s_level_is_that_of_the_scans_that_the_plan_lets_in() -> None:
+    tables, frozen = last_scans(hospitals()[1], 4), reference(hospitals(), choice(listed(), "longitudinal", 2, FEW))
+    mri = scan_table(tables)[list(tables["mri"].columns)]
+    late = mri.groupby("patient_id").cumcount(ascending=False) < 2
+    mri.loc[~late, ["nbv_ml", "thalamus_ml"]] *= 1.01
+    before, after = (harmonise_tables(frozen, each).scans for each in (tables, {**tables, "mri": mri}))
+    pd.testing.assert_frame_equal(before[late], after[late])
+    assert late.sum() > 50
+    assert (before.loc[~late, "nbv_ml"] != after.loc[~late, "nbv_ml"]).any()
+
+
+def test_where_spreads_stay_every_scan_of_a_batch_moves_by_the_same() -> None:
+    tables, frozen = hospitals()[1], reference(hospitals(), choice(listed(), "longitudinal", 2, FEW))
+    measured = scan_table(tables)["nbv_ml"].to_numpy(float)
+    for spread, same_for_all in ((False, True), (True, False)):
+        found = harmonise_tables(replace(frozen, spread=spread), tables).scans
+        moves = (found["nbv_ml"] - measured).groupby(found["batch"]).agg(["std", "count"])
+        assert (moves.loc[moves["count"] > 9, "std"] < 1e-6).all() == same_for_all
+        assert (moves["count"] > 9).sum() > 1
+
+
+@pytest.mark.parametrize(("n", "state"), [(9, "few_scans"), (10, "harmonised")])
+def test_ten_complete_scans_make_a_batch_that_can_be_harmonised(n: int, state: str) -> None:
+    tables, frozen = last_scans(hospitals()[1], 1), reference(hospitals(), choice(listed(), columns=FEW))
+    mri = tables["mri"].reset_index(drop=True)
+    mri.loc[: n - 1, ["scanner_id", "protocol_id"]] = "new"
+    found = harmonise_tables(frozen, {**tables, "mri": mri}).scans
+    assert found.loc[found["batch"] == "new|new", "state"].tolist() == [state] * n
 
 
 def test_frames_of_equal_choices_are_equal_whatever_the_order_of_the_names() -> None:
