@@ -14,6 +14,7 @@ from client.errors import ConfigError
 from client.files import write_atomic
 from client.free_paths import beginning_with, free, page
 from client.home import Home
+from client.unexpected import told_without_cells
 from tasks.cohorts import ELIGIBILITY_FILE, accepted_tables
 from tasks.eligibility.criteria import Criteria, load_criteria, shipped
 from tasks.errors import DataError
@@ -55,12 +56,12 @@ def add_cohort_commands(kinds: "argparse._SubParsersAction[argparse.ArgumentPars
     profile.add_argument("--criteria", metavar="NAME|FILE", help=f"criteria to count by: {', '.join(shipped())}, or a file")
     profile.add_argument("--labels", type=Path, metavar="FILE", help="outcome that no column may give away")
     profile.add_argument("--html", type=Path, metavar="FILE", help="write the profile as a page to read or print")
-    profile.set_defaults(handler=_profile)
+    profile.set_defaults(handler=told_without_cells("the profile", _profile))
     about = "label progression, relapse-independent or not, and count the events"
     label = kinds.add_parser("label", help=about, description=about, epilog=LABEL_EXAMPLES, formatter_class=shape)
     label.add_argument("--rule", choices=RULES, default="default", help="which definition (default %(default)s)")
     label.add_argument("--out", type=Path, metavar="FILE", help="write the events as .csv or .parquet")
-    label.set_defaults(handler=_label)
+    label.set_defaults(handler=told_without_cells("the labelling", _label))
     for command in (profile, label):
         command.add_argument("--folder", type=Path, help="folder with the tables (default: the site's data folder)")
         command.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print it as JSON")

@@ -12,6 +12,7 @@ from client.config import load_config
 from client.errors import ConfigError
 from client.free_paths import free, page
 from client.home import Home
+from client.unexpected import told_without_cells
 from tasks.data import load_cohort
 from tasks.errors import DataError
 from tasks.mapping import MAPPING_FILE
@@ -52,7 +53,7 @@ def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         "--quarantine", type=Path, metavar="FOLDER", help="where rows that break a rule go (default: in the tables' folder)"
     )
     validate.add_argument("--allow-quarantine", action="store_true", help="status 0 even if rows are in quarantine")
-    validate.set_defaults(handler=_validate)
+    validate.set_defaults(handler=told_without_cells("the check", _validate))
     about = "the data dictionary: every table, column, code and rule"
     dictionary = kinds.add_parser("dictionary", help=about, description=about, epilog=DICTIONARY_EXAMPLE, formatter_class=shape)
     dictionary.add_argument("--html", type=Path, metavar="FILE", help="write it as a page to read or print")

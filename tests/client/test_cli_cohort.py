@@ -147,3 +147,24 @@ def test_what_a_command_wrote_it_may_write_again(folder: Path, tmp_path: Path, v
     for _ in range(2):
         run(verb, "--folder", folder, option, tmp_path / name)
     assert (tmp_path / name).stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("verb", "inside"),
+    [
+        ("profile", "tasks.ms.profile.profile_of"),
+        ("label", "tasks.ms.labelling.label_tables"),
+        ("validate", "tasks.ms.validate.validate_folder"),
+    ],
+)
+def test_an_error_that_nobody_foresaw_quotes_no_cell(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str, inside: str
+) -> None:
+    def broken(*tables: object, **options: object) -> None:
+        raise ValueError("could not convert string to float: 'Anna Schmidt'")
+
+    monkeypatch.setattr(inside, broken)
+    run(verb, "--folder", folder, status=1)
+    shown = capsys.readouterr()
+    assert "ValueError" in shown.err
+    assert "Schmidt" not in shown.out + shown.err

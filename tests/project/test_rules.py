@@ -16,6 +16,7 @@ USUAL_FUNCTION = 25  # nine of ten are not longer
 
 # Where a failure nobody foresaw must become a fixed sentence, because its text could quote a patient: one place per process.
 BOUNDARIES = {
+    "client/unexpected.py:without_cells",  # an error's text may quote a patient: only its kind and place are told
     "client/guard.py:answer",  # guard: every reply to the gateway
     "client/guard_rpc.py:_exchange",  # guard: gRPC would send the error's text
     "client/guard_rpc.py:Status",
