@@ -15,18 +15,20 @@ from client.files import write_atomic
 from client.free_paths import beginning_with, free, page
 from client.home import Home
 from client.unexpected import told_without_cells
-from tasks.cohorts import ELIGIBILITY_FILE, accepted_tables
+from tasks.cohorts import ELIGIBILITY_FILE, ReadsTables, accepted_tables
 from tasks.eligibility.criteria import Criteria, load_criteria, shipped
 from tasks.errors import DataError
 from tasks.ms.contract import CONTRACT
 from tasks.ms.quarantine import write_private
 from tasks.ms.reading import holds_contract_tables
+from tasks.registry import find_task
 from tasks.withdrawals import read_withdrawn
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from tasks.ms.labelling import Labelled
+    from tasks.report import DataReport
 
 EVENT_COLUMNS = ("patient_id", "event_day", "event", "rule_id", "ref_edss", "event_edss", "confirm_day", "confirmed_weeks")
 RULES = ("default", "kappos2020", "spms", "neda3", "neda4")
@@ -34,6 +36,7 @@ PROFILE_EXAMPLES = """examples:
   wardround-site data profile                                     the tables of this site's data folder
   wardround-site data profile --criteria clinnova                 and who would enter Clinnova
   wardround-site data profile --folder /srv/export --html profile.html
+  wardround-site data profile --task cdp_2y                       and how many patients and episodes that task would use
   wardround-site data profile --labels outcome.csv                which columns give this outcome away
 Without --criteria: eligibility.yaml of the folder, if there is one. --labels names a CSV file with the columns patient_id and
 label (0 or 1); without it, the label is a confirmed worsening of EDSS. Exact figures of patients: they stay in the hospital.
@@ -55,6 +58,7 @@ def add_cohort_commands(kinds: "argparse._SubParsersAction[argparse.ArgumentPars
     profile = kinds.add_parser("profile", help=about, description=about, epilog=PROFILE_EXAMPLES, formatter_class=shape)
     profile.add_argument("--criteria", metavar="NAME|FILE", help=f"criteria to count by: {', '.join(shipped())}, or a file")
     profile.add_argument("--labels", type=Path, metavar="FILE", help="outcome that no column may give away")
+    profile.add_argument("--task", metavar="NAME", help="and whom a task of the consortium would use, and why not the others")
     profile.add_argument("--html", type=Path, metavar="FILE", help="write the profile as a page to read or print")
     profile.set_defaults(handler=told_without_cells("the profile", _profile))
     about = "label progression, relapse-independent or not, and count the events"
@@ -81,14 +85,26 @@ def _profile(home: Home, args: argparse.Namespace, out: Output) -> int:
     flow = admit(accepted, criteria, withdrawn=withdrawn).flow
     labels, words = _labels(consented, args.labels)
     profile, found = profile_of(consented), suspects(consented, labels)
+    used = _used_by(args.task, admit(accepted, criteria, withdrawn=withdrawn).tables) if args.task else None
     if html:
         write_private(html, profile_page(profile, flow, found, words, f"{utc()[:16].replace('T', ' ')} UTC"))
     if out.as_json:
-        shown = {"profile": profile.to_dict(), "flow": flow.to_dict(), "label": words}
-        out.facts("profile", {**shown, "suspects": [vars(each) for each in found]})
+        shown: dict[str, object] = {"profile": profile.to_dict(), "flow": flow.to_dict(), "label": words}
+        shown |= {"suspects": [vars(each) for each in found], "task": used.to_dict() if used else None}
+        out.facts("profile", shown)
     else:
         print(profile_text(profile, flow, found, words), end="")
+        if used:
+            print(f"\n{used.to_text()}", end="")
     return 0
+
+
+def _used_by(name: str, tables: "Mapping[str, pd.DataFrame]") -> "DataReport":
+    """Whom the task would use of the patients who may be in. `ConfigError` for a task that reads no tables of the contract."""
+    task = find_task(name)
+    if not isinstance(task, ReadsTables):
+        raise ConfigError(f"--task {name}: it reads a table of its own by mapping.yaml; see `wardround-site data validate`")
+    return task.cohort_of(tables).report
 
 
 def _label(home: Home, args: argparse.Namespace, out: Output) -> int:

@@ -237,7 +237,9 @@ class Demo:
 
     def plan(self, sites: list[Site]) -> Path:
         sizes = [f"federation.sites.{site.name}={site.declared}" for site in sites]
-        chosen = (f"task.name={self.args.task}", f"privacy={self.args.privacy}", "federation=roster")
+        task = self.args.task
+        ours = (ROOT / "conf" / "task" / f"{task}.yaml").is_file()  # then with the columns and options that it is meant for
+        chosen = (f"task={task}" if ours else f"task.name={task}", f"privacy={self.args.privacy}", "federation=roster")
         words = (*chosen, *sizes, *SHORT, *self.args.overrides)
         made = json.loads(run(*self.lead("plan", *words, "--json")))
         console.print(f"plan {made['digest'][:16]}, its cost before anything is spent:")

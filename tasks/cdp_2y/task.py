@@ -124,7 +124,7 @@ def _report(task: EpisodeTask, people: tuple[int, int], values: Values, labels: 
         task=task.name, version=task.version, table=", ".join(TABLES), rows_read=people[0], patients=people[1],
         label=f"{task.contract.label.name} by {RULE.rule_id}", label_counts=(int(np.sum(labels == 0)), int(np.sum(labels == 1))),
         columns=tuple(
-            ColumnSummary(column.name, "", int(count), len(values) - int(count))
+            ColumnSummary(column.name, "the tables" if count else "", int(count), len(values) - int(count))
             for column, count in zip(task.contract.columns, present, strict=True)
         ),
         findings=(), not_read=(), withheld=(), suspects=(), leak_check="",

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from client.cli import main
+from tasks.cohorts import open_cohort
 from tasks.mri_harmonisation.frame import frame_of
 from tasks.mri_harmonisation.scans import batch_name
 from tasks.ms.validate import validate_folder
+from tasks.registry import find_task
 from tasks.simulator import simulate, write
 from tasks.sums import Choice
 
@@ -168,3 +170,19 @@ def test_an_error_that_nobody_foresaw_quotes_no_cell(
     shown = capsys.readouterr()
     assert "ValueError" in shown.err
     assert "Schmidt" not in shown.out + shown.err
+
+
+def test_the_profile_says_whom_a_task_would_use_and_why_not_the_others(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("profile", "--folder", folder, "--task", "cdp_2y", "--json")
+    used = json.loads(capsys.readouterr().out)["task"]
+    cohort = open_cohort(find_task("cdp_2y"), folder)
+    assert used["patients"] == cohort.size > 50
+    assert used["label"]["1"] == int(cohort.labels.sum())
+    assert used["label"]["0"] + used["label"]["1"] == len(cohort.labels)
+    assert any("not followed for 30 months" in each["reason"] for each in used["withheld"])
+    run("profile", "--folder", folder, "--task", "cdp_2y")
+    shown = capsys.readouterr().out
+    assert f"{cohort.size} patients kept" in shown
+    assert not any(name in shown for name in cohort.patient_ids)
+    run("profile", "--folder", folder, "--task", "cis_conversion", status=2)
+    assert "mapping.yaml" in capsys.readouterr().err
