@@ -10,6 +10,7 @@ import pytest
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 SMALL = {
     "data": ("--scale", "0.02", "--repeats", "2"),
+    "import": ("--scale", "0.02"),
     "labels": ("--patients", "60", "--visits", "900", "--repeats", "2"),
     "rounds": ("--sites", "3", "--rounds", "1", "--patients", "40", "--workers", "1"),
     "simulator": ("--only", "demo", "--repeats", "2"),

@@ -902,28 +902,26 @@ def test_a_resource_of_any_shape_is_understood_or_left_out_and_never_crashes(
 
 
 READ_AND_MEASURE = """
-import json, resource, sys, time
-from pathlib import Path
+import json, pathlib, re, sys
 from tasks.importing.fhir import read_fhir
-started = time.monotonic()
-imported = read_fhir(Path(sys.argv[1]), bytes(range(32)))
-peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(json.dumps([time.monotonic() - started, peak_mib, len(imported.tables["patients"]), len(imported.problems)]))
+imported = read_fhir(pathlib.Path(sys.argv[1]), bytes(range(32)))
+# Not getrusage, which counts the process that this one was forked from.
+peak_mib = int(re.search(r"VmHWM:\\s+(\\d+) kB", pathlib.Path("/proc/self/status").read_text())[1]) / 1024
+print(json.dumps([peak_mib, len(imported.tables["patients"]), len(imported.problems)]))
 """
 
 
 @pytest.mark.slow
-def test_1500_patients_are_read_in_minutes_and_within_the_memory_of_a_laptop(tmp_path: Path) -> None:
-    """Measured 2026-11-29: 156 MiB of bundle in 38 s and 1.4 GiB, 133 MiB of NDJSON in 34 s and 0.6 GiB, on two shared cores."""
+def test_1500_patients_are_read_within_the_memory_of_a_laptop(tmp_path: Path) -> None:
+    """Measured (`scripts/bench import`): 1.4 GiB for a bundle of 158 MiB, 0.7 GiB for 134 MiB of NDJSON, which is not held whole."""
     made = hospital(1500, 5)
     resources = Export(made).resources
     sources = {write_bundle(tmp_path / "b.json", resources): 2500, write_ndjson(tmp_path / "n", resources): 1200}
     for source, most_mib in sources.items():
         command = [sys.executable, "-c", READ_AND_MEASURE, str(source)]
         done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY, timeout=280)
-        seconds, peak_mib, patients, problems = json.loads(done.stdout)
+        peak_mib, patients, problems = json.loads(done.stdout)
         assert (patients, problems) == (len(made.index), 0)
-        assert seconds < 240
         assert peak_mib < most_mib
 
 
