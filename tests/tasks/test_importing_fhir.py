@@ -913,7 +913,7 @@ print(json.dumps([peak_mib, len(imported.tables["patients"]), len(imported.probl
 
 @pytest.mark.slow
 def test_1500_patients_are_read_within_the_memory_of_a_laptop(tmp_path: Path) -> None:
-    """Measured (`scripts/bench import`): 1.4 GiB for a bundle of 158 MiB, 0.7 GiB for 134 MiB of NDJSON, which is not held whole."""
+    """Measured (`scripts/bench import`): 1.4 GiB for a bundle of 158 MiB, 0.7 GiB for 134 MiB of NDJSON, never held whole."""
     made = hospital(1500, 5)
     resources = Export(made).resources
     sources = {write_bundle(tmp_path / "b.json", resources): 2500, write_ndjson(tmp_path / "n", resources): 1200}
