@@ -20,6 +20,29 @@ KEYS = {
     "patients": ["patient_id"], "visits": ["patient_id", "day", "visit_id"], "relapses": ["patient_id", "onset_day"],
     "treatments": ["patient_id", "start_day", "drug"], "mri": ["patient_id", "day", "scan_id"],
 }  # fmt: skip
+UNITS = {
+    "height_cm": "cm",
+    "weight_kg": "kg",
+    "education_years": "a",
+    "ambulation_m": "m",
+    "t25fw_s": "s",
+    "nhpt_dom_s": "s",
+    "nhpt_nondom_s": "s",
+    "onset_precision_d": "d",
+    "dose_mg": "mg",
+    "interval_d": "d",
+    "field_t": "T",
+    "t2_vol_ml": "mL",
+    "bhole_vol_ml": "cm3",
+    "nbv_ml": "mL",
+    "gm_ml": "mL",
+    "cortical_gm_ml": "mL",
+    "thalamus_ml": "mL",
+    "lat_ventricle_ml": "mL",
+    "pbvc_pct_y": "%/a",
+    "cord_csa_mm2": "mm2",
+    "interval_d_to_prev": "d",
+}
 NAMES = {"patient_id", "visit_id", "scan_id", "rater_id"}
 
 

@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from tests.shared.core_tables import Hospital, rows_of
+from tests.shared.core_tables import UNITS, Hospital, rows_of
 
 Resource = dict[str, Any]
 SERVER = "https://fhir.hospital.example/r4"
@@ -23,29 +23,6 @@ GENDER = {"F": "female", "M": "male", "X": "other"}
 SEVERITY = {"mild": "255604002", "moderate": "6736007", "severe": "24484000"}
 SITES = {"brain": ["12738006"], "cord": ["2748008"], "both": ["12738006", "2748008"]}
 FS = ("visual", "brainstem", "pyramidal", "cerebellar", "sensory", "bowel_bladder", "cerebral")
-UNITS = {
-    "height_cm": "cm",
-    "weight_kg": "kg",
-    "education_years": "a",
-    "ambulation_m": "m",
-    "t25fw_s": "s",
-    "nhpt_dom_s": "s",
-    "nhpt_nondom_s": "s",
-    "onset_precision_d": "d",
-    "dose_mg": "mg",
-    "interval_d": "d",
-    "field_t": "T",
-    "t2_vol_ml": "mL",
-    "bhole_vol_ml": "cm3",
-    "nbv_ml": "mL",
-    "gm_ml": "mL",
-    "cortical_gm_ml": "mL",
-    "thalamus_ml": "mL",
-    "lat_ventricle_ml": "mL",
-    "pbvc_pct_y": "%/a",
-    "cord_csa_mm2": "mm2",
-    "interval_d_to_prev": "d",
-}
 FLAGS = {"comorbid_cardio", "comorbid_psych", "comorbid_autoimmune", "infection", "steroid", "hospitalised"}
 MEASURED = ("ambulation_m", "t25fw_s", "nhpt_dom_s", "nhpt_nondom_s", "sdmt_n", "pasat3_n")
 AT_VISIT = ("t25fw_aid", "phenotype", "pregnancy", "infection", "quality")

@@ -11,33 +11,10 @@ from typing import Any
 
 import pandas as pd
 
-from tests.shared.core_tables import Hospital, rows_of
+from tests.shared.core_tables import UNITS, Hospital, rows_of
 
 Row = dict[str, Any]
 GENDER = {"F": 8532, "M": 8507, "X": 8521}
-UNITS = {
-    "height_cm": "cm",
-    "weight_kg": "kg",
-    "education_years": "a",
-    "ambulation_m": "m",
-    "t25fw_s": "s",
-    "nhpt_dom_s": "s",
-    "nhpt_nondom_s": "s",
-    "onset_precision_d": "d",
-    "dose_mg": "mg",
-    "interval_d": "d",
-    "field_t": "T",
-    "t2_vol_ml": "mL",
-    "bhole_vol_ml": "cm3",
-    "nbv_ml": "mL",
-    "gm_ml": "mL",
-    "cortical_gm_ml": "mL",
-    "thalamus_ml": "mL",
-    "lat_ventricle_ml": "mL",
-    "pbvc_pct_y": "%/a",
-    "cord_csa_mm2": "mm2",
-    "interval_d_to_prev": "d",
-}
 ELSEWHERE = {  # columns that a table of the CDM has a place for
     "patients": {"patient_id", "sex", "birth_year", "diagnosis_day", "death_day", "year_band", "source"},
     "visits": {"patient_id", "day", "visit_id", "visit_type", "rater_id", "source"},
