@@ -18,6 +18,7 @@ from client.unexpected import told_without_cells
 from tasks.cohorts import ELIGIBILITY_FILE, ReadsTables, accepted_tables
 from tasks.eligibility.criteria import Criteria, load_criteria, shipped
 from tasks.errors import DataError
+from tasks.labels.events import EVENT_COLUMNS
 from tasks.ms.contract import CONTRACT
 from tasks.ms.quarantine import write_private
 from tasks.ms.reading import holds_contract_tables
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from tasks.ms.labelling import Labelled
     from tasks.report import DataReport
 
-EVENT_COLUMNS = ("patient_id", "event_day", "event", "rule_id", "ref_edss", "event_edss", "confirm_day", "confirmed_weeks")
 RULES = ("default", "kappos2020", "spms", "neda3", "neda4")
 PROFILE_EXAMPLES = """examples:
   wardround-site data profile                                     the tables of this site's data folder
@@ -82,10 +82,11 @@ def _profile(home: Home, args: argparse.Namespace, out: Output) -> int:
     criteria = _criteria(folder, args.criteria)
     accepted, withdrawn = accepted_tables(folder), read_withdrawn(folder)
     consented = admit(accepted, None, withdrawn=withdrawn).tables
-    flow = admit(accepted, criteria, withdrawn=withdrawn).flow
+    chosen = admit(accepted, criteria, withdrawn=withdrawn)
+    flow = chosen.flow
     labels, words = _labels(consented, args.labels)
     profile, found = profile_of(consented), suspects(consented, labels)
-    used = _used_by(args.task, admit(accepted, criteria, withdrawn=withdrawn).tables) if args.task else None
+    used = _used_by(args.task, chosen.tables) if args.task else None
     if html:
         write_private(html, profile_page(profile, flow, found, words, f"{utc()[:16].replace('T', ' ')} UTC"))
     if out.as_json:
@@ -127,13 +128,14 @@ def _label(home: Home, args: argparse.Namespace, out: Output) -> int:
 
 def _is_events(path: Path) -> bool:
     """Whether a file holds events that this command wrote."""
+    columns = ("patient_id", *EVENT_COLUMNS)
+    if path.suffix == ".csv":
+        return beginning_with(",".join(columns).encode() + b"\n")(path)
     import pyarrow.lib
     import pyarrow.parquet
 
-    if path.suffix == ".csv":
-        return beginning_with(",".join(EVENT_COLUMNS).encode() + b"\n")(path)
     try:
-        return tuple(pyarrow.parquet.read_schema(path).names) == EVENT_COLUMNS
+        return tuple(pyarrow.parquet.read_schema(path).names) == columns
     except (OSError, pyarrow.lib.ArrowException):
         return False
 

@@ -18,14 +18,13 @@ from tasks.errors import DataError
 from tasks.mapping import MAPPING_FILE
 from tasks.ms.contract import CONTRACT
 from tasks.ms.dictionary import dictionary_json, dictionary_page
-from tasks.ms.findings import ContractReport
+from tasks.ms.findings import SUMMARY, ContractReport
 from tasks.ms.quarantine import write_private
 from tasks.ms.reading import holds_contract_tables
 from tasks.ms.report_page import report_page
 from tasks.registry import get_task
 
 QUARANTINE = "quarantine"
-SUMMARY = "wardround/data-summary"  # what `--share` writes
 VALIDATE_EXAMPLES = """examples:
   wardround-site data validate                                    the tables of this site's data folder
   wardround-site data validate --folder /srv/export --html report.html

@@ -14,7 +14,7 @@ from client.errors import ConfigError
 from client.files import write_atomic
 from client.free_paths import beginning_with, free
 from client.home import Home
-from client.unexpected import without_cells
+from client.unexpected import told_without_cells
 from tasks.cohorts import admitted
 from tasks.errors import DataError
 from tasks.ms.contract import CONTRACT
@@ -45,7 +45,7 @@ def add_command(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     part.add_argument("--folder", type=Path, help="folder with the tables (default: the site's data folder)")
     part.add_argument("--out", type=Path, required=True, metavar="FILE", help="where the harmonised measures go (.csv)")
     part.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print it as JSON")
-    part.set_defaults(handler=_harmonise)
+    part.set_defaults(handler=told_without_cells("the harmonisation", _harmonise))
 
 
 def _harmonise(home: Home, args: argparse.Namespace, out: Output) -> int:
@@ -58,12 +58,11 @@ def _harmonise(home: Home, args: argparse.Namespace, out: Output) -> int:
     if not holds_contract_tables(folder, CONTRACT):
         raise DataError(f"{folder} holds no tables of the data contract, such as patients.csv: see `wardround-site data --help`")
     sides = _sides(home)
-    with without_cells("the harmonisation"):
-        tables = admitted(folder).tables
-        if "mri" not in tables or tables["mri"].empty:
-            raise DataError(f"{folder} holds no scan of a patient who may be in: see `wardround-site data profile`")
-        found = harmonise_tables(reference, tables, sides)
-        write_atomic(path, _encoded(found))
+    tables = admitted(folder).tables
+    if "mri" not in tables or tables["mri"].empty:
+        raise DataError(f"{folder} holds no scan of a patient who may be in: see `wardround-site data profile`")
+    found = harmonise_tables(reference, tables, sides)
+    write_atomic(path, _encoded(found))
     _show(found, {state: words for state, words in STATES.items() if found.counts[state]}, path, sides is not None, out)
     return 0
 

@@ -16,7 +16,7 @@ from client.errors import ConfigError, SiteError
 from client.free_paths import page
 from client.home import Home
 from client.pseudonyms import KEY_FILE, key_for_import
-from client.unexpected import without_cells
+from client.unexpected import told_without_cells
 from tasks.ms.quarantine import write_private
 
 if TYPE_CHECKING:
@@ -66,13 +66,12 @@ def add_command(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     part.add_argument("--recorded", choices=RECORDED, default="rwd", help="with --fhir or --omop (default %(default)s)")
     part.add_argument("--allow-problems", action="store_true", help="status 0 even if something was left out")
     part.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print it as JSON")
-    part.set_defaults(handler=_import)
+    part.set_defaults(handler=told_without_cells("the import", _import))
 
 
 def _import(home: Home, args: argparse.Namespace, out: Output) -> int:
     _check_usage(args)
-    with without_cells("the import"):
-        return _dry_run(home, args, out) if args.dry_run else _write(home, args, out)
+    return _dry_run(home, args, out) if args.dry_run else _write(home, args, out)
 
 
 def _write(home: Home, args: argparse.Namespace, out: Output) -> int:

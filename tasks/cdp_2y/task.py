@@ -5,14 +5,13 @@ Inputs come from `tasks.episodes` and see nothing later than their day; labels c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from tasks import leaks
-from tasks.base import Cohort, Contract, Label, Labels, Options, Values
+from tasks.base import Cohort, Contract, Label, Labels, Values
 from tasks.episodes.routine import CORE, EXTRAS, TABLES
 from tasks.errors import DataError
 from tasks.labels.rule import LabelRule
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import pandas as pd
-    from torch import Tensor, nn
 
 NAME: Final = "cdp_2y"
 VERSION: Final = "1"
@@ -41,39 +39,13 @@ CONTRACT: Final = Contract(
 )
 
 
-@dataclass(frozen=True)
-class EpisodeTask:
+class EpisodeTask(TabularTask):
     """`tasks.base.Task` and `tasks.cohorts.ReadsTables`; models and loss are those of every task on one table."""
 
-    contract: Contract
-    records: int
-    tabular: TabularTask = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "tabular", TabularTask(self.contract))
-
     @property
-    def name(self) -> str:
-        """Name in plans and in the registry."""
-        return self.contract.task
-
-    @property
-    def version(self) -> str:
-        """Version of the contract; rule of the label, choice of days, models and loss change only with it."""
-        return self.contract.version
-
-    @property
-    def model_names(self) -> tuple[str, ...]:
-        """`logistic` and `mlp`."""
-        return self.tabular.model_names
-
-    def build_model(self, name: str, options: Options, columns: Sequence[str] | None = None) -> nn.Module:
-        """As `tasks.tabular.TabularTask.build_model`."""
-        return self.tabular.build_model(name, options, columns)
-
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Binary cross-entropy per episode, in nats."""
-        return self.tabular.loss(logits, labels)
+    def records(self) -> int:
+        """Episodes of a patient, at most."""
+        return RECORDS
 
     def cohort_of(self, tables: Mapping[str, pd.DataFrame]) -> Cohort:
         """Episodes that have a label, a patient's side by side in the order of time.
@@ -98,8 +70,7 @@ class EpisodeTask:
         first = np.unique(episodes.owners, return_index=True)[1]
         check = refuse_leaks(self.contract, values[first], labels[first])
         withheld = tuple((f"{count} episodes", reason) for reason, count in outcome.left_out.items() if count)
-        report = _report(self, (len(tables["patients"]), len(first)), values, labels)
-        report = replace(report, withheld=withheld, leak_check=check)
+        report = replace(_report((len(tables["patients"]), len(first)), values, labels), withheld=withheld, leak_check=check)
         return Cohort(episodes.patients, values, labels, report)
 
 
@@ -117,18 +88,18 @@ def refuse_leaks(contract: Contract, values: Values, labels: Labels) -> str:
     return f"not possible: it needs {leaks.MIN_PER_CLASS} patients with and without the event"
 
 
-def _report(task: EpisodeTask, people: tuple[int, int], values: Values, labels: Labels) -> DataReport:
+def _report(people: tuple[int, int], values: Values, labels: Labels) -> DataReport:
     """`people`: patients in the tables, patients with an episode."""
     present = np.sum(~np.isnan(values), axis=0)
     return DataReport(
-        task=task.name, version=task.version, table=", ".join(TABLES), rows_read=people[0], patients=people[1],
-        label=f"{task.contract.label.name} by {RULE.rule_id}", label_counts=(int(np.sum(labels == 0)), int(np.sum(labels == 1))),
+        task=NAME, version=VERSION, table=", ".join(TABLES), rows_read=people[0], patients=people[1],
+        label=f"{CONTRACT.label.name} by {RULE.rule_id}", label_counts=(int(np.sum(labels == 0)), int(np.sum(labels == 1))),
         columns=tuple(
             ColumnSummary(column.name, "the tables" if count else "", int(count), len(values) - int(count))
-            for column, count in zip(task.contract.columns, present, strict=True)
+            for column, count in zip(CONTRACT.columns, present, strict=True)
         ),
         findings=(), not_read=(), withheld=(), suspects=(), leak_check="",
     )  # fmt: skip
 
 
-TASK: Final = EpisodeTask(CONTRACT, RECORDS)
+TASK: Final = EpisodeTask(CONTRACT)

@@ -20,6 +20,7 @@ Texts = NDArray[np.str_]
 
 WORSENING: dict[Outcome, str] = {"edss": "CDP", "t25fw": "T25FW", "nhpt": "NHPT", "sdmt": "SDMT", "composite": "CDA"}
 MILESTONES: dict[str, float] = {"EDSS3": 3.0, "EDSS4": 4.0, "EDSS6": 6.0}
+EVENT_COLUMNS = ("event_day", "event", "rule_id", "ref_edss", "event_edss", "confirm_day", "confirmed_weeks")  # beside whose
 CLASSES = ("UND", "RAW", "PIRA")  # by the codes of `course`
 
 
@@ -72,8 +73,7 @@ class Events:
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """The columns of the contract's table `events`, with `patient` where the site puts its `patient_id`."""
-        names = ("patient", "event_day", "event", "rule_id", "ref_edss", "event_edss", "confirm_day", "confirmed_weeks")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in ("patient", *EVENT_COLUMNS)}
 
     def _taken(self, rows: NDArray[np.intp]) -> Events:
         return Events(**{column.name: getattr(self, column.name)[rows] for column in fields(self)})

@@ -13,6 +13,7 @@ from typing import Final
 from tasks.ms.rules import SEVERITIES, Rule, Severity
 
 FORMAT: Final = "wardround/data-report"
+SUMMARY: Final = "wardround/data-summary"
 FORMAT_VERSION: Final = 1
 LOCAL: Final = "This report names patients by the hospital's own pseudonyms. It is a local file: it does not leave the hospital."
 DISCLOSURE_FLOOR: Final = 10
@@ -124,7 +125,7 @@ class ContractReport:
     def shareable(self) -> Json:
         """Counts alone, for a steward who decides to hand them on: below 10 and zero look alike, and no row is named."""
         return {
-            "format": "wardround/data-summary",
+            "format": SUMMARY,
             "format_version": FORMAT_VERSION,
             "contract_version": self.contract_version,
             "note": f"no count below {DISCLOSURE_FLOOR} is shown, and none can be subtracted; there is no noise in these counts",

@@ -59,6 +59,11 @@ BRANDS = {
 Planted = tuple[str, str, str, str, str, int]  # source, table, column, rule, action, row
 LEFT, EMPTY, REVIEW = "row left out", "value left empty", "kept for review"
 
+# Cells that the spoiler plants, and that no report may quote.
+WRONG = (
+    "Zähringer", "Wundermittel", "Copaxonne", "Becken", "vielleicht", "31.02.2015", "12.34,5", "weiblich", "Müller", "4000/0",
+)  # fmt: skip
+
 
 @dataclass
 class DirtyExport:
