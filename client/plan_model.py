@@ -11,6 +11,8 @@ from consortium.plan import ModelRef, Plan
 from tasks.base import Task
 from tasks.features import Design
 from tasks.models import parameter_specs
+from tasks.run_options import run_options, scoring_of
+from tasks.scoring.base import Scoring
 
 KEPT = 4  # models with their engines; a process serves one plan at a time, a simulation several sites
 
@@ -22,9 +24,10 @@ class PlanModel:
     model: nn.Module
     loss: Loss
     engine: Engine
+    scoring: Scoring
 
 
-Key = tuple[ModelRef, str, tuple[str, ...], str]
+Key = tuple[ModelRef, str, tuple[str, ...], int, str]
 _known: OrderedDict[Key, tuple[Task, PlanModel]] = OrderedDict()
 
 
@@ -34,7 +37,8 @@ def model_of(task: Task, plan: Plan, engine: str = "") -> PlanModel:
     The choice depends on the model and the machine, never on a patient. Raises `Refused` for a model that is not the plan's,
     mixes patients or is served by no engine, `ContractError` for one that the task does not know.
     """
-    key = (plan.model, repr(plan.model.options), plan.task.columns, engine)  # repr: 16 and 16.0 are equal and not the same
+    options = repr(plan.model.options)  # 16 and 16.0 are equal and not the same
+    key = (plan.model, options, plan.task.columns, plan.histogram_bins, engine)
     known = _known.get(key)
     if known is None or known[0] is not task:
         _known[key] = (task, _built(task, plan, engine))
@@ -45,11 +49,13 @@ def model_of(task: Task, plan: Plan, engine: str = "") -> PlanModel:
 
 
 def _built(task: Task, plan: Plan, engine: str) -> PlanModel:
-    model = task.build_model(plan.model.name, dict(plan.model.options), plan.task.columns)
+    options = dict(plan.model.options)
+    model = task.build_model(plan.model.name, run_options(options).model, plan.task.columns)
     if parameter_specs(model) != tuple((spec.name, spec.shape) for spec in plan.model.parameters):
         raise Refused("MODEL", "the plan's parameter schema is not that of the named model in this code version")
-    shape = Shape(task.records, (Design(task.contract, plan.task.columns).n_inputs,))
+    shape = Shape(task.records, (Design(task.contract, plan.task.columns).n_inputs,), task.label_shape)
+    scoring = scoring_of(task, options, plan.histogram_bins)
     try:
-        return PlanModel(model, task.loss, choose_engine(model, task.loss, shape, name=engine))
+        return PlanModel(model, task.loss, choose_engine(model, task.loss, shape, name=engine), scoring)
     except Unsupported as error:
         raise Refused("MODEL", str(error)) from error

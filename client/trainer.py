@@ -24,10 +24,10 @@ from privacy.terms import signal_bound
 from tasks.base import Cohort, Task
 from tasks.errors import ContractError
 from tasks.features import Design
-from tasks.metrics import score_cells
 from tasks.models import split_parameters
+from tasks.scoring.base import Scored, shares
 from tasks.splits import held_out_mask
-from tasks.sums import Choice, Records, SumsTask, layout, stage_vectors
+from tasks.sums import Choice, Records, SumsTask, TestedSums, layout, stage_sizes, stage_vectors, stages_done
 
 Released = FloatVector | GridVector  # real numbers, or whole grid steps in mode distributed
 Weights = NDArray[np.float32]
@@ -129,15 +129,26 @@ class Trainer:
         plan = job.plan
         fields = header_fields(plan, job.round_number, job.purpose)
         choice = Choice(plan.model.name, dict(plan.model.options), plan.task.columns)
-        if job.purpose != "train" or any(item != PATIENTS for item in fields):
-            raise Refused("TASK", f"task {task.name} sums: it has nothing to describe and no model to evaluate")
         if layout(task, choice) != tuple((spec.name, spec.shape) for spec in plan.model.parameters):
             raise Refused("MODEL", "the plan's parameters are not the stages of the named task in this code version")
+        if job.purpose == "evaluate" and isinstance(task, TestedSums):
+            return Result(self._tested_sums(plan, task, choice, state), _nothing(plan))
+        if job.purpose != "train" or any(item != PATIENTS for item in fields):
+            raise Refused("TASK", f"task {task.name} sums: it has nothing to describe and no model to evaluate")
         if (plan.schedule.local_steps, plan.schedule.local_rate, plan.privacy.sample_rate) != (1, 1.0, 1.0):
             raise Refused("TASK", f"task {task.name} sums: its plan takes one local step at rate 1 of all patients")
         side = self.training
         rows = -stage_vectors(task, choice, state.astype(np.float64), Records(side.values, side.owners, side.patients))
         return Result(self._patients(plan) if fields else _nothing(plan), self._summed_rows(job, rows))
+
+    def _tested_sums(self, plan: Plan, task: TestedSums, choice: Choice, state: Weights) -> Released:
+        """One bounded vector of each held-out patient, where a task that trains has its histogram."""
+        if task.test_cells(choice) != 2 * plan.histogram_bins:
+            raise Refused("TASK", f"the plan's histogram has {2 * plan.histogram_bins} cells, the task's {task.test_cells(choice)}")
+        stages = stages_done(stage_sizes(task, choice), state.astype(np.float64))
+        side = self.held_out
+        rows = task.test_vectors(choice, stages, Records(side.values, side.owners, side.patients))
+        return self._histogram(plan, clipped_grid_sum(rows, Bound(1.0, plan.privacy.grid_bits)))
 
     def _summed_rows(self, job: Job, rows: FloatMatrix) -> Released:
         plan = job.plan
@@ -176,14 +187,17 @@ class Trainer:
         return self._released(plan, grid, plan.privacy.count_noise, bound)
 
     def _evaluate(self, plan: Plan, weights: Weights, patients: PatientBatch) -> Released:
-        """Histogram of the held-out side: every patient counts once, parted among its records."""
-        chances = probabilities(self._model(plan), weights, patients)
-        usable = np.isfinite(chances)
-        cells = score_cells(self.held_out.labels[usable], chances[usable], plan.histogram_bins)
-        shares = self.held_out.shares(1 << plan.privacy.grid_bits)[usable]
-        grid = np.zeros(2 * plan.histogram_bins, dtype=np.int64)
-        np.add.at(grid, cells, shares)
-        bound = Bound(1.0, plan.privacy.grid_bits)  # a patient's shares add up to 1 at most, in whichever cells
+        """Histogram of the held-out side: every patient counts once in each block, parted among its records."""
+        built, side = self._model(plan), self.held_out
+        scored = Scored(outputs_of(built, weights, patients), side.labels, side.values)
+        places = built.scoring.places(scored)
+        parts = shares(built.scoring, places, side.counts[side.owners], plan.privacy.grid_bits)
+        grid = np.zeros(built.scoring.cells, dtype=np.int64)
+        np.add.at(grid, np.maximum(places, 0), parts)  # who is nowhere adds nothing
+        return self._histogram(plan, grid)
+
+    def _histogram(self, plan: Plan, grid: GridVector) -> Released:
+        bound = Bound(1.0, plan.privacy.grid_bits)
         if not plan.private:
             return np.asarray(grid * bound.step, dtype=np.float64)
         return self._released(plan, grid, plan.privacy.evaluate_noise, bound)
@@ -250,9 +264,7 @@ def clipped_like(engine: Engine, rows: FloatMatrix, bound: Bound) -> GridVector:
     return sum_of(kind, *gradients_as_inputs(kind, torch.from_numpy(rows)), bound)
 
 
-def probabilities(built: PlanModel, weights: Weights, patients: PatientBatch) -> FloatVector:
-    """Probability of label 1 for each record, (n_records,), patient by patient."""
-    logits = built.engine.outputs(split_parameters(built.model, weights), patients)
-    found = logits[patients.weights > 0].double().numpy()
-    with np.errstate(over="ignore"):  # exp(large) is infinity, and the probability rightly 0
-        return np.asarray(1.0 / (1.0 + np.exp(-found)), dtype=np.float64)
+def outputs_of(built: PlanModel, weights: Weights, patients: PatientBatch) -> FloatVector:
+    """The model's output for each record, (n_records, ...), patient by patient."""
+    outputs = built.engine.outputs(split_parameters(built.model, weights), patients)
+    return np.asarray(outputs[patients.weights > 0].double().numpy(), dtype=np.float64)

@@ -25,6 +25,8 @@ from privacy.planning import Releases, calibrate
 from tasks.base import Cohort, Column, Contract, Label, Options
 from tasks.models import parameter_specs
 from tasks.report import DataReport
+from tasks.scoring.base import Scoring
+from tasks.scoring.binary import BinaryScoring
 
 NAME, VERSION = "canaries", "1"
 CANARIES_MOST = 3_000  # some 0.8 GB: each has an input of its own
@@ -56,6 +58,7 @@ class CanaryTask:
     version: str = VERSION
     model_names: tuple[str, ...] = ("probe",)
     records: int = RECORDS
+    label_shape: tuple[int, ...] = ()
 
     @property
     def contract(self) -> Contract:
@@ -66,10 +69,14 @@ class CanaryTask:
     def build_model(self, name: str, options: Options, columns: Sequence[str] | None = None) -> nn.Module:
         return Probe(self.n_canaries)
 
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Linear, so that the gradient is the same wherever training has led: (batch,) from (batch,)."""
-        losses: Tensor = self.gradient_norm * logits * (1.0 - 2.0 * labels.to(logits.dtype))
+        losses: Tensor = self.gradient_norm * outputs * (1.0 - 2.0 * labels.to(outputs.dtype))
         return losses
+
+    def scoring(self, bins: int, by: Sequence[str] = ()) -> Scoring:
+        """Canaries are never scored: the form of a task alone."""
+        return BinaryScoring(bins)
 
 
 def trial_plan(rounds: int) -> Plan:

@@ -28,6 +28,7 @@ MAX_PARAMETERS = 2**28
 MAX_DIMENSIONS = 8
 MAX_DELTA = 1e-4
 MAX_CANARIES = 10_000
+MAX_BINS = 16_384  # half the cells of a held-out histogram
 MODALITY = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 Option = tuple[tuple[str, str | int | float], ...]
@@ -173,7 +174,7 @@ class Plan:
     model: ModelRef
     participants: tuple[Participant, ...]
     statistics: int
-    histogram_bins: int
+    histogram_bins: int  # half the cells: a yes/no task has so many bins for each label, others divide the cells as they say
     coordinate_clip: float
     ring_bits: int
     schedule: Schedule
@@ -187,7 +188,7 @@ class Plan:
         _require(bool(TIME.fullmatch(self.created)), "created must look like 2026-01-31T12:00:00Z")
         _require(len(self.roster_digest) == 32, "roster_digest must be 32 bytes")
         _require(0 <= self.statistics <= 2**20, f"statistics {self.statistics} outside [0, 2^20]")
-        _require(2 <= self.histogram_bins <= 1024, f"histogram_bins {self.histogram_bins} outside [2, 1024]")
+        _require(2 <= self.histogram_bins <= MAX_BINS, f"histogram_bins {self.histogram_bins} outside [2, {MAX_BINS}]")
         _require(self.ring_bits in RING_BITS, f"ring_bits {self.ring_bits}, this version knows {RING_BITS}")
         _require(
             math.isfinite(self.coordinate_clip) and self.coordinate_clip > 0 and math.frexp(self.coordinate_clip)[0] == 0.5,

@@ -45,7 +45,8 @@ from tasks.base import Task
 from tasks.features import Design
 from tasks.models import parameter_specs
 from tasks.registry import find_task
-from tasks.sums import Choice, SumsTask, layout, stage_sizes
+from tasks.run_options import run_options, with_scoring
+from tasks.sums import Choice, SumsTask, TestedSums, layout, stage_sizes
 
 NOISE_SIGMAS = 8.0  # a coordinate further out saturates: less than one in 10^14
 UNCLIPPED_GRADIENT = 32.0  # without clipping; inputs are within +-20 by contract, so a logistic gradient is below this
@@ -65,8 +66,10 @@ class TaskParts:
     model: ModelRef
     statistics: int
     describe_bound: float
+    histogram_bins: int  # half the cells of the held-out histogram
     stages: tuple[int, ...] = ()  # numbers in each stage of a task that sums; none for one that trains
     clip: float = 0.0  # L2 bound of a patient's vector in such a task
+    tested: bool = False  # whether such a task has figures of held-out patients
 
 
 def make_plan(config: LeadConfig, roster: Roster, node_ids: Mapping[str, int], *, lead: str, now: datetime) -> Plan:
@@ -78,7 +81,11 @@ def make_plan(config: LeadConfig, roster: Roster, node_ids: Mapping[str, int], *
     chosen = StrategyConfig(SUMS, sums_options(parts.stages)) if parts.stages else config.strategy
     strategies.build(chosen.name, chosen.options)
     participants = make_participants(config.federation, roster, node_ids)
-    schedule = make_sums_schedule(config.schedule, len(parts.stages)) if parts.stages else make_schedule(config.schedule)
+    schedule = (
+        make_sums_schedule(config.schedule, len(parts.stages), tested=parts.tested)
+        if parts.stages
+        else make_schedule(config.schedule)
+    )
     created = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     draft = Plan(
         version=VERSION,
@@ -91,7 +98,7 @@ def make_plan(config: LeadConfig, roster: Roster, node_ids: Mapping[str, int], *
         model=parts.model,
         participants=participants,
         statistics=parts.statistics,
-        histogram_bins=config.task.histogram_bins,
+        histogram_bins=parts.histogram_bins,
         coordinate_clip=1.0,
         ring_bits=config.ring_bits,
         schedule=schedule,
@@ -124,18 +131,20 @@ def task_parts(config: TaskConfig) -> TaskParts:
         return sums_parts(task, config)
     columns = tuple(config.columns) or task.contract.column_names
     design = Design(task.contract, columns)
-    model = task.build_model(config.model, config.options, columns)
+    model = task.build_model(config.model, run_options(config.options).model, columns)
+    options, half = with_scoring(task, config.options, config.histogram_bins)
     return TaskParts(
         TaskRef(task.name, task.version, columns, task.contract.modalities(columns)),
         ModelRef(
             config.model,
-            tuple(sorted(config.options.items())),
+            tuple(sorted(options.items())),
             tuple(ParameterSpec(name, shape) for name, shape in design.buffer_specs),
             tuple(ParameterSpec(name, shape) for name, shape in parameter_specs(model)),
             config.init_seed,
         ),
         design.n_statistics,
         design.describe_bound,
+        half,
     )
 
 
@@ -153,6 +162,8 @@ def sums_parts(task: SumsTask, config: TaskConfig) -> TaskParts:
         ),
         statistics=0,
         describe_bound=1.0,
+        histogram_bins=task.test_cells(choice) // 2 if isinstance(task, TestedSums) else config.histogram_bins,
+        tested=isinstance(task, TestedSums),
         stages=stage_sizes(task, choice),
         clip=task.bound(choice),
     )
@@ -188,16 +199,16 @@ def make_schedule(config: ScheduleConfig) -> Schedule:
     )
 
 
-def make_sums_schedule(config: ScheduleConfig, stages: int) -> Schedule:
-    """A round for each stage and the spares that describing has; no histogram ever, for there is no model to evaluate."""
-    most = stages + config.spare_describe
-    last = most + SPARE_ROUND_NUMBERS
+def make_sums_schedule(config: ScheduleConfig, stages: int, *, tested: bool = False) -> Schedule:
+    """A round for each stage and the spares that describing has; one of figures at the end, where the task has any."""
+    most, evaluations = stages + config.spare_describe, 1 + config.spare_evaluate if tested else 0
+    last = most + evaluations + SPARE_ROUND_NUMBERS
     return Schedule(
         rounds=stages,
         max_round=last,
         max_describe=0,
         max_train=most,
-        max_evaluate=0,
+        max_evaluate=evaluations,
         evaluate_every=last + 1,
         local_steps=1,
         local_rate=1.0,

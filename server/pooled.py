@@ -8,9 +8,11 @@ from numpy.typing import NDArray
 from consortium.plan import Plan
 from tasks.base import Task
 from tasks.features import Design
-from tasks.metrics import pooled_metrics
 from tasks.models import initial_parameters
 from tasks.registry import find_task, get_task
+from tasks.run_options import run_options, scoring_of
+from tasks.scoring.base import Scoring
+from tasks.sums import Choice, SumsTask, TestedSums
 
 
 def initial_model(plan: Plan) -> NDArray[np.float32]:
@@ -18,7 +20,7 @@ def initial_model(plan: Plan) -> NDArray[np.float32]:
     task = find_task(plan.task.name)
     if not isinstance(task, Task):
         return np.zeros(plan.model_size, dtype=np.float32)  # no stage is done
-    model = task.build_model(plan.model.name, dict(plan.model.options), plan.task.columns)
+    model = task.build_model(plan.model.name, run_options(dict(plan.model.options)).model, plan.task.columns)
     design = Design(task.contract, plan.task.columns)
     neutral = design.buffer_vector(*design.neutral_buffers())
     return np.concatenate([neutral, initial_parameters(model, plan.model.init_seed)]).astype(np.float32)
@@ -40,13 +42,16 @@ def patients(plan: Plan, count: float, *, contributors: int) -> dict[str, float]
 def metrics(plan: Plan, histogram: NDArray[np.float64], *, contributors: int) -> dict[str, float]:
     """Pooled metrics of an opened histogram (2 * bins,); a figure that cannot be computed is left out."""
     noise = plan.privacy.evaluate_noise * math.sqrt(contributors)
-    found = pooled_metrics(histogram, noise_std=noise)
-    figures = {
-        "auc": found.auc,
-        "auc_sampling_se": found.auc_sampling_se,
-        "auc_noise_se": found.auc_noise_se,
-        "brier": found.brier,
-        "ece": found.ece,
-        "noise_dominates": float(found.noise_dominates),
-    }
-    return {name: float(value) for name, value in figures.items() if value is not None}
+    task = find_task(plan.task.name)
+    if isinstance(task, SumsTask):
+        choice = Choice(plan.model.name, dict(plan.model.options), plan.task.columns)
+        return dict(task.figures(choice, histogram, noise_std=noise)) if isinstance(task, TestedSums) else {}
+    return dict(scoring_of(task, dict(plan.model.options), plan.histogram_bins).figures(histogram, noise_std=noise))
+
+
+def scored_by(plan: Plan) -> Scoring | TestedSums | None:
+    """What makes the figures of a run of `plan`, with the name of the primary one; None for sums that have none."""
+    task = find_task(plan.task.name)
+    if isinstance(task, SumsTask):
+        return task if isinstance(task, TestedSums) else None
+    return scoring_of(task, dict(plan.model.options), plan.histogram_bins)

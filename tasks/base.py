@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,11 @@ if TYPE_CHECKING:  # torch takes a second to import; reading and checking tables
     from torch import Tensor, nn
 
     from tasks.report import DataReport
+    from tasks.scoring.base import Scoring
 
 Values = NDArray[np.float64]  # (n_patients, n_columns); NaN = missing; binary 0/1; categorical = index of the category
 Labels = NDArray[np.int8]  # (n_patients,); 0 or 1
+Targets = NDArray[Any]  # (n_records, *label_shape) of the task: int8 classes, or float32
 Kind = Literal["numeric", "binary", "categorical"]
 Options = Mapping[str, str | int | float]
 
@@ -136,8 +138,9 @@ class Cohort:
 
     patient_ids: tuple[str, ...] = field(repr=False)  # of each row
     values: Values = field(repr=False)
-    labels: Labels = field(repr=False)
+    labels: Targets = field(repr=False)
     report: DataReport = field(repr=False)
+    years: NDArray[np.float64] | None = field(default=None, repr=False)  # calendar year of each row's day, NaN = unknown
 
     @property
     def size(self) -> int:
@@ -181,12 +184,25 @@ class Task(Protocol):
         ...
 
     def build_model(self, name: str, options: Options, columns: Sequence[str] | None = None) -> nn.Module:
-        """Model from (batch, n_inputs) or (n_inputs,) float32 to logits (batch,) or (); no layer mixes patients.
+        """Model from (batch, n_inputs) or (n_inputs,) float32 to outputs (batch, ...) or (...); no layer mixes patients.
 
         `columns` are the contract's columns in use (all if None). `ContractError` for an unknown name or option.
         """
         ...
 
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Loss per record, (batch,) from (batch,) and (batch,), never reduced; a patient's is the mean over the records."""
+    @property
+    def label_shape(self) -> tuple[int, ...]:
+        """Shape of one record's label: () for one number, (k,) for k of them; a constant of the version."""
+        ...
+
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Loss per record, (batch,) from (batch, ...) and (batch, *label_shape), never reduced; a patient's is the mean over the
+        records. Finite for every finite output, whatever numbers the labels are: engines are tried on labels of 0 and 1."""
+        ...
+
+    def scoring(self, bins: int, by: Sequence[str] = ()) -> Scoring:
+        """How held-out records are counted, with so many bins of a score, and for groups `by` (`tasks.run_options.GROUPINGS`).
+
+        `ContractError` for bins or groups that the task cannot serve.
+        """
         ...

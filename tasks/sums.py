@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,6 +114,38 @@ class SumsTask(Protocol):
 
     def result(self, choice: Choice, opened: Sequence[Opened]) -> Mapping[str, object]:
         """What the run found, ready for JSON: `title`, `notes` (sentences) and `tables` (name -> list of flat rows)."""
+        ...
+
+
+@runtime_checkable
+class TestedSums(SumsTask, Protocol):
+    """A task of sums that says on held-out patients how good it is: one more bounded vector of each, summed when all stages are."""
+
+    __test__: ClassVar[bool] = False  # of pytest, which takes it for a test
+
+    @property
+    def primary(self) -> str:
+        """The figure by which runs are compared, a key of `figures`."""
+        ...
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether a smaller primary figure is the better one."""
+        ...
+
+    def test_cells(self, choice: Choice) -> int:
+        """Length of a held-out patient's vector; even."""
+        ...
+
+    def test_vectors(self, choice: Choice, stages: Sequence[Floats], records: Records) -> Floats:
+        """One vector for each held-out patient, (patients, test_cells), of L2 norm at most 1 (longer ones are clipped).
+
+        `stages`: as `vectors` has them, all of them.
+        """
+        ...
+
+    def figures(self, choice: Choice, total: Floats, *, noise_std: float = 0.0) -> Mapping[str, float]:
+        """Figures by name from the summed vectors; `noise_dominates` is always there."""
         ...
 
 

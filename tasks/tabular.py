@@ -10,7 +10,10 @@ from torch.nn import functional
 
 from tasks import models
 from tasks.base import Contract, Options
+from tasks.errors import ContractError
 from tasks.features import Design
+from tasks.scoring.base import Scoring
+from tasks.scoring.binary import BinaryScoring
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,18 @@ class TabularTask:
         names = None if columns is None else tuple(columns)
         return models.build_model(name, Design(self.contract, names).n_inputs, options)
 
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+    @property
+    def label_shape(self) -> tuple[int, ...]:
+        """One class."""
+        return ()
+
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Binary cross-entropy per patient, in nats: (batch,) from (batch,) logits and 0/1 labels."""
-        losses: Tensor = functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
+        losses: Tensor = functional.binary_cross_entropy_with_logits(outputs, labels.to(outputs.dtype), reduction="none")
         return losses
+
+    def scoring(self, bins: int, by: Sequence[str] = ()) -> Scoring:
+        """Score histograms by label."""
+        if by:
+            raise ContractError(f"task {self.name} has no figures by {', '.join(by)}")
+        return BinaryScoring(bins)

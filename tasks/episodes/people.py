@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from tasks.episodes.past import Floats, numbers
+from tasks.episodes.past import Floats, Ints, numbers
 
 DAYS_A_YEAR: Final = 365.25
 HALF_A_YEAR: Final = 0.5  # nobody's birthday is known, only the year
@@ -20,3 +20,11 @@ def age_at_entry(patients: pd.DataFrame) -> Floats:
     first = pd.to_numeric(patients["year_band"].astype("string").str.slice(0, 4))
     middle = first.to_numpy(dtype=np.float64, na_value=np.nan) + 1.5
     return np.asarray(middle - numbers(patients, "birth_year") - HALF_A_YEAR)
+
+
+def calendar_years(patients: pd.DataFrame, days: Ints) -> Floats:
+    """Calendar year, with fraction, of each day on the clock of its row's patient, (n_rows,); to a year and a half, or NaN."""
+    if "year_band" not in patients:
+        return np.full(len(patients), np.nan)
+    first = pd.to_numeric(patients["year_band"].astype("string").str.slice(0, 4)).to_numpy(dtype=np.float64, na_value=np.nan)
+    return np.asarray(first + 1.5 + days / DAYS_A_YEAR)

@@ -20,7 +20,7 @@ from client.engines import NAMES, Engine, choose_engine
 from client.errors import Refused
 from client.job import Job, Result
 from client.release import Bound, clipped_grid_sum
-from client.trainer import Trainer, probabilities
+from client.trainer import Trainer, outputs_of
 from consortium.plan import Plan
 from privacy.noise import sensitivity_factor
 from tasks.base import Cohort, Task
@@ -188,9 +188,9 @@ def test_a_patients_score_does_not_depend_on_who_else_is_there(consortium: Conso
     weights = (scale * adversarial(plan, "plain", 1)).astype(np.float32)
     seen = trainer(people, engine=engine)
     built, patients = seen._model(plan), seen._encoded(plan, buffers())[0]
-    together = probabilities(built, weights, patients)
+    together = outputs_of(built, weights, patients)
     for start, end in ((0, 1), (96, 97), (0, 7), (1, 17), (3, 67), (5, 97)):
-        assert (probabilities(built, weights, patients.part(start, end)) == together[start:end]).all()
+        assert (outputs_of(built, weights, patients.part(start, end)) == together[start:end]).all()
 
 
 def test_a_patient_with_impossible_features_is_bounded_like_any_other(

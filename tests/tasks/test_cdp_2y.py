@@ -14,11 +14,12 @@ from plain_labels import Patient, plain_changes
 
 from tasks.base import Task
 from tasks.cdp_2y.outcome import FEW, SHORT, UNSEEN, outcome_of
-from tasks.cdp_2y.task import CONTRACT, RECORDS, RULE, TASK, refuse_leaks
+from tasks.cdp_2y.task import CONTRACT, RULE, TASK
 from tasks.cohorts import ReadsTables, open_cohort
 from tasks.episodes.index import index_visits
 from tasks.episodes.past import Episodes, past_of
 from tasks.episodes.routine import CORE, TABLES
+from tasks.episodes.task import refuse_leaks
 from tasks.errors import DataError
 from tasks.features import Design
 from tasks.metrics import pooled_metrics, score_histogram
@@ -96,7 +97,7 @@ def test_the_rule_is_the_default_one_and_stands_in_the_contract() -> None:
 
 
 def test_each_episode_is_judged_as_if_it_were_alone(registry: Tables) -> None:
-    episodes = index_visits(registry, RECORDS)
+    episodes = index_visits(registry, TASK.records)
     found = outcome_of(registry, episodes)
     assert 0.05 < np.nanmean(found.labels) < 0.4
     assert len(episodes) == found.known.sum() + sum(found.left_out.values())
@@ -107,7 +108,7 @@ def test_each_episode_is_judged_as_if_it_were_alone(registry: Tables) -> None:
 
 
 def test_labels_are_those_of_plain_loops_over_one_patient_at_a_time(registry: Tables) -> None:
-    episodes = index_visits(registry, RECORDS)
+    episodes = index_visits(registry, TASK.records)
     visits, relapses = registry["visits"], registry["relapses"]
     found, checked = outcome_of(registry, episodes).labels, 0
     for at, (name, t0) in enumerate(zip(episodes.patients, episodes.days.tolist(), strict=True)):
@@ -165,7 +166,7 @@ def test_a_patient_s_episodes_stand_together_and_are_four_at_most(registry: Tabl
     cohort = TASK.cohort_of(registry)
     assert np.all(np.diff(cohort.owners) >= 0)
     counts = np.bincount(cohort.owners)
-    assert counts.max() == RECORDS == TASK.records
+    assert counts.max() == TASK.records == TASK.records
     assert cohort.size == len(counts) > 150
     assert set(cohort.labels.tolist()) == {0, 1}
     assert cohort.values.shape == (len(cohort.labels), len(CONTRACT.columns))
@@ -313,7 +314,7 @@ def test_four_thousand_patients_teach_more_than_the_baseline_and_less_than_the_t
     values, labels, ids, truth = [], [], [], []
     for site in consortium.sites:
         cohort = TASK.cohort_of(site.tables)
-        found = index_visits(site.tables, RECORDS)
+        found = index_visits(site.tables, TASK.records)
         episodes = found.only(outcome_of(site.tables, found).known)
         assert episodes.patients == cohort.patient_ids
         values.append(cohort.values)
