@@ -201,7 +201,7 @@ def logistic(width: int) -> Model:
 
 
 def perceptron(width: int, hidden: int) -> Model:
-    """One tanh layer, parameters in the order of `tasks.models.Perceptron`."""
+    """One tanh layer, parameters in the order of the model `mlp` of `tasks.models`."""
     cut = np.cumsum([hidden * width, hidden, hidden])
 
     def parts(weights: Floats) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -19,6 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from server.errors import ConfigError
+from tasks.episodes.extras import GROUPS as COLUMN_GROUPS
+from tasks.episodes.extras import expanded, with_modalities
 
 T = TypeVar("T")
 Options = Mapping[str, str | int | float]
@@ -31,7 +33,7 @@ class TaskConfig:
     name: str
     model: str
     options: Options
-    columns: tuple[str, ...]  # empty: all of the task's contract
+    columns: tuple[str, ...]  # empty: all of the task's contract; in a file also names of groups, such as core and visits
     histogram_bins: int
     init_seed: int
 
@@ -91,6 +93,8 @@ class DeadlinesConfig:
 
 @dataclass(frozen=True)
 class LeadConfig:
+    """`modalities`: groups of inputs whose columns are added to the task's (`+modalities=[oct,fluids]`)."""
+
     run_id: str
     lead: str
     task: TaskConfig
@@ -100,6 +104,7 @@ class LeadConfig:
     schedule: ScheduleConfig
     deadlines: DeadlinesConfig
     ring_bits: int = 32
+    modalities: tuple[str, ...] = ()
 
 
 def load_config(overrides: Sequence[str] = (), *, config_dir: Path | None = None) -> LeadConfig:
@@ -121,7 +126,17 @@ def load_config(overrides: Sequence[str] = (), *, config_dir: Path | None = None
             values = OmegaConf.to_container(composed, resolve=False, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(f"configuration: {str(error).strip().splitlines()[0]}") from error
-    return build(LeadConfig, values, "")
+    return _with_columns(build(LeadConfig, values, ""))
+
+
+def _with_columns(config: LeadConfig) -> LeadConfig:
+    """Groups of inputs among the task's columns and modalities written out, as plans have them."""
+    if strange := [name for name in config.modalities if name not in COLUMN_GROUPS]:
+        raise ConfigError(f"modalities: {strange[0]!r} is none; {nearest(strange[0], COLUMN_GROUPS)}")
+    if config.modalities and not config.task.columns:
+        raise ConfigError("modalities: task.columns is empty, which is every column already; name the columns to add them to")
+    columns = with_modalities(expanded(config.task.columns), config.modalities)
+    return dataclasses.replace(config, task=dataclasses.replace(config.task, columns=columns))
 
 
 def _choices(home: Path, config_dir: Path | None) -> Mapping[str, tuple[str, ...]]:
@@ -149,13 +164,14 @@ def _check_keys(overrides: Iterable[str], known: DictConfig) -> None:
 
 
 def _in_free_table(key: str) -> bool:
-    """Options of models and strategies differ by name and sites by consortium: their owners check them."""
-    return key.startswith(("task.options.", "strategy.options.", "federation.sites."))
+    """Options of models and strategies differ by name and sites by consortium: their owners check them. No file has modalities."""
+    return key.startswith(("task.options.", "strategy.options.", "federation.sites.")) or key == "modalities"
 
 
 def _hydra_form(override: str) -> str:
     """Hydra's spelling of "set it, there or not" where names are free."""
-    return f"++{override}" if _in_free_table(override) else override
+    plain = override.lstrip("+")
+    return f"++{plain}" if _in_free_table(plain.partition("=")[0]) else override
 
 
 def _paths(value: Any, prefix: str) -> list[str]:

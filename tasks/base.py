@@ -27,6 +27,7 @@ Labels = NDArray[np.int8]  # (n_patients,); 0 or 1
 Targets = NDArray[Any]  # (n_records, *label_shape) of the task: int8 classes, or float32
 Kind = Literal["numeric", "binary", "categorical"]
 Options = Mapping[str, str | int | float]
+WIDEST = 20  # an input of the model is at most so many deviations from 0
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Column:
     `low` and `high` (numeric only, inclusive) are the public range: a value outside is an error of the table, and
     statistics are computed within it. A required column (`nullable=False`) excludes the patient when it is missing.
     `modality`: the kind of data it comes from, as plans state and site policies allow it.
+    `masked` (nullable only): whether an input says that it is missing; without it, missing is 0, the mean, and nothing else.
+    `centre` and `spread` (numeric only): what it is standardised with, in `unit`; none = by the mean and deviation of all sites.
     """
 
     name: str
@@ -47,6 +50,9 @@ class Column:
     categories: tuple[str, ...] = ()
     nullable: bool = True
     modality: str = "clinical"
+    masked: bool = True
+    centre: float | None = None
+    spread: float | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
@@ -60,6 +66,24 @@ class Column:
             raise ContractError(f"column {self.name}: categories belong to a categorical column, at least two of them")
         if len(set(self.categories)) != len(self.categories):
             raise ContractError(f"column {self.name}: a category is listed twice")
+        self._check_standard()
+
+    def _check_standard(self) -> None:
+        if self.centre is None and self.spread is None:
+            return
+        if self.kind != "numeric" or self.centre is None or self.spread is None:
+            raise ContractError(f"column {self.name}: centre and spread belong together, to a numeric column")
+        low, high = self.limits
+        if not (low <= self.centre <= high and (high - low) / WIDEST <= self.spread <= high - low):
+            raise ContractError(
+                f"column {self.name}: centre {self.centre} within {low} to {high}, spread {self.spread} from a {WIDEST}th of that "
+                f"to all of it: inputs stay within +-{WIDEST}"
+            )
+
+    @property
+    def standard(self) -> tuple[float, float] | None:
+        """The public (centre, spread) of a numeric column that has them."""
+        return None if self.centre is None or self.spread is None else (self.centre, self.spread)
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -205,4 +229,14 @@ class Task(Protocol):
 
         `ContractError` for bins or groups that the task cannot serve.
         """
+        ...
+
+
+@runtime_checkable
+class Described(Protocol):
+    """A task that says in a sentence whose patients it is for."""
+
+    @property
+    def population(self) -> str:
+        """One sentence for cards, such as "Adults with relapsing MS who start a therapy."."""
         ...

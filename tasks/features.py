@@ -1,12 +1,13 @@
 """From a contract's columns to the model's inputs, with statistics that only ever exist as a noised sum over all sites.
 
 Nothing here is fitted on one site. A numeric column is standardised with the plan's buffers `feature_mean` and
-`feature_scale` (contract units), which come from the describe round; every other constant is public.
+`feature_scale` (contract units), which come from the describe round, or with the contract's own centre and spread; every
+other constant is public.
 
     numeric      (value - mean) / scale, 0 if missing
     binary       -1 or +1, 0 if missing
     categorical  one input per category, all 0 if missing
-    any nullable column: one more input, 1 if missing
+    any nullable column that is masked: one more input, 1 if missing
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ class Design:
 
     @property
     def numeric(self) -> tuple[Column, ...]:
-        """The numeric columns, in order."""
-        return tuple(column for column in self.columns if column.kind == "numeric")
+        """The columns that the buffers are of, in order: numeric ones without a public standard."""
+        return tuple(column for column in self.columns if _described(column))
 
     @property
     def n_numeric(self) -> int:
@@ -70,6 +71,21 @@ class Design:
     def input_names(self) -> tuple[str, ...]:
         """A name for every model input, in order."""
         return tuple(name for column in self.columns for name in _input_names(column))
+
+    def inputs_of(self, column: Column) -> tuple[str, ...]:
+        """Names of the model inputs that one column becomes, in order."""
+        return _input_names(column)
+
+    @property
+    def input_modalities(self) -> tuple[str, ...]:
+        """The kind of data that each model input comes from."""
+        return tuple(column.modality for column in self.columns for _ in _input_names(column))
+
+    @property
+    def numeric_inputs(self) -> tuple[int, ...]:
+        """Places among the inputs of all standardised numbers, whatever they are standardised with."""
+        numbers = {column.name for column in self.columns if column.kind == "numeric"}
+        return tuple(place for place, name in enumerate(self.input_names) if name in numbers)
 
     @property
     def n_inputs(self) -> int:
@@ -157,7 +173,10 @@ class Design:
         for column, position in zip(self.columns, self.positions, strict=True):
             numbers = values[:, position]
             missing = np.isnan(numbers)
-            if column.kind == "numeric":
+            if column.standard is not None:
+                centre, spread = column.standard
+                block = ((numbers - centre) / spread)[:, None]
+            elif column.kind == "numeric":
                 block = ((numbers - mean[numeric]) / scale[numeric])[:, None]
                 numeric += 1
             elif column.kind == "binary":
@@ -165,7 +184,7 @@ class Design:
             else:
                 block = (numbers[:, None] == np.arange(len(column.categories))).astype(np.float64)
             blocks.append(np.where(missing[:, None], 0.0, block))
-            if column.nullable:
+            if _has_mask(column):
                 blocks.append(missing[:, None].astype(np.float64))
         return np.concatenate(blocks, axis=1).astype(np.float32)
 
@@ -179,9 +198,17 @@ class Design:
 
     def _numeric_values(self, values: Values) -> list[tuple[Column, Floats]]:
         pairs = zip(self.columns, self.positions, strict=True)
-        return [(column, values[:, position]) for column, position in pairs if column.kind == "numeric"]
+        return [(column, values[:, position]) for column, position in pairs if _described(column)]
+
+
+def _described(column: Column) -> bool:
+    return column.kind == "numeric" and column.standard is None
+
+
+def _has_mask(column: Column) -> bool:
+    return column.nullable and column.masked
 
 
 def _input_names(column: Column) -> tuple[str, ...]:
     names = tuple(f"{column.name}={category}" for category in column.categories) or (column.name,)
-    return (*names, f"{column.name} missing") if column.nullable else names
+    return (*names, f"{column.name} missing") if _has_mask(column) else names

@@ -6,7 +6,6 @@ the plan's seed through a generator with a fixed stream, so that every party can
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -17,58 +16,104 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tasks.errors import ContractError
+from tasks.fusion import GatedTrunk
+from tasks.sequences import GruTrunk, TransformerTrunk, visit_layout
+from tasks.trunks import KNOTS, Hinges, TanhLayers
 
 if TYPE_CHECKING:
     from tasks.base import Options
-    from tasks.features import Inputs, NamedShape
+    from tasks.features import Design, Inputs, NamedShape
 
 Vector = NDArray[np.float32]  # (n_params,)
-MODEL_NAMES = ("logistic", "mlp")
+OPTIONS: Mapping[str, tuple[str, ...]] = {
+    "logistic": (), "mlp": ("hidden",), "spline": (), "gru": ("width",), "transformer": ("width", "blocks", "heads"),
+    "gated": ("width",),
+}  # fmt: skip
+MODEL_NAMES = tuple(OPTIONS)
 MAX_HIDDEN = 4096
 MIXING_LAYERS = (nn.modules.batchnorm._BatchNorm,)
 
 
-class Logistic(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
-    """Logistic regression: (batch, n_inputs) or (n_inputs,) to logits (batch,) or ()."""
+class Headed(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
+    """A trunk and one linear output layer: (batch, n_inputs) or (n_inputs,) to logits (batch,) or ().
 
-    def __init__(self, n_inputs: int) -> None:
-        super().__init__()
-        self.output = nn.Linear(n_inputs, 1)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Logits, shape of `inputs` without its last axis."""
-        logits: Tensor = self.output(inputs).squeeze(-1)
-        return logits
-
-
-class Perceptron(nn.Module):  # type: ignore[misc]  # as above
-    """Multilayer perceptron with tanh: (batch, n_inputs) or (n_inputs,) to logits (batch,) or ().
-
-    Bounded activations keep per-patient gradients small, so that clipping cuts less (Papernot et al. 2021).
+    The trunk's parameters come first in the flat vector.
     """
 
-    def __init__(self, n_inputs: int, hidden: tuple[int, ...]) -> None:
+    def __init__(self, hidden: nn.Module, width: int) -> None:
         super().__init__()
-        widths = (n_inputs, *hidden)
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
-        self.output = nn.Linear(widths[-1], 1)
+        self.hidden = hidden
+        self.output = nn.Linear(width, 1)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Logits, shape of `inputs` without its last axis."""
-        for layer in self.hidden:
-            inputs = torch.tanh(layer(inputs))
-        logits: Tensor = self.output(inputs).squeeze(-1)
+        logits: Tensor = self.output(self.hidden(inputs)).squeeze(-1)
         return logits
 
 
-def build_model(name: str, n_inputs: int, options: Options) -> nn.Module:
-    """`logistic` (no options) or `mlp` (`hidden`: 16, or "32,16" for two layers); values are set by the caller."""
-    known = {"logistic": set[str](), "mlp": {"hidden"}}
-    if name not in known:
+def build_model(name: str, inputs: Design | int, options: Options) -> nn.Module:
+    """A model with one logit, its parameters to be set by the caller; names and options as `trunk` has them."""
+    return Headed(*trunk(name, inputs, options))
+
+
+def trunk(name: str, inputs: Design | int, options: Options) -> tuple[nn.Module, int]:
+    """The model called `name` without its output layer, and the width of its features: (batch, n_inputs) to (batch, width).
+
+    `inputs`: the design, or the number of inputs for a model that does not ask what they are (logistic, mlp). Options:
+
+        logistic      none; the features are the inputs
+        mlp           hidden: 16, or "32,16" for two layers
+        spline        none; piecewise linear in each numeric input
+        gru           width (16); over the visits, beside the other inputs
+        transformer   width (16), blocks (1), heads (2); the same
+        gated         width (4) of the features of each kind of data, which are gated by which kinds there are
+
+    `ContractError` for an unknown name or option, a value out of range, or columns that the model cannot do with.
+    """
+    known = OPTIONS.get(name)
+    if known is None:
         raise ContractError(f"unknown model {name!r}; known: {', '.join(MODEL_NAMES)}")
-    if strange := sorted(set(options) - known[name]):
-        raise ContractError(f"model {name} has no option {strange[0]!r}; known: {', '.join(known[name]) or 'none'}")
-    return Logistic(n_inputs) if name == "logistic" else Perceptron(n_inputs, _widths(options.get("hidden", 16)))
+    if strange := sorted(set(options) - set(known)):
+        raise ContractError(f"model {name} has no option {strange[0]!r}; known: {', '.join(known) or 'none'}")
+    n_inputs = inputs if isinstance(inputs, int) else inputs.n_inputs
+    if name == "logistic":
+        return nn.Identity(), n_inputs
+    if name == "mlp":
+        widths = _widths(options.get("hidden", 16))
+        return TanhLayers(n_inputs, widths), widths[-1]
+    if isinstance(inputs, int):
+        raise ContractError(f"model {name} needs to know what its inputs are, not their number alone: give it the design")
+    if name == "spline":
+        return _spline(inputs)
+    return _gated(inputs, options) if name == "gated" else _over_visits(name, inputs, options)
+
+
+def _spline(design: Design) -> tuple[nn.Module, int]:
+    if not design.numeric_inputs:
+        raise ContractError("model spline needs a numeric column; without one it is model logistic")
+    return Hinges(design.numeric_inputs), design.n_inputs + len(KNOTS) * len(design.numeric_inputs)
+
+
+def _gated(design: Design, options: Options) -> tuple[nn.Module, int]:
+    fused = GatedTrunk(design, _whole("gated", options, "width", 4, 32))
+    return fused, fused.width
+
+
+def _over_visits(name: str, design: Design, options: Options) -> tuple[nn.Module, int]:
+    layout = visit_layout(design.input_names)
+    width = _whole(name, options, "width", 16, 128)
+    if name == "gru":
+        recurrent = GruTrunk(layout, width)
+        return recurrent, recurrent.width
+    attending = TransformerTrunk(layout, width, _whole(name, options, "blocks", 1, 4), _whole(name, options, "heads", 2, 8))
+    return attending, attending.width
+
+
+def _whole(model: str, options: Options, option: str, default: int, most: int) -> int:
+    value = options.get(option, default)
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        raise ContractError(f"{model} option {option} is {value!r}: a whole number from 1 to {most}")
+    return value
 
 
 def _widths(hidden: str | int | float) -> tuple[int, ...]:

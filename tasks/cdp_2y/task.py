@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from tasks.base import Contract, Label
-from tasks.episodes.routine import CORE, EXTRAS
+from tasks.episodes.extras import ALL_EXTRAS, VISITS
+from tasks.episodes.routine import CORE
 from tasks.episodes.task import EpisodeTask
 from tasks.labels.rule import LabelRule
 
@@ -22,8 +23,8 @@ RULE: Final = LabelRule()
 
 CONTRACT: Final = Contract(
     task="cdp_2y",
-    version="1",
-    columns=(*CORE, *EXTRAS),
+    version="2",
+    columns=(*CORE, *ALL_EXTRAS, *VISITS),
     label=Label(
         "worsened_2y", f"a confirmed worsening of EDSS began within two years; reference: the day of prediction; {RULE.rule_id}"
     ),

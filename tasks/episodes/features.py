@@ -6,101 +6,37 @@ that it has makes counts 0. No result depends on the order of rows, nor on anoth
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
 import pandas as pd
 
-from tasks.base import Column, Values
-from tasks.episodes.past import Bools, Floats, Ints, Past, numbers, texts
+from tasks.episodes.known import Known, Named
+from tasks.episodes.past import Bools, Floats, Ints, numbers, texts
 from tasks.episodes.people import DAYS_A_YEAR, age_at_entry
-from tasks.episodes.routine import DMT_CLASSES, LOOKBACK_D, PHENOTYPES, TOPOGRAPHIES
+from tasks.episodes.routine import DMT_CLASSES, LOOKBACK_D, NO_THERAPY, PHENOTYPES, TOPOGRAPHIES, YEAR_D
 from tasks.labels.engine import label
-from tasks.labels.history import FUNCTIONAL_SYSTEMS, History, series
+from tasks.labels.history import FUNCTIONAL_SYSTEMS, series
 from tasks.labels.rule import LabelRule
-from tasks.ms.histories import history_of
 from tasks.ms.schema import SEPARATOR
 
-YEAR_D: Final = 365
-NO_THERAPY: Final = ("none", "washout")
 SHORTEST_SPAN_Y: Final = 0.25  # below, two visits would be very many a year
-Named = Mapping[str, Floats]
 
 
-def routine_values(past: Past, columns: Sequence[Column]) -> Values:
-    """(n_episodes, n_columns) in the columns' units and codes, within their public ranges."""
+def routine_inputs(of: Known) -> Named:
+    """Every input of `routine.CORE` and `routine.EXTRAS`, (n_episodes,) each, in its unit and codes."""
     found: dict[str, Floats] = {}
-    known = _Known(past)
     for make in (_person, _edss, _systems, _relapses, _therapies, _progression, _scans, _fluids):
-        found |= make(known)
-    blocks = [_in_range(found[column.name], column) for column in columns]
-    return np.stack(blocks, axis=1) if blocks else np.zeros((len(past), 0))
-
-
-def _in_range(values: Floats, column: Column) -> Floats:
-    return np.clip(values, *column.limits) if column.kind == "numeric" else values
-
-
-class _Known:
-    """A past with the ways to look at it: each measure is of one episode, (n_episodes,)."""
-
-    def __init__(self, past: Past) -> None:
-        self.past, self.n = past, len(past)
-
-    @cached_property
-    def t0(self) -> Floats:
-        return np.asarray(self.past.days, dtype=np.float64)
-
-    @cached_property
-    def history(self) -> History:
-        """As the label engine reads it, with episodes for patients."""
-        return history_of(self.past.tables).history
-
-    def rows(self, table: str) -> pd.DataFrame | None:
-        return self.past.tables.get(table)
-
-    def owner(self, rows: pd.DataFrame) -> Ints:
-        return np.asarray(rows["patient_id"].to_numpy(dtype=np.int64))
-
-    def ago(self, rows: pd.DataFrame, day: str = "day") -> Floats:
-        """Days from each row to its episode's t0."""
-        return np.asarray(self.t0[self.owner(rows)] - numbers(rows, day))
-
-    def count(self, owner: Ints) -> Floats:
-        return np.bincount(owner, minlength=self.n).astype(np.float64)
-
-    def any(self, owner: Ints) -> Floats:
-        return (self.count(owner) > 0).astype(np.float64)
-
-    def least(self, owner: Ints, values: Floats) -> Floats:
-        found = np.full(self.n, np.nan)
-        np.fmin.at(found, owner, values)
-        return found
-
-    def most(self, owner: Ints, values: Floats) -> Floats:
-        found = np.full(self.n, np.nan)
-        np.fmax.at(found, owner, values)
-        return found
-
-    def newest(self, owner: Ints, ago: Floats, values: Floats) -> Floats:
-        """The last value of the lookback; of two on one day the higher, so that the order of rows has no say."""
-        kept = ~np.isnan(values) & (ago < LOOKBACK_D)
-        order = np.lexsort((values[kept], -ago[kept], owner[kept]))
-        found = np.full(self.n, np.nan)
-        found[owner[kept][order]] = values[kept][order]  # of several, the last one assigned stays
-        return found
-
-    def nothing(self) -> Floats:
-        return np.full(self.n, np.nan)
+        found |= make(of)
+    return found
 
 
 def _months(days: Floats) -> Floats:
     return np.asarray(days / DAYS_A_YEAR * 12)
 
 
-def _person(of: _Known) -> Named:
+def _person(of: Known) -> Named:
     patients = of.past.tables["patients"]
     sex = texts(patients, "sex")
     onset = numbers(patients, "onset_day")
@@ -114,7 +50,7 @@ def _person(of: _Known) -> Named:
     }
 
 
-def _phenotype(of: _Known, patients: pd.DataFrame) -> Floats:
+def _phenotype(of: Known, patients: pd.DataFrame) -> Floats:
     """What the last visit that says it says, else what was recorded at entry; a course outside the categories is missing."""
     codes = {name: float(at) for at, name in enumerate(PHENOTYPES)}
     entry = _codes(patients, "phenotype_entry", codes)
@@ -134,7 +70,7 @@ def _codes(rows: pd.DataFrame, name: str, codes: Mapping[str, float]) -> Floats:
     return np.array([codes.get(text, np.nan) for text in texts(rows, name)], dtype=np.float64)
 
 
-def _edss(of: _Known) -> Named:
+def _edss(of: Known) -> Named:
     scores = series(of.history, "edss")
     ago = of.t0[scores.patient] - scores.day
     recent = ago < LOOKBACK_D
@@ -158,7 +94,7 @@ def _edss(of: _Known) -> Named:
     }
 
 
-def _systems(of: _Known) -> Named:
+def _systems(of: Known) -> Named:
     names = {f"fs_{name}_last": f"fs_{name}" for name in FUNCTIONAL_SYSTEMS} | {"ambulation_m_last": "ambulation_m"}
     rows = of.rows("visits")
     if rows is None:
@@ -168,7 +104,7 @@ def _systems(of: _Known) -> Named:
     return {**found, "visits_per_year": _visits_a_year(of, owner, ago)}
 
 
-def _visits_a_year(of: _Known, owner: Ints, ago: Floats) -> Floats:
+def _visits_a_year(of: Known, owner: Ints, ago: Floats) -> Floats:
     """Days with a visit after the first of the lookback, by the years since that first."""
     days = pd.DataFrame({"owner": owner, "ago": ago})[ago < LOOKBACK_D].drop_duplicates()
     places, since = days["owner"].to_numpy(), days["ago"].to_numpy()
@@ -176,7 +112,7 @@ def _visits_a_year(of: _Known, owner: Ints, ago: Floats) -> Floats:
     return np.asarray((of.count(places) - 1) / years)
 
 
-def _relapses(of: _Known) -> Named:
+def _relapses(of: Known) -> Named:
     names = ("relapses_1y", "relapses_3y", "relapse_months_since", *(f"relapse_{name}_3y" for name in TOPOGRAPHIES))
     rows = of.rows("relapses")
     if rows is None:
@@ -194,7 +130,7 @@ def _relapses(of: _Known) -> Named:
     }
 
 
-def _therapies(of: _Known) -> Named:
+def _therapies(of: Known) -> Named:
     rows = of.rows("treatments")
     if rows is None:
         names = (*(f"dmt_{name}" for name in DMT_CLASSES), "dmt_months", "dmt_past_count", "dmt_ever_high")
@@ -211,7 +147,7 @@ def _therapies(of: _Known) -> Named:
     }
 
 
-def _progression(of: _Known) -> Named:
+def _progression(of: Known) -> Named:
     """Worsening that was confirmed by t0, as the label engine finds it in the rows of the past."""
     events = label(of.history, LabelRule()).events.only("CDP")
     owner = events.patient
@@ -221,7 +157,7 @@ def _progression(of: _Known) -> Named:
     }
 
 
-def _scans(of: _Known) -> Named:
+def _scans(of: Known) -> Named:
     names = {"gd_count_last": "gd_count", "t2_volume_ml_last": "t2_vol_ml", "brain_volume_ml_last": "nbv_ml"}
     rows = of.rows("mri")
     if rows is None:
@@ -236,7 +172,7 @@ def _scans(of: _Known) -> Named:
     }
 
 
-def _fluids(of: _Known) -> Named:
+def _fluids(of: Known) -> Named:
     rows = of.rows("biomarkers")
     if rows is None:
         return {"nfl_z_last": of.nothing()}

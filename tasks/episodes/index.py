@@ -31,6 +31,20 @@ def index_visits(tables: Tables, most: int) -> Episodes:
     A day counts if there is a visit on it, EDSS on two days of the 36 months before it (itself included) and on one of the last
     90 days, the patient is 18 or older, and the course recorded at the visit, or at entry, is not RIS.
     """
+    patients, owner, day = _eligible(tables)
+    return _spaced(patients, owner, day, most)
+
+
+def latest_visits(tables: Tables) -> Episodes:
+    """The last such day of each patient who has one: where a prediction is made for those who are there now. Raises as above."""
+    patients, owner, day = _eligible(tables)
+    last = pd.DataFrame({"owner": owner, "day": day}).groupby("owner")["day"].max()
+    names = patients["patient_id"].astype(str).to_numpy(dtype=object)
+    return Episodes(tuple(names[last.index.to_numpy(dtype=np.int64)]), last.to_numpy(dtype=np.int64))
+
+
+def _eligible(tables: Tables) -> tuple[pd.DataFrame, Ints, Ints]:
+    """The table of patients, and of every day that counts the patient's place in it and the day."""
     if missing := [name for name in ("patients", "visits") if name not in tables or tables[name].empty]:
         raise DataError(f"the table {missing[0]} has no rows that can be used: see `wardround-site data validate`")
     patients, visits = tables["patients"].reset_index(drop=True), measured(tables["visits"])
@@ -42,7 +56,7 @@ def index_visits(tables: Tables, most: int) -> Episodes:
     eligible = (owner >= 0) & _adult_with_ms(patients, visits, owner, day)
     owner, day = owner[eligible], day[eligible]
     scored = _followed({**tables, "visits": visits}, owner, day)
-    return _spaced(patients, owner[scored], day[scored], most)
+    return patients, owner[scored], day[scored]
 
 
 def _adult_with_ms(patients: pd.DataFrame, visits: pd.DataFrame, owner: Ints, day: Ints) -> Bools:

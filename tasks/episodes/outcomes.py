@@ -33,7 +33,7 @@ class Outcome:
     def known(self) -> Bools:
         """Episodes that have a label, (n_episodes,)."""
         missing = np.isnan(self.labels)
-        return np.asarray(~missing.reshape(len(missing), -1).any(axis=1))
+        return np.asarray(~missing.any(axis=tuple(range(1, missing.ndim))))
 
     @property
     def happened(self) -> Floats:

@@ -193,7 +193,8 @@ class Cells:
     days: Days
 
 
-# Genetics have no day, and being genotyped is a decision of some day.
+# A genotype is as old as the patient, and when somebody looked is not written down: values are known always, and what else the row
+# says never. That there is a row may be news of later, so no input says it (`extras.GENETICS` have no input for "missing").
 ROWS: Final[Mapping[str, Days]] = {
     "patients": _always,
     "visits": _on("day"),
@@ -205,6 +206,7 @@ ROWS: Final[Mapping[str, Days]] = {
     "biomarkers": _on("day"),
     "proms": _on("day"),
     "wearables": _end_of_week,
+    "genetics": _always,
 }
 CELLS: Final[Mapping[str, tuple[Cells, ...]]] = {
     "patients": (
@@ -229,5 +231,8 @@ CELLS: Final[Mapping[str, tuple[Cells, ...]]] = {
         Cells(("arm",), _never),  # of a blinded trial it is told afterwards
     ),
     "oct": (Cells(("on_last_day", "on_history"), _on("on_last_day")),),
+    "genetics": (
+        Cells(("panel", "pc1", "pc2", "pc3", "pc4", "pc5", "dosage_file", "source", "quality", "missing_reason"), _never),
+    ),
 }  # fmt: skip
 ALWAYS_KNOWN: Final[Mapping[str, tuple[str, ...]]] = {"patients": ("patient_id", "sex", "birth_year", "year_band")}

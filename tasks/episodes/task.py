@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from tasks import leaks
 from tasks.base import Cohort, Column, Contract, Values
+from tasks.episodes.extras import tables_for
 from tasks.episodes.routine import TABLES
 from tasks.errors import DataError
+from tasks.metrics import Scale
 from tasks.report import ColumnSummary, DataReport
 from tasks.tabular import TabularTask
 
@@ -33,8 +35,12 @@ class EpisodeTask(TabularTask, ABC):
     """`tasks.base.Task` and `tasks.cohorts.ReadsTables`. Inputs, models, loss and figures are those of every task on one table,
     unless a task says otherwise."""
 
-    tables: ClassVar[tuple[str, ...]] = TABLES  # that inputs are made of
+    tables: ClassVar[tuple[str, ...]] = TABLES  # that inputs are made of, with those that columns of `extras` need
     most: ClassVar[int] = 4  # episodes of a patient
+    population: ClassVar[str] = (
+        "Adults with MS or CIS whom their hospital follows: EDSS on two days of the last three years, on one of the last 90 days."
+    )
+    scale: ClassVar[Scale] = "root_odds"  # most events are rare
     rule: ClassVar[str] = ""  # by which labels are made, for the report
     nobody: ClassVar[str] = "no patient has an episode with a label: see `wardround-site data profile`"
 
@@ -51,13 +57,25 @@ class EpisodeTask(TabularTask, ABC):
         """The days of prediction, chosen by what was known on them."""
         from tasks.episodes.index import index_visits  # here and below: they need pandas, plans do not
 
-        return index_visits(tables, self.records)
+        found = index_visits(tables, self.records)
+        return found.only(self.served(tables, found))
+
+    def present(self, tables: Mapping[str, pd.DataFrame]) -> Episodes:
+        """The last day of prediction of everybody whom the task serves then, whatever becomes of them."""
+        from tasks.episodes.index import latest_visits
+
+        found = latest_visits(tables)
+        return found.only(self.served(tables, found))
+
+    def served(self, tables: Mapping[str, pd.DataFrame], episodes: Episodes) -> NDArray[np.bool_]:
+        """Which episodes the task is about, (n_episodes,), by what was known on their day: all, unless a task says otherwise."""
+        return np.ones(len(episodes), dtype=np.bool_)
 
     def inputs(self, past: Past, columns: Sequence[Column]) -> Values:
         """(n_episodes, n_columns) from what was known."""
-        from tasks.episodes.features import routine_values
+        from tasks.episodes.inputs import episode_values
 
-        return routine_values(past, columns)
+        return episode_values(past, columns)
 
     def cohort_of(self, tables: Mapping[str, pd.DataFrame]) -> Cohort:
         """Episodes that have a label, a patient's side by side in the order of time.
@@ -72,7 +90,7 @@ class EpisodeTask(TabularTask, ABC):
         episodes = found.only(outcome.known)
         if not len(episodes):
             raise DataError(self.nobody)
-        past = past_of(tables, episodes, self.tables)
+        past = past_of(tables, episodes, self.contract_tables)
         values = self.inputs(past, self.contract.columns)
         labels, events = self._kept(outcome)
         first = np.unique(episodes.owners, return_index=True)[1]
@@ -80,6 +98,11 @@ class EpisodeTask(TabularTask, ABC):
         withheld = tuple((f"{count} episodes", reason) for reason, count in outcome.left_out.items() if count)
         report = replace(self._report((len(tables["patients"]), len(first)), values, events), withheld=withheld, leak_check=check)
         return Cohort(episodes.patients, values, labels, report, years=calendar_years(past.tables["patients"], past.days))
+
+    @property
+    def contract_tables(self) -> tuple[str, ...]:
+        """The tables of the data contract that inputs are made of."""
+        return tuple(dict.fromkeys((*self.tables, *tables_for(self.contract.columns))))
 
     def _kept(self, outcome: Outcome) -> tuple[NDArray[Any], NDArray[np.int8]]:
         labels = outcome.labels[outcome.known]
@@ -91,7 +114,7 @@ class EpisodeTask(TabularTask, ABC):
         present = np.sum(~np.isnan(values), axis=0)
         label = self.contract.label.name + (f" by {self.rule}" if self.rule else "")
         return DataReport(
-            task=self.name, version=self.version, table=", ".join(self.tables), rows_read=people[0], patients=people[1],
+            task=self.name, version=self.version, table=", ".join(self.contract_tables), rows_read=people[0], patients=people[1],
             label=label, label_counts=(int(np.sum(events == 0)), int(np.sum(events == 1))),
             columns=tuple(
                 ColumnSummary(column.name, "the tables" if count else "", int(count), len(values) - int(count))

@@ -41,9 +41,34 @@ def test_overrides_win_and_free_tables_take_new_names() -> None:
     assert config.task.options == {"hidden": 4}
 
 
+def test_modalities_add_the_columns_of_their_groups_to_the_task_s() -> None:
+    plain = load_config(["task=cdp_2y"]).task.columns
+    for override in ("+modalities=[oct,fluids]", "modalities=[oct,fluids]", "++modalities=[oct,fluids]"):
+        config = load_config(["task=cdp_2y", override])
+        assert config.modalities == ("oct", "fluids")
+        assert config.task.columns[: len(plain)] == plain
+        added = ("prnfl_um_last", "gcipl_um_last", "gcipl_gap_um", "gcipl_um_y", "nfl_z_last", "gfap_z_last")
+        assert config.task.columns[len(plain) :] == added
+
+
+def test_a_group_s_name_among_columns_stands_for_its_columns() -> None:
+    assert load_config(["task=cdp_2y_spline"]).task.columns == load_config(["task=cdp_2y"]).task.columns
+    columns = load_config(["task=cdp_2y", "task.columns=[edss_last,genetics]"]).task.columns
+    assert columns == ("edss_last", "hla_drb1_1501", "prs_risk", "prs_severity", "rs10191329_a")
+
+
+def test_modalities_of_a_task_that_takes_all_its_columns_are_refused() -> None:
+    with pytest.raises(ConfigError, match="is empty, which is every column"):
+        load_config(["task=cis_conversion", "+modalities=[oct]"])
+
+
 @pytest.mark.parametrize(
     ("override", "says"),
     [
+        ("+modalities=[otc]", "modalities: 'otc' is none; nearest is 'oct'"),
+        ("+modalities=[blood]", "known: core, ep, fluids, genetics, mri, oct, proms, visits, wearables"),
+        ("+modalities=oct", "modalities: expected a list of names"),
+        ("+modality=[oct]", "modality: unknown key"),
         ("privacy=epsilon33", "nearest is 'epsilon3'"),
         ("privacy=", "known: distributed1, distributed3, distributed8, epsilon1, epsilon3, epsilon8, none"),
         ("schedule.round=3", "schedule.round: unknown key; nearest is 'schedule.rounds'"),

@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from tasks.cdp_2y import outcome
 from tasks.cdp_2y.task import TASK
 from tasks.episodes import past as past_module
-from tasks.episodes.features import routine_values
+from tasks.episodes.extras import ALL_EXTRAS, GENETICS, VISITS, tables_for
 from tasks.episodes.index import ADULT_YEARS, APART_D, FRESH_D, index_visits
+from tasks.episodes.inputs import episode_values
 from tasks.episodes.past import CELLS, ROWS, Episodes, Past, past_of
 from tasks.episodes.people import age_at_entry
-from tasks.episodes.routine import CORE, EXTRAS, LOOKBACK_D, TABLES
+from tasks.episodes.routine import CORE, EXTRAS, LOOKBACK_D
+from tasks.episodes.routine import TABLES as ROUTINE_TABLES
 from tasks.errors import ContractError, DataError
 from tasks.features import Design
 from tasks.ms.contract import CONTRACT
@@ -26,12 +28,13 @@ from tasks.simulator import Schedule, SiteSpec, simulate_site
 
 Tables = dict[str, pd.DataFrame]
 EVERY = tuple(table.name for table in CONTRACT.tables)
-NOT_READ = ("oct", "evoked_potentials", "proms", "wearables", "genetics")  # no input of `routine.py` is made of these
+GENETICS_OF_LATER = ("panel", "pc1", "pc2", "pc3", "pc4", "pc5", "dosage_file", "source", "missing_reason")
 TIME = {
     "visits": "day", "relapses": "onset_day", "treatments": "start_day", "mri": "day", "oct": "day", "evoked_potentials": "day",
     "biomarkers": "day", "proms": "day", "wearables": "week",
 }  # fmt: skip
-COLUMNS = (*CORE, *EXTRAS)
+COLUMNS = (*CORE, *ALL_EXTRAS, *VISITS)
+TABLES = tuple(dict.fromkeys((*ROUTINE_TABLES, *tables_for(COLUMNS))))
 NAMES = tuple(column.name for column in COLUMNS)
 
 
@@ -64,7 +67,7 @@ def one_each(tables: Tables, seed: int = 0, most: int = 4) -> Episodes:
 
 
 def values_of(tables: Tables, episodes: Episodes) -> np.ndarray:
-    return routine_values(past_of(tables, episodes, TABLES), COLUMNS)
+    return episode_values(past_of(tables, episodes, TABLES), COLUMNS)
 
 
 def row_days(name: str, rows: pd.DataFrame) -> pd.Series:
@@ -180,9 +183,9 @@ def with_another_future(tables: Tables, episodes: Episodes, seed: int, only: str
         rows = tables[name][tables[name]["patient_id"].isin(episodes.patients)]
         if name == "patients":
             changed = future_people(rows, t0, rng)
-        elif name == "genetics":  # no day: all of it may be of later
+        elif name == "genetics":  # no day: of a genotype only what the patient was born with is not of later
             changed = rows.reset_index(drop=True).assign(_t0=0)
-            scramble(name, changed, pd.Series(data=True, index=changed.index), other_columns(name), rng)
+            scramble(name, changed, pd.Series(data=True, index=changed.index), GENETICS_OF_LATER, rng)
         else:
             changed = future_cells(name, future_rows(name, rows, t0, rng), rng)
         found[name] = changed.drop(columns="_t0")
@@ -262,7 +265,7 @@ def test_a_door_that_lets_the_future_in_is_caught(
         assert_past_alone_for_all(clinic)
 
 
-@pytest.mark.parametrize("table", [name for name in ROWS if name != "patients"])
+@pytest.mark.parametrize("table", TIME)
 def test_a_door_that_does_not_ask_one_table_for_its_day_is_caught(
     clinic: Tables, monkeypatch: pytest.MonkeyPatch, table: str
 ) -> None:
@@ -284,7 +287,7 @@ def test_a_door_that_forgets_one_rule_about_cells_is_caught(
 
 def test_every_day_of_the_contract_has_a_rule() -> None:
     """A new column with a day in it, or a new table, does not slip in."""
-    assert set(ROWS) | {"genetics"} == set(EVERY)
+    assert set(ROWS) == set(EVERY)
     for table in CONTRACT.tables:
         ruled = {column for cells in CELLS.get(table.name, ()) for column in cells.columns}
         assert ruled <= set(table.names)
@@ -292,6 +295,9 @@ def test_every_day_of_the_contract_has_a_rule() -> None:
         assert days <= ruled, table.name
     people = {column for cells in CELLS["patients"] for column in cells.columns} | set(past_module.ALWAYS_KNOWN["patients"])
     assert people == set(CONTRACT.table("patients").names)
+    genes = {column for cells in CELLS["genetics"] for column in cells.columns}
+    born_with = {"hla_drb1_1501", "hla_a_0201", "prs_risk", "prs_severity", "rs10191329_a"}
+    assert genes | {"patient_id"} | born_with == set(CONTRACT.table("genetics").names)
 
 
 def planted_before(tables: Tables, table: str, episodes: Episodes) -> Tables:
@@ -299,16 +305,23 @@ def planted_before(tables: Tables, table: str, episodes: Episodes) -> Tables:
     rows = tables[table]
     if table == "patients":
         return {**tables, table: rows.assign(sex=rows["sex"].map({"F": "M", "M": "F"}))}
+    if table == "genetics":
+        return {**tables, table: pd.DataFrame({"patient_id": episodes.patients, "prs_risk": 5.5})}
     new: dict[str, Mapping[str, object]] = {
         "visits": {"day": -3, "visit_id": "new", "edss": 9.5, "quality": "ok"},
         "relapses": {"onset_day": -3, "onset_precision_d": 0, "quality": "ok"},
         "treatments": {"start_day": -3, "drug": "ocrelizumab", "dmt_class": "high", "end_day": None, "quality": "ok"},
         "mri": {"day": -3, "scan_id": "new", "region": "brain", "gd_count": 9, "new_t2": 19, "qc": "pass", "quality": "ok"},
         "biomarkers": {"day": -3, "analyte": "nfl", "z_age_bmi": 9.0, "quality": "ok"},
+        "oct": {"day": -3, "eye": "L", "gcipl_um": 109.0, "quality": "ok"},
+        "evoked_potentials": {"day": -3, "modality": "VEP", "side": "L", "latency_ms": 249.0, "quality": "ok"},
+        "proms": {"day": -3, "instrument": "MFIS", "item": "total", "score": 83, "quality": "ok"},
+        "wearables": {"week": -10, "feature": "steps_day", "value": 19999.0, "quality": "ok"},  # the week before t0, mostly
     }
     cells = new[table]
     time = TIME[table]
     days = episodes.days + int(str(cells[time]))
+    days = days // 7 if time == "week" else days
     same = {name: [value] * len(days) for name, value in cells.items()}
     added = pd.DataFrame({"patient_id": episodes.patients, **same, time: days})
     return {**tables, table: pd.concat([rows, added], ignore_index=True)}
@@ -316,19 +329,27 @@ def planted_before(tables: Tables, table: str, episodes: Episodes) -> Tables:
 
 @pytest.mark.parametrize("table", TABLES)
 def test_the_same_plant_before_the_day_moves_inputs(clinic: Tables, table: str) -> None:
-    """The control: otherwise nothing that is planted would prove anything. `NOT_READ` has the other five tables."""
+    """The control: otherwise nothing that is planted would prove anything."""
     episodes = one_each(clinic)
     moved = values_of(clinic, episodes) != values_of(planted_before(clinic, table, episodes), episodes)
     assert moved.any(axis=1).mean() > 0.9
 
 
-@pytest.mark.parametrize("table", NOT_READ)
-def test_of_five_tables_no_input_is_made(clinic: Tables, table: str) -> None:
-    assert not clinic[table].empty
-    assert set(NOT_READ) | set(TABLES) == set(EVERY)
+def test_inputs_are_made_of_all_eleven_tables() -> None:
+    assert set(TABLES) == set(EVERY)
+
+
+def test_whether_somebody_was_genotyped_is_no_input_but_the_mean(clinic: Tables) -> None:
+    """Nothing dates it: without the row the inputs are 0, as for somebody of average genes, and none says that it is missing."""
     episodes = one_each(clinic)
-    without = {name: rows for name, rows in clinic.items() if name != table}
-    assert np.array_equal(values_of(clinic, episodes), values_of(without, episodes), equal_nan=True)
+    design = Design(TASK.contract, tuple(column.name for column in GENETICS))
+    assert design.input_names == ("hla_drb1_1501", "prs_risk", "prs_severity", "rs10191329_a")
+    assert {column.modality for column in GENETICS} == {"genetics"}
+    values = values_of({**clinic, "genetics": clinic["genetics"].head(0)}, episodes)
+    everything = np.full((len(episodes), len(TASK.contract.columns)), np.nan)
+    for name in design.input_names:
+        everything[:, TASK.contract.column_names.index(name)] = values[:, NAMES.index(name)]
+    assert np.array_equal(design.encode(everything, *design.neutral_buffers()), np.zeros((len(episodes), 4), np.float32))
 
 
 @pytest.fixture(scope="module")
@@ -517,7 +538,8 @@ def test_a_table_that_the_hospital_does_not_have_makes_its_inputs_missing(clinic
     found = values_of({name: rows for name, rows in clinic.items() if name != table}, episodes)
     assert found.shape == (len(episodes), len(NAMES))
     of_table = {"visits": "edss_last", "relapses": "relapses_1y", "treatments": "dmt_high", "mri": "gd_count_last",
-                "biomarkers": "nfl_z_last"}  # fmt: skip
+                "biomarkers": "nfl_z_last", "oct": "gcipl_um_last", "evoked_potentials": "vep_p100_ms_last",
+                "proms": "fsmc_last", "wearables": "wearable_weeks_12w", "genetics": "prs_risk"}  # fmt: skip
     assert np.isnan(found[:, NAMES.index(of_table[table])]).all()
 
 
@@ -564,8 +586,9 @@ def test_the_core_has_42_inputs_with_the_contract_s_ranges_and_kinds_of_data() -
     assert all(column.nullable for column in EXTRAS)  # so each has an input that says whether it is there
 
 
-def test_the_module_of_inputs_reads_no_table_and_no_label() -> None:
-    source = Path(past_module.__file__).with_name("features.py").read_text(encoding="utf-8")
+@pytest.mark.parametrize("module", ["features.py", "known.py", "extra_features.py", "sequence.py", "inputs.py"])
+def test_the_modules_of_inputs_read_no_table_and_no_label(module: str) -> None:
+    source = Path(past_module.__file__).with_name(module).read_text(encoding="utf-8")
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom):
@@ -574,11 +597,13 @@ def test_the_module_of_inputs_reads_no_table_and_no_label() -> None:
             found |= {alias.name for alias in node.names}
     allowed = {
         "__future__", "collections.abc", "functools", "typing", "numpy", "pandas", "tasks.base", "tasks.episodes.past",
-        "tasks.episodes.people", "tasks.episodes.routine", "tasks.labels.engine", "tasks.labels.history", "tasks.labels.rule",
+        "tasks.episodes.extra_features", "tasks.episodes.extras", "tasks.episodes.features", "tasks.episodes.known",
+        "tasks.episodes.sequence", "tasks.errors", "tasks.episodes.people", "tasks.episodes.routine",
+        "tasks.labels.engine", "tasks.labels.history", "tasks.labels.rule",
         "tasks.ms.histories", "tasks.ms.schema",
     }  # fmt: skip
     assert found <= allowed
-    for word in ("read_csv", "read_parquet", "open(", "Tables"):
+    for word in ("read_csv", "read_parquet", "open(", "Tables", "outcome_of", "outcomes"):
         assert word not in source
 
 
@@ -600,10 +625,10 @@ def test_episodes_in_disorder_are_refused(patients: tuple[str, ...], days: list[
         Episodes(patients, np.array(days))
 
 
-def test_genetics_and_patients_who_are_not_there_or_twice_are_refused(registry: Tables) -> None:
+def test_tables_without_days_and_patients_who_are_not_there_or_twice_are_refused(registry: Tables) -> None:
     episodes = one_each(registry)
-    with pytest.raises(ContractError, match="genetics says of no row"):
-        past_of(registry, episodes, ("genetics",))
+    with pytest.raises(ContractError, match="events says of no row"):
+        past_of(registry, episodes, ("events",))
     people = registry["patients"]
     for wrong in (people[people["patient_id"] != episodes.patients[0]], pd.concat([people, people.head(60)])):
         with pytest.raises(DataError, match="exactly one row") as caught:

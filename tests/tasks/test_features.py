@@ -138,9 +138,64 @@ def test_buffers_travel_through_the_model_vector() -> None:
         DESIGN.split_buffers(vector[:3])
 
 
+FIXED = Contract(
+    "fixed", "1",
+    (
+        Column("days", "numeric", "", low=0, high=1000, centre=400, spread=200),
+        Column("age", "numeric", "age", low=0, high=100),
+        Column("dose", "numeric", "", low=0, high=2, masked=False),
+        Column("relapse", "binary", "", masked=False),
+    ),
+    Label("event", "it happened"),
+)  # fmt: skip
+
+
+def test_a_public_standard_needs_no_statistics_and_no_buffer() -> None:
+    design = Design(FIXED)
+    assert [column.name for column in design.numeric] == ["age", "dose"]
+    assert design.buffer_specs == (("feature_mean", (2,)), ("feature_scale", (2,)))
+    assert design.describe_vectors(np.array([[500.0, 25, 1, 0]])).shape == (1, 6)
+    assert design.describe_bound == pytest.approx(np.sqrt(2))
+    inputs = design.encode(np.array([[500.0, 60, 2, 1], [NAN, NAN, NAN, NAN]]), np.array([40.0, 1]), np.array([20.0, 0.5]))
+    assert design.input_names == ("days", "days missing", "age", "age missing", "dose", "relapse")
+    np.testing.assert_allclose(inputs, [[0.5, 0, 1, 0, 2, 1], [0, 1, 0, 1, 0, 0]])
+
+
+def test_what_is_not_masked_is_the_mean_when_missing_and_nothing_says_so() -> None:
+    design = Design(FIXED, ("dose",))
+    mean = np.array([0.7])
+    inputs = design.encode(np.array([[0, 0, NAN, 0], [0, 0, 0.7, 0.0]]), mean, np.array([0.5]))
+    assert design.input_names == ("dose",)
+    np.testing.assert_allclose(inputs[0], inputs[1], atol=1e-7)
+
+
+def test_numeric_inputs_are_all_standardised_numbers_and_nothing_else() -> None:
+    assert [Design(FIXED).input_names[place] for place in Design(FIXED).numeric_inputs] == ["days", "age", "dose"]
+    assert [DESIGN.input_names[place] for place in DESIGN.numeric_inputs] == ["age", "weight"]
+
+
+@given(st.floats(-1e6, 1e6), st.floats(0.1, 1e6), st.floats(0, 1), st.floats(0, 1))
+def test_a_public_standard_keeps_inputs_within_twenty_or_is_refused(low: float, width: float, centre: float, spread: float) -> None:
+    high = low + width
+    try:
+        column = Column("x", "numeric", "", low=low, high=high, centre=low + centre * width, spread=spread * width)
+    except ContractError:
+        assert spread * width < width / 20 * (1 + 1e-9) or spread > 1 - 1e-9 or not low <= low + centre * width <= high
+        return
+    design = Design(Contract("t", "1", (column,), Label("y", "")))
+    inputs = design.encode(np.array([[low], [high]]), *design.neutral_buffers())
+    assert np.all(np.abs(inputs) <= 20.0 + 1e-3)
+
+
 @pytest.mark.parametrize(
     "make",
     [
+        lambda: Column("x", "numeric", "", low=0, high=1, centre=0.5),
+        lambda: Column("x", "numeric", "", low=0, high=1, spread=0.5),
+        lambda: Column("x", "numeric", "", low=0, high=1, centre=2, spread=0.5),
+        lambda: Column("x", "numeric", "", low=0, high=1, centre=0.5, spread=0.01),
+        lambda: Column("x", "numeric", "", low=0, high=1, centre=0.5, spread=0),
+        lambda: Column("x", "binary", "", centre=0.5, spread=0.5),
         lambda: Column("Age", "numeric", "", low=0, high=1),
         lambda: Column("age", "numeric", ""),
         lambda: Column("age", "numeric", "", low=1, high=1),

@@ -6,9 +6,12 @@ import torch
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
-from tasks.base import Contract
+from client.engines import Shape, choose_engine
+from tasks.base import Column, Contract, Label
 from tasks.errors import ContractError
+from tasks.features import Design
 from tasks.models import (
+    MODEL_NAMES,
     build_model,
     initial_parameters,
     join_parameters,
@@ -18,10 +21,22 @@ from tasks.models import (
     predict,
     refuse_mixing,
     split_parameters,
+    trunk,
 )
 from tasks.tabular import TabularTask
+from tasks.trunks import KNOTS
 
-MODELS = [("logistic", {}), ("mlp", {"hidden": 5}), ("mlp", {"hidden": "6,4"})]
+THREE = Design(
+    Contract(
+        "three", "1",
+        (
+            Column("a", "numeric", "", low=0, high=1, nullable=False), Column("b", "binary", "", nullable=False),
+            Column("c", "numeric", "", low=0, high=1, nullable=False),
+        ),
+        Label("y", ""),
+    )
+)  # fmt: skip
+MODELS = [("logistic", {}), ("mlp", {"hidden": 5}), ("mlp", {"hidden": "6,4"}), ("spline", {})]
 
 
 class Counting(nn.Module):
@@ -33,7 +48,7 @@ class Counting(nn.Module):
 
 
 def filled(name: str, options: dict[str, str | int | float]) -> nn.Module:
-    model = build_model(name, 3, options)
+    model = build_model(name, THREE, options)
     load_parameters(model, np.random.default_rng(1).normal(size=n_parameters(model)).astype(np.float32))
     return model
 
@@ -69,7 +84,7 @@ def test_per_patient_gradients_add_up_to_the_gradient_of_the_sum(
 
 @pytest.mark.parametrize(("name", "options"), MODELS)
 def test_parameters_survive_the_flat_vector(name: str, options: dict[str, str | int | float]) -> None:
-    model = build_model(name, 3, options)
+    model = build_model(name, THREE, options)
     vector = np.arange(n_parameters(model), dtype=np.float32)
     load_parameters(model, vector)
     np.testing.assert_array_equal(join_parameters(dict(model.named_parameters())), vector)
@@ -145,7 +160,79 @@ def test_layers_that_mix_patients_or_keep_state_are_refused(layer: nn.Module, wo
 
 @pytest.mark.parametrize(("name", "options"), MODELS)
 def test_our_own_models_do_not_mix(name: str, options: dict[str, str | int | float]) -> None:
-    refuse_mixing(build_model(name, 3, options))
+    refuse_mixing(build_model(name, THREE, options))
+
+
+@pytest.mark.parametrize(("name", "options"), MODELS)
+@pytest.mark.parametrize("records", [1, 4])
+def test_our_own_models_have_a_fast_engine(
+    contract: Contract, name: str, options: dict[str, str | int | float], records: int
+) -> None:
+    model, loss = build_model(name, THREE, options), TabularTask(contract).loss
+    assert choose_engine(model, loss, Shape(records, (3,)), name="bookkeeping").name == "bookkeeping"
+    assert choose_engine(model, loss, Shape(1, (3,)), name="outer").name == "outer"
+
+
+@pytest.mark.parametrize("name", ["logistic", "mlp", "spline"])
+def test_a_trunk_and_a_head_of_one_s_own_are_a_model(name: str) -> None:
+    """How a task with several outputs uses the shared models."""
+    hidden, width = trunk(name, THREE, {})
+    assert hidden(torch.zeros(5, 3)).shape == (5, width)
+    assert nn.Sequential(hidden, nn.Linear(width, 7))(torch.zeros(5, 3)).shape == (5, 7)
+
+
+def test_what_a_number_of_inputs_suffices_for_needs_no_design() -> None:
+    for name in ("logistic", "mlp"):
+        assert parameter_specs(build_model(name, 3, {})) == parameter_specs(build_model(name, THREE, {}))
+    for name in set(MODEL_NAMES) - {"logistic", "mlp"}:
+        with pytest.raises(ContractError, match="give it the design"):
+            build_model(name, 3, {})
+
+
+def test_a_spline_without_a_number_is_refused() -> None:
+    with pytest.raises(ContractError, match="needs a numeric column"):
+        build_model("spline", Design(THREE.contract, ("b",)), {})
+
+
+def test_a_spline_is_piecewise_linear_with_public_knots_in_numbers_alone() -> None:
+    """Against truncated powers: the features span 1, x, (x - k)+ for each knot, and of a binary input the input alone."""
+    hidden, width = trunk("spline", THREE, {})
+    assert width == 3 + 2 * len(KNOTS)
+    grid = np.linspace(-4, 4, 81)
+    inputs = np.zeros((81, 3), dtype=np.float32)
+    inputs[:, 0] = grid
+    features = np.column_stack([np.ones(81), hidden(torch.from_numpy(inputs)).numpy()])
+    powers = np.column_stack([np.ones(81), grid, *(np.maximum(grid - knot, 0) for knot in KNOTS)])
+    for basis in powers.T:
+        fit = features @ np.linalg.lstsq(features, basis, rcond=None)[0]
+        np.testing.assert_allclose(fit, basis, atol=1e-5)
+    assert np.linalg.matrix_rank(features) == np.linalg.matrix_rank(powers) == 2 + len(KNOTS)
+
+
+def test_a_missing_number_moves_no_hinge() -> None:
+    hidden, _ = trunk("spline", THREE, {})
+    assert not hidden(torch.zeros(1, 3)).any()
+
+
+def test_a_spline_learns_a_bend_that_logistic_regression_cannot() -> None:
+    stream = np.random.default_rng(2)
+    x = stream.normal(size=(3000, 3)).astype(np.float32)
+    labels = torch.from_numpy((stream.random(3000) < 1 / (1 + np.exp(-4 * (np.abs(x[:, 0]) - 0.8)))).astype(np.float32))
+    found = {}
+    for name in ("logistic", "spline"):
+        model = build_model(name, THREE, {})
+        load_parameters(model, initial_parameters(model, 1))
+        optimiser = torch.optim.LBFGS(model.parameters(), max_iter=100)
+
+        def step(model: nn.Module = model, optimiser: torch.optim.Optimizer = optimiser) -> torch.Tensor:
+            optimiser.zero_grad()
+            loss = nn.functional.binary_cross_entropy_with_logits(model(torch.from_numpy(x)), labels)
+            loss.backward()
+            return loss
+
+        optimiser.step(step)
+        found[name] = float(step().detach())
+    assert found["spline"] < found["logistic"] - 0.1
 
 
 def test_a_task_builds_the_model_for_the_columns_in_use(contract: Contract) -> None:
