@@ -17,8 +17,17 @@ GROUP = "wardround.tasks"
 BUILT_IN = {
     "cis_conversion": "tasks.cis_conversion.task:TASK",
     "cdp_2y": "tasks.cdp_2y.task:TASK",
+    "cdp_time": "tasks.cdp_time.task:TASK",
+    "raw_pira": "tasks.raw_pira.task:TASK",
+    "spms_transition": "tasks.spms_transition.task:TASK",
     "cohort_description": "tasks.cohort_description.task:TASK",
+    "relapse_activity": "tasks.relapse_activity.task:TASK",
+    "cognition_prom": "tasks.cognition_prom.task:TASK",
+    "prom_msis29": "tasks.cognition_prom.task:MSIS29_TASK",
+    "treatment_response": "tasks.treatment_response.task:TASK",
+    "treatment_response_relapse": "tasks.treatment_response.task:RELAPSE",
     "mri_harmonisation": "tasks.mri_harmonisation.task:TASK",
+    "disease_states": "tasks.disease_states.task:TASK",
     "eligibility_flow": "tasks.eligibility_flow.task:TASK",
 }
 # What importing a stranger's module can raise. KeyboardInterrupt and SystemExit stay out.
