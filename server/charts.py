@@ -33,6 +33,17 @@ class Mark:
     radius: float = 3.0
 
 
+@dataclass(frozen=True)
+class Interval:
+    """One line of a chart of intervals; `low` <= `value` <= `high`, `title` as it is written beside it."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    title: str
+
+
 def axis(values: Sequence[float], *, at_least: float = math.inf, at_most: float = -math.inf, whole: bool = False) -> Axis:
     """An axis over `values`, stretched to `at_least` below and `at_most` above, with about five round ticks."""
     low, high = min([*values, at_least]), max([*values, at_most])
@@ -74,6 +85,31 @@ def line_chart(marks: Sequence[Mark], *, name: str, x_name: str, y_name: str, x:
     return _svg(name, parts)
 
 
+def interval_chart(bars: Sequence[Interval], *, name: str, x_name: str, x: Axis) -> str:
+    """Intervals one below the other, the first one (all) with a line down through its value."""
+    left, step = LEFT + 84, 24
+    right, height = WIDTH - 150, TOP + step * len(bars) + BOTTOM
+    parts = []
+    for tick in x.ticks:
+        at = x.place(tick, left, right)
+        parts.append(_line(at, TOP, at, height - BOTTOM, "#e7e5e4"))
+        parts.append(f'<text x="{at:.1f}" y="{height - BOTTOM + 15}" text-anchor="middle">{tick:g}</text>')
+    parts.append(f'<text x="{(left + right) / 2}" y="{height - 4}" text-anchor="middle">{escape(x_name)}</text>')
+    if bars:
+        first = x.place(bars[0].value, left, right)
+        parts.append(_line(first, TOP, first, height - BOTTOM, "#a8a29e", dash=True))
+    for row, bar in enumerate(bars):
+        middle = TOP + step * (row + 0.5)
+        low, value, high = (x.place(end, left, right) for end in (bar.low, bar.value, bar.high))
+        parts.append(f'<text x="{left - 10}" y="{middle + 4}" text-anchor="end">{escape(bar.name)}</text>')
+        parts.append(_line(low, middle, high, middle, COLOURS[0]))
+        parts.append(
+            f'<circle cx="{value:.1f}" cy="{middle}" r="4" fill="{COLOURS[0]}"><title>{escape(bar.title)}</title></circle>'
+        )
+        parts.append(f'<text x="{right + 8}" y="{middle + 4}">{escape(bar.title)}</text>')
+    return _svg(name, parts, height)
+
+
 def stacked_bars(
     bars: Sequence[tuple[float, Sequence[float]]], *, name: str, names: Sequence[str], x_name: str, y_name: str, whole: bool = False
 ) -> str:
@@ -103,8 +139,8 @@ def _legend(names: Sequence[str]) -> str:
     return f'<div class="legend">{"".join(keys)}</div>'
 
 
-def _svg(name: str, parts: Sequence[str]) -> str:
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(name, quote=True)}">{"".join(parts)}</svg>'
+def _svg(name: str, parts: Sequence[str], height: int = HEIGHT) -> str:
+    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(name, quote=True)}">{"".join(parts)}</svg>'
 
 
 def _x(x: Axis, value: float) -> float:

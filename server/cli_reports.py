@@ -95,7 +95,7 @@ def _short(path: Path) -> dict[str, object]:
 
 
 def show_comparison(home: LeadHome, args: argparse.Namespace, out: Output) -> int:
-    out.side_by_side("runs, best pooled AUC first", compare(run_path(home, run) for run in args.runs))
+    out.side_by_side("runs, the best first", compare(run_path(home, run) for run in args.runs))
     return 0
 
 

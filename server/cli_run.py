@@ -23,13 +23,15 @@ from server.config import LeadConfig, load_config
 from server.cost import cost, cost_lines
 from server.errors import ConfigError, ServerError
 from server.export import export_model
+from server.figures import AUC, Primary, headline, newest, noise_of, number, primary_of
 from server.folder import RunFolder, create_folder, open_folder, write_durably
 from server.home import LeadHome, read_signed
 from server.journal import wait_for_writer
 from server.leaving import departure_sentences
 from server.planning import make_plan
-from server.progress import follow, latest_metric, patients_words
+from server.progress import follow, patients_words
 from server.report import status, write_report
+from server.row_gap import ROW_OVERRIDE, RowGap, check_row_gap, row_gap, write_row_gap
 from server.simulate import LEAD, PipeTransport, Prepared, approve, declared_sizes, prepare
 from server.state import RunState, read_state
 from server.tracking import MirrorHandle, start_mirror
@@ -119,7 +121,7 @@ def run_simulated(run: RunFolder, prepared: Prepared, *, workers: int | None, sh
 
 
 def closing_table(run_dir: Path) -> Table:
-    """Rounds, pooled AUC, epsilon per site, bytes and seconds a round, from the journal."""
+    """Rounds, the primary pooled figure, epsilon per site, bytes and seconds a round, from the journal."""
     folder, state = RunFolder(run_dir), read_state(run_dir)
     plan, colluders = folder.plan(), folder.roster().colluders
     title = f"run {plan.run_id}: {state.phase}{' ' + state.stopped if state.stopped else ''}"
@@ -129,17 +131,18 @@ def closing_table(run_dir: Path) -> Table:
     for site, count in state.participation().items():
         exposed, model = epsilon_words(plan, state, site, colluders=colluders)
         table.add_row(site, str(count), exposed, model)
-    table.caption = "\n".join([epsilon_note(plan, state), *closing_facts(state)])
+    table.caption = "\n".join([epsilon_note(plan, state), *closing_facts(state, primary_of(plan))])
     table.caption_justify = "left"
     return table
 
 
-def closing_facts(state: RunState) -> list[str]:
-    """One fact a line: rounds, AUC with the noise it was measured with, bytes and seconds."""
+def closing_facts(state: RunState, primary: Primary | None = AUC) -> list[str]:
+    """One fact a line: rounds, the primary figure with the noise it was measured with, bytes and seconds."""
     facts = [f"{len(state.done)} rounds done, {len(state.failed)} lost, {state.resumes} resumed"]
-    if (auc := latest_metric(state, "auc")) is not None:
-        noise = latest_metric(state, "auc_noise_se") or 0.0
-        facts.append(f"pooled held-out AUC {auc:.3f}" + (f", measured with noise of s.e. {noise:.3f}" if noise else ""))
+    measured = newest(state)
+    if primary is not None and (said := headline(measured, primary)):
+        noise = noise_of(measured, primary)
+        facts.append(f"pooled held-out {said}" + (f", measured with noise of s.e. {number(noise)}" if noise else ""))
     if counted := patients_words(state):
         facts.append(f"training patients behind the last sum: {counted}")
     if state.done:
@@ -156,7 +159,10 @@ RUN_EXAMPLE = """example:
 Ctrl-C only stops watching: the run goes on at the hub. `wardround-lead stop RUN` ends it, `resume RUN` goes on."""
 SIMULATE_EXAMPLE = """example:
   wardround-lead simulate --sites 12 privacy=epsilon3 schedule.rounds=100 --out tried
-  wardround-lead simulate --data hospitals/ task=cis_conversion_mlp      (one folder with mapping.yaml per site)"""
+  wardround-lead simulate --data hospitals/ task=cis_conversion_mlp      (one folder with mapping.yaml per site)
+  wardround-lead simulate --data hospitals/ task=cdp_2y task.options.leave_out=basel --out unseen   (tested on that site alone)
+  wardround-lead simulate --data hospitals/ task=cdp_2y task.options.train_until_year=2019 --out later
+  wardround-lead simulate --data hospitals/ task=cdp_2y privacy=none --row-gap --out gap"""
 
 
 def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser) -> None:
@@ -192,6 +198,9 @@ def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", c
     simulated.add_argument("--patients", type=int, default=200, help="patients of an invented hospital (default %(default)s)")
     simulated.add_argument("--seed", type=int, default=1, help="of the invented patients; nothing secret depends on it")
     simulated.add_argument("--workers", type=int, help="processes (default: one a core)")
+    simulated.add_argument(
+        "--row-gap", action="store_true", help="also with rows parted instead of patients: how much that feigns (privacy=none)"
+    )
     simulated.add_argument("--out", type=Path, required=True, help="folder to make; holds sites, ledgers and the run")
     simulated.set_defaults(handler=simulate_command)
 
@@ -334,6 +343,9 @@ def _address(home: LeadHome) -> str:
 def simulate_command(home: LeadHome, args: argparse.Namespace, out: Output) -> int:
     if args.out.exists() and any(args.out.iterdir()):
         raise ConfigError(f"{args.out} is not empty: name a new folder")
+    if args.row_gap:
+        config = load_config(["federation=roster", *args.overrides])
+        check_row_gap(config.task.name, config.privacy.mode)
     data = args.data
     if data is None:
         if not 3 <= args.sites <= MAX_SITES or args.patients < 20:
@@ -341,4 +353,16 @@ def simulate_command(home: LeadHome, args: argparse.Namespace, out: Output) -> i
         data = args.out / "data"
         write_hospitals(data, args.sites, [args.patients] * args.sites, args.seed)
     state = simulate(args.out, args.overrides, data=data, workers=args.workers, show=not out.as_json)
+    if args.row_gap and state.phase == "finished":
+        out.say(measured_row_gap(args.out, args.overrides, data=data, workers=args.workers).words)
     return finish(args.out / "run", state, out)
+
+
+def measured_row_gap(folder: Path, overrides: Sequence[str], *, data: Path, workers: int | None = None) -> RowGap:
+    """The run in `folder` once more below `folder/rows`, with rows parted by the same salt; the gap is kept beside the run."""
+    run = folder / "run"
+    salt = RunFolder(run).roster().split_salt
+    simulate(folder / "rows", [*overrides, ROW_OVERRIDE], data=data, workers=workers, show=False, split_salt=salt)
+    gap = row_gap(run, folder / "rows" / "run")
+    write_row_gap(run, gap)
+    return gap

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from consortium.plan import Plan
 from server.card import NOT_PRIVATE_BANNER
 from server.errors import JournalError
+from server.figures import AUC, Primary, number, primary_of
 from server.folder import RunFolder
 from server.journal import decode_entry, split_lines
 from server.state import RunState, advance, read_state
@@ -55,6 +56,7 @@ def follow(
     of the watch while somebody drives the run: it may be the last word of an earlier coordinator, that was just stopped.
     """
     plan, watched = RunFolder(run_dir).plan(), Watched(run_dir)
+    primary = primary_of(plan)
     bar = Progress(
         TextColumn("{task.fields[banner]}"),
         BarColumn(),
@@ -69,7 +71,7 @@ def follow(
         while True:
             driven = alive()  # asked before the journal is read: what was written before the end is seen
             state = watched.look()
-            bar.update(shown, completed=len(state.done), description=sentence(state))
+            bar.update(shown, completed=len(state.done), description=sentence(state, primary))
             if not driven or (state.phase == "finished" and state.events > since):
                 return state
             time.sleep(POLL_S)
@@ -79,16 +81,16 @@ def total_rounds(plan: Plan) -> int:
     return (1 if plan.statistics else 0) + plan.schedule.rounds + (1 if plan.schedule.max_evaluate else 0)
 
 
-def sentence(state: RunState) -> str:
-    """Where the run stands, in one line."""
+def sentence(state: RunState, primary: Primary | None = AUC) -> str:
+    """Where the run stands, in one line; `primary`: the figure that its task is measured by."""
     parts = []
     if state.waiting:
         parts.append("waiting: " + ", ".join(f"{site} ({code})" for site, code in sorted(state.waiting.items())))
     if state.done:
         last = state.done[-1]
         parts.append(f"round {last.round} {last.purpose}, {len(last.survivors)} sites")
-    if (auc := latest_metric(state, "auc")) is not None:
-        parts.append(f"pooled AUC {auc:.3f}")
+    if (value := latest_metric(state, primary.name) if primary else None) is not None and primary:
+        parts.append(f"pooled {primary.words} {number(value)}")
     if state.failed:
         parts.append(f"{len(state.failed)} rounds lost")
     return "; ".join(parts) or f"{state.phase}"

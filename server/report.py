@@ -8,30 +8,31 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-import numpy as np
-
 from consortium.canonical import Json
 from consortium.plan import Plan
 from consortium.wire import SENTENCES
 from secagg.opening import Finding
+from server import figures
+from server.asked import asked_sentences
 from server.card import (
     NOT_PRIVATE_BANNER,
     epsilon_note,
     epsilon_text,
     epsilon_words,
     guarantee,
-    metric_noise,
     privacy_line,
     published_words,
 )
-from server.charts import Mark, axis, line_chart, stacked_bars
+from server.charts import stacked_bars
+from server.figures import AUC
 from server.folder import open_folder, write_durably
 from server.journal import RoundDone, RoundFailed
 from server.leaving import departures
 from server.progress import patients_words
+from server.report_figures import quality_charts, quality_tables, table
+from server.row_gap import RowGap, read_row_gap
 from server.state import RunState, read_state
 from server.sums import result_html, result_of, sums_only
-from tasks.metrics import pooled_metrics
 
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#1c1917;background:#fafaf9;margin:0}
@@ -50,6 +51,7 @@ td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}th{background:#f5f5
 .legend span{margin-right:14px;font-size:13px;color:#57534e}
 .legend i{display:inline-block;width:10px;height:10px;margin-right:5px;border-radius:2px}
 code{font-size:13px;overflow-wrap:anywhere}
+.groups td{font-size:13px;white-space:nowrap}.groups{overflow-x:auto}h3{font-size:15px;margin:20px 0 6px}
 @media print{body{background:#fff}main{max-width:none}}
 """
 
@@ -92,34 +94,34 @@ def status(run_dir: Path) -> dict[str, Json]:
 
 
 def compare(run_dirs: Iterable[Path]) -> list[dict[str, Json]]:
-    """One row for each run, best pooled AUC first; rows of different tasks or cohorts are not comparable and say which."""
-    rows: list[dict[str, Json]] = []
+    """One row for each run, the best by its task's primary figure first; rows of different tasks or cohorts are not comparable and
+    say which. Runs of one figure stand together."""
+    rows: list[tuple[tuple[str, float, str], dict[str, Json]]] = []
     for run_dir in run_dirs:
         plan, found = open_folder(run_dir).plan(), status(run_dir)
-        metrics = dict(last_metrics(read_state(run_dir)))
-        rows.append(
-            {
-                "run_id": plan.run_id,
-                "task": plan.task.name,
-                "model": plan.model.name,
-                "strategy": plan.strategy.name,
-                "sites": len(plan.sites),
-                "epsilon_exposed": NOT_PRIVATE_BANNER if not plan.private else plan.privacy.epsilon_exposed,
-                "epsilon_model": NOT_PRIVATE_BANNER if not plan.private else plan.privacy.epsilon_model,
-                "rounds": found["rounds_done"],
-                "phase": found["phase"],
-                "auc": metrics.get("auc"),
-                "brier": metrics.get("brier"),
-                "seconds_a_round": found["seconds_a_round"],
-                "bytes_up": found["bytes_up"],
-            }
-        )
-    return sorted(rows, key=_best_first)
-
-
-def _best_first(row: Mapping[str, Json]) -> tuple[float, str]:
-    auc = row["auc"]
-    return (-auc if isinstance(auc, float) else math.inf, str(row["run_id"]))
+        metrics = figures.newest(read_state(run_dir))
+        primary = figures.primary_of(plan)
+        value = metrics.get(primary.name) if primary else None
+        row: dict[str, Json] = {
+            "run_id": plan.run_id,
+            "task": plan.task.name,
+            "model": plan.model.name,
+            "strategy": plan.strategy.name,
+            "sites": len(plan.sites),
+            "epsilon_exposed": NOT_PRIVATE_BANNER if not plan.private else plan.privacy.epsilon_exposed,
+            "epsilon_model": NOT_PRIVATE_BANNER if not plan.private else plan.privacy.epsilon_model,
+            "rounds": found["rounds_done"],
+            "phase": found["phase"],
+            "figure": primary.name if primary else None,
+            "value": value,
+            "auc": metrics.get("auc"),
+            "brier": metrics.get("brier"),
+            "seconds_a_round": found["seconds_a_round"],
+            "bytes_up": found["bytes_up"],
+        }
+        rank = math.inf if value is None or primary is None else primary.rank(value)
+        rows.append(((primary.name if primary else "", rank, plan.run_id), row))
+    return [row for _, row in sorted(rows, key=lambda one: one[0])]
 
 
 def last_metrics(state: RunState) -> tuple[tuple[str, float], ...]:
@@ -132,13 +134,17 @@ def write_report(run_dir: Path, target: Path | None = None) -> Path:
     folder = open_folder(run_dir)
     path = target or folder.report
     plan = folder.plan()
-    result = result_of(folder, plan)
-    write_durably(path, page(plan, read_state(run_dir), colluders=folder.roster().colluders, result=result).encode())
+    result, gap = result_of(folder, plan), read_row_gap(run_dir)
+    written = page(plan, read_state(run_dir), colluders=folder.roster().colluders, result=result, gap=gap)
+    write_durably(path, written.encode())
     return path
 
 
-def page(plan: Plan, state: RunState, *, colluders: int, result: Mapping[str, Json] | None = None) -> str:
-    """The whole page. `state` may be of a run that has not ended; `colluders` as its roster has it; `result`: what sums found."""
+def page(
+    plan: Plan, state: RunState, *, colluders: int, result: Mapping[str, Json] | None = None, gap: RowGap | None = None
+) -> str:
+    """The whole page. `state` may be of a run that has not ended; `colluders` as its roster has it; `result`: what sums found;
+    `gap`: what parting rows would feign, where that was measured."""
     title = escape(f"{plan.task.name}: run {plan.run_id}")
     banner = "" if plan.private else f'<div class="banner">{NOT_PRIVATE_BANNER}: no clipping, no noise, epsilon unbounded</div>'
     body = [
@@ -149,11 +155,13 @@ def page(plan: Plan, state: RunState, *, colluders: int, result: Mapping[str, Js
         _facts(plan, state),
         result_html(result) if result else "",
         _charts(plan, state),
+        quality_tables(plan, state),
+        "".join(f"<p>{escape(said)}</p>" for said in [*asked_sentences(plan), *([gap.words] if gap else [])]),
         "<h2>Sites</h2>",
         _sites(plan, state, colluders),
         "<h2>Sites that left for good</h2>" + _left(state) if state.left else "",
         "<h2>Rounds that opened nothing</h2>" + _failures(state) if state.failed else "",
-        "<h2>Messages that were wrong</h2>" + _table(["what was seen", "rounds"], list(findings(state).items()))
+        "<h2>Messages that were wrong</h2>" + table(["what was seen", "rounds"], list(findings(state).items()))
         if state.found
         else "",
         "<h2>What is promised to a patient</h2>",
@@ -175,11 +183,9 @@ def _emphasised(sentence: str) -> str:
 
 
 def _facts(plan: Plan, state: RunState) -> str:
-    metrics = dict(last_metrics(state))
     exposed, model = (epsilon_text(value) for value in (plan.privacy.epsilon_exposed, plan.privacy.epsilon_model))
-    auc = f"{metrics['auc']:.3f}" if "auc" in metrics else "not measured"
     facts = {
-        **({} if sums_only(plan) else {"pooled AUC": auc}),
+        **_primary_fact(plan, state),
         "sums" if sums_only(plan) else "training rounds": f"{state.completed('train')} of {plan.schedule.rounds}",
         "epsilon exposed, at most": exposed,
         "epsilon model, at most": model,
@@ -187,8 +193,22 @@ def _facts(plan: Plan, state: RunState) -> str:
         **({"training patients": counted} if (counted := patients_words(state)) else {}),
         "MB up, all sites": f"{sum(done.bytes_up for done in state.done) / 1e6:.2f}",
     }
-    cells = "".join(f'<div class="fact"><b>{escape(value)}</b><span>{name}</span></div>' for name, value in facts.items())
+    cells = "".join(f'<div class="fact"><b>{escape(value)}</b><span>{escape(name)}</span></div>' for name, value in facts.items())
     return f'<div class="facts">{cells}</div>'
+
+
+def _primary_fact(plan: Plan, state: RunState) -> dict[str, str]:
+    """The primary figure of the newest evaluation, under its name and interval."""
+    primary = figures.primary_of(plan) or (None if sums_only(plan) else AUC)
+    if primary is None:
+        return {}
+    measured = figures.newest(state)
+    found = next((one for one in figures.ordered(measured, primary) if str(one.name) == primary.name), None)
+    if found is None:
+        return {f"pooled {primary.words}": "nothing to show" if figures.evaluated(state) else "not measured"}
+    ends = f", 95 % {figures.interval(found)}" if figures.interval(found) else ""
+    noise = "; noise is of its size, do not read it" if figures.drowned(measured) else ""
+    return {f"pooled {primary.words}{ends}{noise}": figures.number(found.value)}
 
 
 def _charts(plan: Plan, state: RunState) -> str:
@@ -197,59 +217,15 @@ def _charts(plan: Plan, state: RunState) -> str:
     phases = sorted({name for done in state.done for name, _ in done.seconds})
     seconds = [(float(done.round), [dict(done.seconds).get(name, 0.0) for name in phases]) for done in state.done]
     survivors = [(float(done.round), [float(len(done.survivors))]) for done in state.done]
-    quality = {
-        "Pooled AUC on held-out patients": _auc(state),
-        "Calibration, latest evaluation": _calibration(plan, state),
-    }
     charts = {
-        **({} if sums_only(plan) else quality),
+        **(quality_charts(plan, state) if figures.primary_of(plan) or not sums_only(plan) else {}),
         "Seconds by phase": stacked_bars(seconds, name="Seconds a round", names=phases, x_name="round", y_name="seconds"),
         "Sites in the sum": stacked_bars(
             survivors, name="Sites a round", names=["sites"], x_name="round", y_name="sites", whole=True
         ),
     }
-    figures = "".join(f"<figure><figcaption>{name}</figcaption>{chart}</figure>" for name, chart in charts.items())
-    measured = [done for done in state.done if done.metrics]
-    note = f'<p class="note">{escape(metric_noise(plan, len(measured[-1].survivors)))}</p>' if measured else ""
-    return f'<div class="charts">{figures}</div>{note}'
-
-
-def _auc(state: RunState) -> str:
-    marks = []
-    for done in state.done:
-        values = dict(done.metrics)
-        if "auc" in values:
-            spread = math.hypot(values.get("auc_sampling_se", 0.0), values.get("auc_noise_se", 0.0))
-            title = f"round {done.round}: AUC {values['auc']:.3f}" + (f" ± {spread:.3f}" if spread else "")
-            marks.append(Mark(float(done.round), values["auc"], title, spread))
-    if not marks:
-        return '<p class="note">Not measured yet.</p>'
-    x = axis([mark.x for mark in marks], at_least=0.0, whole=True)
-    y = axis([mark.y for mark in marks], at_least=0.5, at_most=1.0)
-    return line_chart(marks, name="Pooled AUC by round", x_name="round (bars: one standard error)", y_name="AUC", x=x, y=y)
-
-
-def _calibration(plan: Plan, state: RunState) -> str:
-    last = next((done for done in reversed(state.done) if done.histogram), None)
-    if last is None:
-        return '<p class="note">Not measured yet.</p>'
-    noise = plan.privacy.evaluate_noise * math.sqrt(len(last.survivors))
-    groups = pooled_metrics(np.array(last.histogram), noise_std=noise).calibration
-    largest = max((group.patients for group in groups), default=0.0) or 1.0
-    marks = [
-        Mark(
-            group.predicted,
-            group.observed,
-            f"predicted {group.predicted:.2f}, observed {group.observed:.2f}, about {group.patients:.0f} patients",
-            radius=3.0 + 6.0 * math.sqrt(max(group.patients, 0.0) / largest),
-        )
-        for group in groups
-        if group.predicted is not None and group.observed is not None
-    ]
-    if not marks:
-        return '<p class="note">Noise drowns every group.</p>'
-    unit = axis([0.0, 1.0])
-    return line_chart(marks, name="Calibration", x_name="predicted probability", y_name="observed", x=unit, y=unit, diagonal=True)
+    drawn = "".join(f"<figure><figcaption>{escape(name)}</figcaption>{chart}</figure>" for name, chart in charts.items())
+    return f'<div class="charts">{drawn}</div>'
 
 
 def _sites(plan: Plan, state: RunState, colluders: int) -> str:
@@ -261,7 +237,7 @@ def _sites(plan: Plan, state: RunState, colluders: int) -> str:
         size, weight = str(participant.declared_patients), f"{plan.weight(site):.3f}"
         rows.append([site, size, weight, str(taken.get(site, 0)), dropped.get(site, ""), exposed, model])
     names = ["site", "declared patients", "weight", "rounds in sums", "missed (phase code)", "epsilon exposed", "epsilon model"]
-    return f'{_table(names, rows)}<p class="note">{escape(epsilon_note(plan, state))}</p>'
+    return f'{table(names, rows)}<p class="note">{escape(epsilon_note(plan, state))}</p>'
 
 
 def _drops(state: RunState) -> dict[str, str]:
@@ -277,12 +253,12 @@ def _drops(state: RunState) -> dict[str, str]:
 def _left(state: RunState) -> str:
     names = ("site", "when", "code", "why", "then")
     rows = [[str(one[name]) for name in names] for one in departures(state)]
-    return _table(["site", "when", "code", "why", "what you can do"], rows)
+    return table(["site", "when", "code", "why", "what you can do"], rows)
 
 
 def _failures(state: RunState) -> str:
     rows = [[str(failed.round), failed.purpose, failed.code, _why(failed), _missing(failed)] for failed in state.failed]
-    return _table(["round", "purpose", "code", "why", "sites"], rows)
+    return table(["round", "purpose", "code", "why", "sites"], rows)
 
 
 def _why(failed: RoundFailed) -> str:
@@ -312,17 +288,6 @@ def findings(state: RunState) -> dict[str, str]:
     for found in state.found:
         rounds.setdefault(Finding(found.what, found.sites).sentence, []).append(str(found.round))
     return {sentence: ", ".join(numbers) for sentence, numbers in rounds.items()}
-
-
-def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(name)}</th>" for name in names)
-    lines = "".join("<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
-
-
-def _cell(value: str) -> str:
-    number = value.replace(".", "", 1).isdigit()
-    return f'<td class="n">{escape(value)}</td>' if number else f"<td>{escape(value)}</td>"
 
 
 def _seconds(done: RoundDone) -> float:

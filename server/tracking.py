@@ -39,6 +39,7 @@ from server.journal import (
     split_lines,
 )
 from server.report import write_report
+from tasks.scoring.names import parsed
 
 QUIET = {  # mlflow reads these when it is imported
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -119,7 +120,7 @@ def points(entry: Entry) -> tuple[Point, ...]:
     match entry.event:
         case RoundDone() as done:
             values = {
-                **{f"pooled.{name}": value for name, value in done.metrics},
+                **{f"pooled.{parsed(name).plain}": value for name, value in done.metrics},
                 **{f"seconds.{name}": value for name, value in done.seconds},
                 "seconds.round": sum(value for _, value in done.seconds),
                 "bytes.up": float(done.bytes_up),

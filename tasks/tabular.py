@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from tasks import models
 from tasks.base import Contract, Options
-from tasks.errors import ContractError
 from tasks.features import Design
+from tasks.metrics import Scale
 from tasks.scoring.base import Scoring
 from tasks.scoring.binary import BinaryScoring
+from tasks.scoring.groups import groupings
 
 
 @dataclass(frozen=True)
 class TabularTask:
-    """Binary outcome from a contract's columns, by logistic regression or a small perceptron."""
+    """Binary outcome from a contract's columns, by a model of `tasks.models`."""
 
     contract: Contract
+
+    scale: ClassVar[Scale] = "probability"  # of the bins that predictions are counted in; "root_odds" for rare events
 
     @property
     def name(self) -> str:
@@ -34,7 +38,7 @@ class TabularTask:
 
     @property
     def model_names(self) -> tuple[str, ...]:
-        """`logistic` and `mlp`."""
+        """All of `tasks.models`."""
         return models.MODEL_NAMES
 
     @property
@@ -45,7 +49,7 @@ class TabularTask:
     def build_model(self, name: str, options: Options, columns: Sequence[str] | None = None) -> nn.Module:
         """Model for the design of `columns` (all if None); see `tasks.models.build_model`."""
         names = None if columns is None else tuple(columns)
-        return models.build_model(name, Design(self.contract, names).n_inputs, options)
+        return models.build_model(name, Design(self.contract, names), options)
 
     @property
     def label_shape(self) -> tuple[int, ...]:
@@ -58,7 +62,5 @@ class TabularTask:
         return losses
 
     def scoring(self, bins: int, by: Sequence[str] = ()) -> Scoring:
-        """Score histograms by label."""
-        if by:
-            raise ContractError(f"task {self.name} has no figures by {', '.join(by)}")
-        return BinaryScoring(bins)
+        """Score histograms by label, and by sex and age where the contract knows them."""
+        return BinaryScoring(bins, groupings(self.contract, by), self.scale)

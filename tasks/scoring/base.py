@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.errors import ContractError
+from tasks.metrics import CalibrationGroup
 
 Floats = NDArray[np.float64]
 Places = NDArray[np.int64]
@@ -78,6 +79,15 @@ class Scoring(Protocol):
         ...
 
 
+@runtime_checkable
+class Calibrated(Protocol):
+    """A scoring of probabilities, which can be compared with how often the event came: for one more chart."""
+
+    def calibration(self, histogram: Floats) -> tuple[CalibrationGroup, ...]:
+        """Predicted and observed shares by group of predictions, from the summed histogram (cells,)."""
+        ...
+
+
 def shares(scoring: Scoring, places: Places, counts: NDArray[np.intp], grid_bits: int) -> NDArray[np.int64]:
     """What each record adds to its cell in each block, in steps of the grid 2^-grid_bits, (n, blocks).
 
@@ -92,6 +102,15 @@ def shares(scoring: Scoring, places: Places, counts: NDArray[np.intp], grid_bits
         )
     whole = np.floor(weights * (1 << grid_bits)).astype(np.int64)
     return np.where(places == NOWHERE, 0, whole[None, :] // counts[:, None])
+
+
+def summed(scoring: Scoring, scored: Scored, counts: NDArray[np.intp], grid_bits: int) -> NDArray[np.int64]:
+    """The histogram of `scored`, (cells,), in steps of the grid; `counts` (n,) as for `shares`."""
+    places = scoring.places(scored)
+    parts = shares(scoring, places, counts, grid_bits)
+    grid = np.zeros(scoring.cells, dtype=np.int64)
+    np.add.at(grid, np.maximum(places, 0), parts)  # who is nowhere adds nothing
+    return grid
 
 
 def equal_weights(blocks: int) -> tuple[float, ...]:

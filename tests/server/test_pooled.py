@@ -15,6 +15,7 @@ from server import pooled
 from tasks.features import Design
 from tasks.metrics import score_histogram
 from tasks.registry import get_task
+from tasks.scoring.base import Scored, summed
 
 PLAN = make_plan(make_roster(SITES[:4]))
 PLAIN = replace(PLAN, privacy=replace(PLAN.privacy, evaluate_noise=0.0, describe_noise=0.0, train_noise=0.0, mode="none",
@@ -47,6 +48,22 @@ def test_a_sum_that_noise_drowns_leaves_the_neutral_normalisation() -> None:
     assert found["feature_mean"] == pytest.approx(DESIGN.neutral_buffers()[0])
 
 
+@pytest.mark.parametrize(
+    ("left_out", "survivors", "trained"),
+    [
+        ("", SITES[:3], SITES[:3]),
+        ("kaunas", SITES[:3], ("basel", "lyon")),
+        ("kaunas", ("basel",), ("basel",)),
+        ("lyon", ("lyon",), ("lyon",)),
+    ],
+)
+def test_the_site_that_is_left_out_does_not_weaken_the_others_step(
+    left_out: str, survivors: tuple[str, ...], trained: tuple[str, ...]
+) -> None:
+    plan = replace(PLAN, model=replace(PLAN.model, options=(("leave_out", left_out),) if left_out else ()))
+    assert pooled.trained_by(plan, survivors) == trained
+
+
 def histogram(labels: list[int], scores: list[float]) -> np.ndarray:
     return np.asarray(score_histogram(np.array(labels, np.int8), np.array(scores), PLAN.histogram_bins), np.float64)
 
@@ -76,3 +93,20 @@ def test_noise_of_more_sites_is_larger_by_their_root() -> None:
     cells = 100.0 * histogram([0, 0, 1, 1], [0.1, 0.6, 0.7, 0.9])
     one, four = (pooled.metrics(PLAN, cells, contributors=n)["auc_noise_se"] for n in (1, 4))
     assert four == pytest.approx(2.0 * one)
+
+
+def test_a_plan_that_asks_for_groups_has_their_figures_and_those_of_everybody() -> None:
+    scoring = get_task("cis_conversion").scoring(4, ("sex",))
+    options = (*PLAIN.model.options, ("score_bins", 4), ("score_by", "sex"))
+    plan = replace(PLAIN, model=replace(PLAIN.model, options=options), histogram_bins=scoring.cells // 2)
+    stream = np.random.default_rng(2)
+    values = np.full((400, len(DESIGN.contract.columns)), np.nan)
+    values[:, DESIGN.contract.column_names.index("sex")] = stream.integers(0, 2, 400)
+    logits = stream.normal(0.0, 1.5, 400)
+    labels = (stream.random(400) < 1 / (1 + np.exp(-logits))).astype(np.int8)
+    cells = summed(scoring, Scored(logits, labels, values), np.ones(400, np.intp), 20) / 2.0**20
+    found = pooled.metrics(plan, cells, contributors=3)
+    alone = pooled.metrics(PLAIN, histogram(labels.tolist(), (1 / (1 + np.exp(-logits))).tolist()), contributors=3)
+    assert {name: found[name] for name in alone} == pytest.approx(alone, abs=1e-4)
+    assert {"auc[sex=F]", "auc_low[sex=M]"} <= set(found)
+    assert pooled.scored_by(plan) == scoring

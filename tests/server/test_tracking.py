@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from server.folder import RunFolder
-from server.journal import Journal, RunFinished, read_entries
+from server.journal import Entry, Journal, RoundDone, RunFinished, named, read_entries
 from server.tracking import QUIET, load_position, main, plan_parameters, points, redacted, start_mirror
 
 Make = Callable[..., RunFolder]
@@ -48,6 +48,16 @@ def test_the_points_of_a_round_are_its_opened_values(run_folder: Make) -> None:
     assert values["survivors"] == (4.0, 2)
     assert values["seconds.round"] == (pytest.approx(0.61), 2)
     assert len({point.time_ms for point in points(done)}) == 1
+
+
+def test_figures_of_groups_have_names_that_the_store_takes() -> None:
+    from mlflow.utils.validation import _validate_metric_name
+
+    done = RoundDone(2, "train", ("a",), (), (), 0, 0, named({"auc": 0.8, "auc_low[age=35_to_49]": 0.7}), (1.0,) * 4)
+    found = {point.name: point.value for point in points(Entry(1, "2026-01-02T12:00:00.000Z", done))}
+    assert (found["pooled.auc"], found["pooled.auc_low/age.35_to_49"]) == (0.8, 0.7)
+    for name in found:
+        _validate_metric_name(name)
 
 
 def test_parameters_hold_the_plan_and_its_digest(run_folder: Make) -> None:

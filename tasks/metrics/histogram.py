@@ -1,0 +1,82 @@
+"""From labels and predicted probabilities to counts in cells, and back from a cell to the probability in its middle.
+
+A histogram has 2 * bins cells: the bins of label 0, then those of label 1. Bins are of equal width on a public *scale*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.errors import ContractError
+
+HISTOGRAM_BOUND: Final = 1.0  # L2 (and L1) change when one patient is added or removed
+LEAST_MASS: Final = 1e-6  # patients; noise that leaves less than this leaves none, and nothing is divided by it
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64] | NDArray[np.float64]
+Scale = Literal["probability", "root_odds"]
+
+
+def on_scale(probabilities: Floats, scale: Scale) -> Floats:
+    """Where probabilities lie on the scale, both in [0, 1].
+
+    root_odds: s / (1 + s) with s the square root of the odds. Its 16 bins end at 0.4, 2, 5, 10, 17, 27, 38, 50 ... %: an event of
+    5 % fills eight of them, and three on the scale of the probability itself.
+    """
+    if scale == "probability":
+        return probabilities
+    event, none = np.sqrt(probabilities), np.sqrt(1.0 - probabilities)
+    return np.asarray(event / (event + none))
+
+
+def off_scale(places: Floats, scale: Scale) -> Floats:
+    """The probabilities at places of the scale."""
+    if scale == "probability":
+        return places
+    return np.asarray(places**2 / (places**2 + (1.0 - places) ** 2))
+
+
+def centres(bins: int, scale: Scale = "probability") -> Floats:
+    """The probability that stands for each bin, (bins,): in its middle on the scale."""
+    return off_scale((np.arange(bins) + 0.5) / bins, scale)
+
+
+def edges(bins: int, scale: Scale = "probability") -> Floats:
+    """Where the bins begin, and 1: (bins + 1,) probabilities."""
+    return off_scale(np.arange(bins + 1) / bins, scale)
+
+
+def score_histogram(
+    labels: Sequence[int] | NDArray[np.int8], probabilities: Floats, bins: int, scale: Scale = "probability"
+) -> NDArray[np.int64]:
+    """Counts (2 * bins,) of patients by label and probability; exactly one cell per patient."""
+    return np.bincount(score_cells(labels, probabilities, bins, scale), minlength=2 * bins)
+
+
+def score_cells(
+    labels: Sequence[int] | NDArray[np.int8], probabilities: Floats, bins: int, scale: Scale = "probability"
+) -> NDArray[np.int64]:
+    """Each one's cell of a histogram (2 * bins,), (n,): label 0 in the first half, 1 in the second."""
+    if bins < 2:
+        raise ContractError(f"{bins} bins: at least 2 are needed")
+    truth = np.asarray(labels, dtype=np.int64)
+    scores = np.asarray(probabilities, dtype=np.float64)
+    if truth.shape != scores.shape or truth.ndim != 1 or np.any((truth != 0) & (truth != 1)):
+        raise ContractError(f"labels {truth.shape} and probabilities {scores.shape} must be equally long, labels 0 or 1")
+    # A model gone astray gives NaN; its patients count as probability 1/2, so that every patient is in one cell.
+    place = on_scale(np.clip(np.nan_to_num(scores, nan=0.5), 0.0, 1.0), scale)
+    cell = np.floor(place * bins).astype(np.int64)
+    return np.asarray(truth * bins + np.minimum(cell, bins - 1), dtype=np.int64)
+
+
+def halves(histogram: Counts) -> tuple[Floats, Floats]:
+    """Label 0 and label 1 by bin, (bins,) each. Raises `ContractError` for what is no histogram."""
+    cells = np.asarray(histogram, dtype=np.float64)
+    if cells.ndim != 1 or len(cells) < 4 or len(cells) % 2:
+        raise ContractError(f"a histogram has 2 * bins cells, got shape {cells.shape}")
+    zeros, ones = cells.reshape(2, -1)
+    return zeros, ones
