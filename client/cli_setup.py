@@ -114,7 +114,7 @@ def _data(home: Home) -> str:
     config = load_config(home)
     patients = Patients(data_source(home.load_roster(), folder=config.data, tasks=config.tasks))
     for task in config.tasks:
-        if not patients.trainer(task).training.patients:
+        if not patients.trainer(task).sides.training.patients:
             raise ConfigError(f"no patient is left for training {task}: see `wardround-site data validate`")
     return f"the tables fit {', '.join(config.tasks)}"
 

@@ -10,7 +10,7 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     temporary = _written(path, data, mode)
     try:
         temporary.replace(path)
-    except OSError:
+    except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
@@ -38,7 +38,7 @@ def _written(path: Path, data: bytes, mode: int) -> Path:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-    except OSError:
+    except BaseException:  # Ctrl-C too: what may be a patient's record is not left lying about
         temporary.unlink(missing_ok=True)
         raise
     return temporary

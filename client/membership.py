@@ -20,21 +20,17 @@ from client.errors import ConfigError
 from client.patients import DataSource
 from client.release import Entropy
 from client.sides import sides_of
-from consortium.canonical import Json, decode_json
-from consortium.documents import from_document
-from consortium.errors import ConsortiumError
-from consortium.plan import NOT_PRIVATE, ModelRef, ParameterSpec, PrivacyTerms, TaskRef
+from consortium.plan import NOT_PRIVATE
 from privacy.audit import CONFIDENCE, Attack, attack, attack_lower_bound, gaussian_mu
 from privacy.noise import KEY_SIZE, poisson_mask
 from tasks.base import Task
 from tasks.cohorts import open_cohort
-from tasks.errors import ContractError
-from tasks.features import Design
-from tasks.models import initial_parameters, parameter_specs, refuse_mixing, split_parameters
+from tasks.errors import ContractError, ModelFileError
+from tasks.exported import Exported, inputs_of, model_of, read_exported
+from tasks.models import initial_parameters, split_parameters
 from tasks.registry import get_task
 from tasks.splits import held_out_mask
 
-FORMAT = "wardround/model/1"
 PATIENTS_LEAST = 10  # on either side: below, intervals span everything
 MOST_FPR = 0.05  # "low": with a few hundred others, lower rates are a handful of patients
 REFERENCES, REFERENCE_STEPS, REFERENCE_RATE = 16, 150, 0.05
@@ -43,56 +39,12 @@ REFERENCE_PARAMETERS = 200_000  # above, training sixteen models takes more than
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class ExportedModel:
-    """What a consortium's `model export` folder holds: `weights.npz` and `model.json`."""
-
-    run_id: str
-    task: TaskRef
-    model: ModelRef
-    privacy: PrivacyTerms
-    buffers: NDArray[np.float32]
-    parameters: NDArray[np.float32]
-
-    @property
-    def claimed_epsilon(self) -> float:
-        """Against whoever holds the model; `NOT_PRIVATE` if nothing is claimed."""
-        return self.privacy.epsilon_model if self.privacy.mode != "none" else NOT_PRIVATE
-
-
-def read_model(folder: Path) -> ExportedModel:
-    """The model of an exported folder; nothing in it runs as code. Raises `ConfigError` that names what does not fit."""
+def read_model(folder: Path) -> Exported:
+    """The model of an exported folder. Raises `ConfigError` that names what does not fit."""
     try:
-        facts = decode_json((folder / "model.json").read_bytes())
-        if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-            raise ConfigError(f"{folder / 'model.json'} is not of format {FORMAT}: export the model again with this version")
-        task, model = from_document(TaskRef, facts.get("task")), from_document(ModelRef, facts.get("model"))
-        privacy = from_document(PrivacyTerms, facts.get("privacy"))
-        with np.load(folder / "weights.npz", allow_pickle=False) as arrays:
-            tensors = {name: arrays[name] for name in arrays.files}
-    except OSError as error:
-        raise ConfigError(f"cannot read {error.filename or folder}: name a folder that `model export` wrote") from error
-    except (ConsortiumError, ValueError) as error:
-        raise ConfigError(f"{folder} does not hold an exported model: {error}") from error
-    specs = model.buffers + model.parameters
-    if [(spec.name, spec.shape) for spec in specs] != [(name, tensor.shape) for name, tensor in tensors.items()]:
-        raise ConfigError(f"{folder / 'weights.npz'} does not hold the tensors of model.json: one of them is another model's")
-    buffers, parameters = (_flat(part, tensors) for part in (model.buffers, model.parameters))
-    return ExportedModel(_run_id(facts), task, model, privacy, buffers, parameters)
-
-
-def _flat(specs: tuple[ParameterSpec, ...], tensors: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-    flat = np.concatenate([np.zeros(0, np.float32), *(tensors[spec.name].ravel() for spec in specs)]).astype(np.float32)
-    if not np.isfinite(flat).all():
-        raise ConfigError("the model holds values that are not finite: it is of no use to anybody")
-    return flat
-
-
-def _run_id(facts: dict[str, Json]) -> str:
-    run_id = facts.get("run_id")
-    if not isinstance(run_id, str) or not run_id.replace("-", "").isalnum():
-        raise ConfigError("model.json names no run id: export the model again")
-    return run_id
+        return read_exported(folder)
+    except ModelFileError as error:
+        raise ConfigError(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -108,27 +60,26 @@ class Patients:
     members: NDArray[np.bool_]
 
 
-def patients_of(exported: ExportedModel, source: DataSource) -> Patients:
+def patients_of(exported: Exported, source: DataSource) -> Patients:
     """The cohort of `source`, encoded with the model's own buffers."""
     task = get_task(source.tasks[0])
     if (exported.task.name, exported.task.version) != (task.name, task.version):
         theirs = f"{exported.task.name} {exported.task.version}"
         raise ConfigError(f"the model is of task {theirs}, this site has {task.name} {task.version}")
     cohort = open_cohort(task, source.folder)
-    design = Design(task.contract, exported.task.columns)
     out = held_out_mask(cohort.patient_ids, source.salt, source.held_out_fraction)
     sides = sides_of(cohort, out, task.records)  # the very records that training and evaluation use
     values, labels = (np.concatenate(parts) for parts in zip(*((side.values, side.labels) for side in sides), strict=True))
     owners = np.concatenate([sides[0].owners, sides[0].patients + sides[1].owners])
     members = np.arange(sides[0].patients + sides[1].patients) < sides[0].patients
-    inputs = design.encode(values, *design.split_buffers(exported.buffers))
+    inputs = inputs_of(exported, task, values)
     if (fewest := min(int(members.sum()), int((~members).sum()))) < PATIENTS_LEAST:
         raise ConfigError(f"{fewest} patients on one side of the split, at least {PATIENTS_LEAST} are needed for any statement")
     return Patients(torch.from_numpy(np.ascontiguousarray(inputs)), torch.from_numpy(labels.astype(np.float32)), owners, members)
 
 
 def check_membership(
-    exported: ExportedModel, source: DataSource, *, entropy: Entropy, progress: Callable[[int], None] = lambda done: None
+    exported: Exported, source: DataSource, *, entropy: Entropy, progress: Callable[[int], None] = lambda done: None
 ) -> dict[str, object]:
     """The result file's content: numbers over all patients, none about any. `progress` counts reference models."""
     task, patients = get_task(source.tasks[0]), patients_of(exported, source)
@@ -144,15 +95,11 @@ def check_membership(
     return _result(exported, patients, attacks, bound)
 
 
-def _built(task: Task, exported: ExportedModel) -> torch.nn.Module:
+def _built(task: Task, exported: Exported) -> torch.nn.Module:
     try:
-        model = task.build_model(exported.model.name, dict(exported.model.options), exported.task.columns)
-        refuse_mixing(model)
-    except ContractError as error:
+        return model_of(exported, task)
+    except (ContractError, ModelFileError) as error:
         raise ConfigError(f"the model of run {exported.run_id} cannot be built here: {error}") from error
-    if parameter_specs(model) != tuple((spec.name, spec.shape) for spec in exported.model.parameters):
-        raise ConfigError(f"the model of run {exported.run_id} has other tensors than {exported.model.name} in this code version")
-    return model
 
 
 def patient_losses(task: Task, model: torch.nn.Module, parameters: NDArray[np.float32], patients: Patients) -> Floats:
@@ -196,7 +143,7 @@ def _coins(entropy: Entropy, n: int) -> NDArray[np.bool_]:
     return poisson_mask(n, 0.5, lambda size: entropy(KEY_SIZE)[:size])
 
 
-def _result(exported: ExportedModel, patients: Patients, attacks: dict[str, Attack], bound: float) -> dict[str, object]:
+def _result(exported: Exported, patients: Patients, attacks: dict[str, Attack], bound: float) -> dict[str, object]:
     name = list(attacks)[-1]  # fixed beforehand: the calibrated one where it was made
     found, claim = attacks[name], exported.claimed_epsilon
     most = 1.0 if claim == NOT_PRIVATE else float(ndtr(gaussian_mu(claim, exported.privacy.delta) / 2.0**0.5))

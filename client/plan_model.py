@@ -13,6 +13,7 @@ from tasks.features import Design
 from tasks.models import parameter_specs
 from tasks.run_options import run_options, scoring_of
 from tasks.scoring.base import Scoring
+from tasks.scoring.groups import refuse_unread
 
 KEPT = 4  # models with their engines; a process serves one plan at a time, a simulation several sites
 
@@ -55,6 +56,7 @@ def _built(task: Task, plan: Plan, engine: str) -> PlanModel:
         raise Refused("MODEL", "the plan's parameter schema is not that of the named model in this code version")
     shape = Shape(task.records, (Design(task.contract, plan.task.columns).n_inputs,), task.label_shape)
     scoring = scoring_of(task, options, plan.histogram_bins)
+    refuse_unread(scoring, task.contract, plan.task.columns)
     try:
         return PlanModel(model, task.loss, choose_engine(model, task.loss, shape, name=engine), scoring)
     except Unsupported as error:

@@ -11,13 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from client.batches import Batches, Encoder
 from client.canaries import Canaries, noised_with_canaries
-from client.engines import Engine, PatientBatch, gradients_as_inputs, like, of_owners, plain_sum, sum_of
+from client.engines import Engine, PatientBatch, gradients_as_inputs, like, plain_sum, sum_of
 from client.errors import Refused
 from client.job import Job, Result
 from client.plan_model import PlanModel, model_of
 from client.release import Bound, Entropy, FloatMatrix, FloatVector, GridVector, clipped_grid_sum, noised
-from client.sides import Side, sides_of
+from client.sides import Side, Sides, Split
+from client.stages import choice_of, stage_rows, tested_rows
 from consortium.plan import PATIENTS, Plan, body_length, header_fields
 from privacy.noise import poisson_mask
 from privacy.terms import signal_bound
@@ -25,10 +27,11 @@ from tasks.base import Cohort, Task
 from tasks.errors import ContractError
 from tasks.features import Design
 from tasks.models import split_parameters
-from tasks.scoring.base import Scored, shares
-from tasks.splits import held_out_mask
-from tasks.sums import Choice, Records, SumsTask, TestedSums, layout, stage_sizes, stage_vectors, stages_done
+from tasks.run_options import ROWS, run_options
+from tasks.scoring.base import Scored, summed
+from tasks.sums import SumsTask, TestedSums
 
+FEDPROX = "fedprox"
 Released = FloatVector | GridVector  # real numbers, or whole grid steps in mode distributed
 Weights = NDArray[np.float32]
 
@@ -55,9 +58,13 @@ class Trainer:
         self._audit = audit
         self._engine = engine
         self._entropy = entropy
-        out = held_out_mask(cohort.patient_ids, salt, held_out_fraction)
-        self.training, self.held_out = sides_of(cohort, out, task.records)
-        self._batches: dict[bytes, tuple[PatientBatch, PatientBatch]] = {}
+        self._split = Split(cohort, salt=salt, held_out_fraction=held_out_fraction, at_most=task.records)
+        self._encoder = None if isinstance(task, SumsTask) else Encoder(task)
+
+    @property
+    def sides(self) -> Sides:
+        """Who is on which side for a plan that asks for nothing else."""
+        return self._split.sides
 
     def run(self, job: Job) -> Result:
         """The release of one round. Raises `Refused` for a plan that this site's data or a private model cannot serve."""
@@ -72,14 +79,17 @@ class Trainer:
         if isinstance(self._task, SumsTask):
             return self._sums(job, self._task, weights)
         if job.purpose == "describe":
-            return Result(self._describe(job.plan), _nothing(job.plan))
-        training, held_out = self._encoded(job.plan, buffers)
+            return Result(self._describe(job.plan, self._sides(job).training), _nothing(job.plan))
+        sides = self._sides(job)
+        batches = self._encoder_of().batches(job.plan, sides, buffers)
         fields = header_fields(job.plan, job.round_number, job.purpose)
-        header = self._patients(job.plan) if PATIENTS in fields else _nothing(job.plan)
+        header = self._patients(job.plan, sides.training) if PATIENTS in fields else _nothing(job.plan)
         if any(item != PATIENTS for item in fields):
-            header = np.concatenate([header, self._evaluate(job.plan, weights, held_out)])
+            header = np.concatenate([header, self._evaluate(job, weights, sides, batches)])
         body = _nothing(job.plan)
         if body_length(job.plan, job.purpose):
+            rate = run_options(dict(job.plan.model.options)).drop_rate
+            training = self._encoder_of().with_dropped(job, sides.training, buffers, rate) if rate else batches.training
             body = self._train(job, weights, training)
         return Result(header, body)
 
@@ -106,49 +116,28 @@ class Trainer:
             raise Refused("TASK", f"task {self._task.name} sums: it has no model")
         return model_of(self._task, plan, self._engine)
 
-    def _encoded(self, plan: Plan, buffers: Weights) -> tuple[PatientBatch, PatientBatch]:
-        """The patients of the training and the held-out side as models take them; encoded once per normalisation."""
-        key = plan.digest + buffers.tobytes()
-        if key not in self._batches:
-            design = self._design(plan)
-            mean, scale = design.split_buffers(buffers)
-            train, out = (self._batch(side, design.encode(side.values, mean, scale)) for side in (self.training, self.held_out))
-            self._batches = {key: (train, out)}
-        return self._batches[key]
+    def _sides(self, job: Job) -> Sides:
+        """Who trains and who is tested under the options of the plan."""
+        options = run_options(dict(job.plan.model.options))
+        if options.split == ROWS and job.plan.private:
+            raise Refused("TASK", "split=rows puts a patient on both sides of the split: only plans of mode none may ask for it")
+        return self._split.asked(options, site=job.site)
 
-    def _batch(self, side: Side, inputs: NDArray[np.float32]) -> PatientBatch:
-        encoded = torch.from_numpy(np.ascontiguousarray(inputs, dtype=np.float32))
-        labels = torch.from_numpy(side.labels.astype(np.float32))
-        return of_owners(encoded, labels, side.owners, patients=side.patients, at_most=self._task.records)
+    def _encoder_of(self) -> Encoder:
+        if self._encoder is None:
+            raise Refused("TASK", f"task {self._task.name} sums: it has no model")
+        return self._encoder
 
-    def _sums(self, job: Job, task: SumsTask, state: Weights) -> Result:
-        """One stage of a task that sums: what a training round releases, with patients' vectors where gradients are.
-
-        The sign is a gradient's, so that opening, weighing and dividing are those of a training round.
-        """
-        plan = job.plan
-        fields = header_fields(plan, job.round_number, job.purpose)
-        choice = Choice(plan.model.name, dict(plan.model.options), plan.task.columns)
-        if layout(task, choice) != tuple((spec.name, spec.shape) for spec in plan.model.parameters):
-            raise Refused("MODEL", "the plan's parameters are not the stages of the named task in this code version")
+    def _sums(self, job: Job, task: SumsTask, weights: Weights) -> Result:
+        """One stage of a task that sums, or the figures at its end."""
+        plan, sides, state = job.plan, self.sides, weights.astype(np.float64)
+        choice = choice_of(plan, task)
         if job.purpose == "evaluate" and isinstance(task, TestedSums):
-            return Result(self._tested_sums(plan, task, choice, state), _nothing(plan))
-        if job.purpose != "train" or any(item != PATIENTS for item in fields):
-            raise Refused("TASK", f"task {task.name} sums: it has nothing to describe and no model to evaluate")
-        if (plan.schedule.local_steps, plan.schedule.local_rate, plan.privacy.sample_rate) != (1, 1.0, 1.0):
-            raise Refused("TASK", f"task {task.name} sums: its plan takes one local step at rate 1 of all patients")
-        side = self.training
-        rows = -stage_vectors(task, choice, state.astype(np.float64), Records(side.values, side.owners, side.patients))
-        return Result(self._patients(plan) if fields else _nothing(plan), self._summed_rows(job, rows))
-
-    def _tested_sums(self, plan: Plan, task: TestedSums, choice: Choice, state: Weights) -> Released:
-        """One bounded vector of each held-out patient, where a task that trains has its histogram."""
-        if task.test_cells(choice) != 2 * plan.histogram_bins:
-            raise Refused("TASK", f"the plan's histogram has {2 * plan.histogram_bins} cells, the task's {task.test_cells(choice)}")
-        stages = stages_done(stage_sizes(task, choice), state.astype(np.float64))
-        side = self.held_out
-        rows = task.test_vectors(choice, stages, Records(side.values, side.owners, side.patients))
-        return self._histogram(plan, clipped_grid_sum(rows, Bound(1.0, plan.privacy.grid_bits)))
+            rows = tested_rows(plan, task, choice, state, sides.test)
+            return Result(self._histogram(plan, clipped_grid_sum(rows, Bound(1.0, plan.privacy.grid_bits))), _nothing(plan))
+        rows = stage_rows(job, task, choice, state, sides.training)
+        header = self._patients(plan, sides.training) if plan.privacy.counted else _nothing(plan)
+        return Result(header, self._summed_rows(job, rows))
 
     def _summed_rows(self, job: Job, rows: FloatMatrix) -> Released:
         plan = job.plan
@@ -164,9 +153,8 @@ class Trainer:
         np.clip(total, -most, most, out=total)
         return self._noised_step(plan, total, bound)
 
-    def _describe(self, plan: Plan) -> Released:
-        vectors = np.asarray(self._design(plan).describe_vectors(self.training.values), dtype=np.float64)
-        rows = self.training.means(vectors)
+    def _describe(self, plan: Plan, training: Side) -> Released:
+        rows = training.means(np.asarray(self._design(plan).describe_vectors(training.values), dtype=np.float64))
         if rows.shape[1] != plan.statistics:
             raise Refused("TASK", f"plan wants {plan.statistics} statistics, this task version has {rows.shape[1]}")
         if not plan.private:
@@ -180,21 +168,22 @@ class Trainer:
         steps = noised(total, noise_multiplier=noise, bound=bound, entropy=self._entropy)
         return steps if plan.privacy.distributed else np.asarray(steps * bound.step, dtype=np.float64)
 
-    def _patients(self, plan: Plan) -> Released:
+    def _patients(self, plan: Plan, training: Side) -> Released:
         """The number of training patients with fresh noise, (1,); the guard lets only the first draw of a run out."""
         bound = Bound(1.0, plan.privacy.grid_bits)
-        grid = np.array([self.training.patients << plan.privacy.grid_bits], dtype=np.int64)
+        grid = np.array([training.patients << plan.privacy.grid_bits], dtype=np.int64)
         return self._released(plan, grid, plan.privacy.count_noise, bound)
 
-    def _evaluate(self, plan: Plan, weights: Weights, patients: PatientBatch) -> Released:
-        """Histogram of the held-out side: every patient counts once in each block, parted among its records."""
-        built, side = self._model(plan), self.held_out
+    def _evaluate(self, job: Job, weights: Weights, sides: Sides, batches: Batches) -> Released:
+        """Histogram of the validation half beside training, of the test half at the end.
+
+        Every patient counts once in each block, parted among its records.
+        """
+        final = job.purpose == "evaluate"
+        side, patients = (sides.test, batches.test) if final else (sides.validation, batches.validation)
+        built = self._model(job.plan)
         scored = Scored(outputs_of(built, weights, patients), side.labels, side.values)
-        places = built.scoring.places(scored)
-        parts = shares(built.scoring, places, side.counts[side.owners], plan.privacy.grid_bits)
-        grid = np.zeros(built.scoring.cells, dtype=np.int64)
-        np.add.at(grid, np.maximum(places, 0), parts)  # who is nowhere adds nothing
-        return self._histogram(plan, grid)
+        return self._histogram(job.plan, summed(built.scoring, scored, side.counts[side.owners], job.plan.privacy.grid_bits))
 
     def _histogram(self, plan: Plan, grid: GridVector) -> Released:
         bound = Bound(1.0, plan.privacy.grid_bits)
@@ -205,17 +194,19 @@ class Trainer:
     def _train(self, job: Job, weights: Weights, patients: PatientBatch) -> Released:
         """Local minus global weights after `local_steps` steps, each a noised sum over a public normaliser; (n_parameters,).
 
+        Under strategy fedprox a step is also pulled back to the global weights (`proximal_mu`): it looks at no patient.
         In mode distributed the noised sum itself: the coordinator divides the opened sum by the survivors' normalisers.
         """
         plan = job.plan
         if plan.privacy.distributed:
             return self._share(job, weights, patients)
         normaliser = plan.privacy.sample_rate * plan.participant(job.site).declared_patients
+        mu = proximal_mu(plan)
         start = weights.astype(np.float64)
         current = start
         for _ in range(plan.schedule.local_steps):
             summed = self._summed(plan, current.astype(np.float32), self._drawn(plan, patients))
-            current = current - plan.schedule.local_rate * summed / normaliser
+            current = current - plan.schedule.local_rate * (summed / normaliser + mu * (current - start))
         return current - start
 
     def _share(self, job: Job, weights: Weights, patients: PatientBatch) -> GridVector:
@@ -252,6 +243,20 @@ class Trainer:
             clipped=lambda rows: clipped_like(self._model(plan).engine, rows, bound),
             noised=lambda steps: noised(steps, noise_multiplier=plan.privacy.train_noise, bound=bound, entropy=self._entropy),
         )
+
+
+def proximal_mu(plan: Plan) -> float:
+    """How strongly local steps are pulled to the global weights: the gradient of mu/2 |w - w_global|^2 is added to each (Li et al.
+    2020, "Federated optimization in heterogeneous networks", equation 2). 0 for strategies without it.
+
+    Raises `Refused` for a mu with which the pull alone would overshoot: updates would leave the plan's range.
+    """
+    if plan.strategy.name != FEDPROX:
+        return 0.0
+    mu = dict(plan.strategy.options).get("mu", 0.0)
+    if not isinstance(mu, int | float) or not 0.0 <= mu * plan.schedule.local_rate <= 1.0:
+        raise Refused("MODEL", f"mu of strategy {FEDPROX} is {mu!r}: a number from 0 to 1 / local_rate")
+    return float(mu)
 
 
 def _nothing(plan: Plan) -> Released:

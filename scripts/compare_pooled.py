@@ -3,10 +3,10 @@
 
     scripts/compare_pooled.py --data ../shared/data --splits 3
 
-For two clinics' CIS patients as four sites and for four heart hospitals: held-out AUC of a model trained on all rows in one
-place, and of simulated federated runs without noise and at patient-level epsilon 8, 3 and 1. "model" scores the final model
-on all held-out rows (what nobody in a real run can do); "reported" is what the run itself learnt from its masked, noised
-histogram. Every figure is a mean over the splits, with its standard deviation.
+For two clinics' CIS patients as four sites and for four heart hospitals: AUC in the test halves of a model trained on all
+rows in one place, and of simulated federated runs without noise and at patient-level epsilon 8, 3 and 1. "model" scores the
+final model on all test rows (what nobody in a real run can do); "reported" is what the run itself learnt from its masked,
+noised histogram. Every figure is a mean over the splits, with its standard deviation.
 """
 
 import argparse
@@ -106,7 +106,7 @@ def main() -> int:
                         compare(name, task, root / name, split=split, privacy=privacy, folder=folder, overrides=args.overrides)
                     )
                     print(rows[-1], file=sys.stderr, flush=True)
-    table = Table(title=f"held-out AUC, mean (s.d.) over {args.splits} splits by patient")
+    table = Table(title=f"test AUC, mean (s.d.) over {args.splits} splits by patient")
     for column in ("data", "privacy", "pooled", "federated model", "difference", "as reported"):
         table.add_column(column)
     for name in ("cis", "heart"):

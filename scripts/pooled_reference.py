@@ -34,7 +34,8 @@ from tasks.models import (  # noqa: E402
     predict,
 )
 from tasks.registry import get_task  # noqa: E402
-from tasks.splits import held_out_mask  # noqa: E402
+from tasks.run_options import run_options  # noqa: E402
+from tasks.splits import TEST, TRAINING, parts_of  # noqa: E402
 
 DEMO_SALT = bytes(range(16))
 
@@ -57,21 +58,21 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Sides:
-    """Encoded patients of both sides of the split; inputs (n, n_inputs), labels (n,)."""
+    """Encoded patients who train and who test; inputs (n, n_inputs), labels (n,). The validation half is in neither."""
 
     training: NDArray[np.float32]
     training_labels: NDArray[np.int8]
-    held_out: NDArray[np.float32]
-    held_out_labels: NDArray[np.int8]
+    test: NDArray[np.float32]
+    test_labels: NDArray[np.int8]
     buffers: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The pooled model and its held-out figures."""
+    """The pooled model and its figures on the test half."""
 
     training_patients: int
-    held_out_patients: int
+    test_patients: int
     auc_exact: float | None  # from the scores themselves
     metrics: PooledMetrics  # from the histogram, as a federated run computes them
     vector: NDArray[np.float32]  # buffers, then parameters
@@ -87,17 +88,18 @@ def pool(cohorts: Sequence[Cohort], task: Task, recipe: Recipe, *, buffers: NDAr
     design = Design(task.contract)
     values = np.concatenate([cohort.values for cohort in cohorts])
     labels = np.concatenate([cohort.labels for cohort in cohorts])
-    out = np.concatenate([held_out_mask(cohort.patient_ids, recipe.salt, recipe.held_out_fraction) for cohort in cohorts])
+    parts = np.concatenate([parts_of(cohort.patient_ids, recipe.salt, recipe.held_out_fraction) for cohort in cohorts])
+    training, test = parts == TRAINING, parts == TEST
     if buffers is None:
-        sums = design.describe_vectors(values[~out]).sum(axis=0)
+        sums = design.describe_vectors(values[training]).sum(axis=0)
         buffers = design.buffer_vector(*design.statistics_to_buffers(sums))
     inputs = design.encode(values, *design.split_buffers(buffers))
-    return Sides(inputs[~out], labels[~out], inputs[out], labels[out], buffers)
+    return Sides(inputs[training], labels[training], inputs[test], labels[test], buffers)
 
 
 def train(sides: Sides, task: Task, recipe: Recipe) -> NDArray[np.float32]:
     """Parameters (n_params,) after `rounds` steps on the mean gradient of all training patients."""
-    model = task.build_model(recipe.model, recipe.options or {})
+    model = task.build_model(recipe.model, run_options(recipe.options or {}).model)
     strategy = strategies.build(recipe.strategy, recipe.strategy_options or {})
     inputs, labels = torch.from_numpy(sides.training), torch.from_numpy(sides.training_labels)
     weights = initial_parameters(model, recipe.seed).astype(np.float64)
@@ -112,15 +114,15 @@ def train(sides: Sides, task: Task, recipe: Recipe) -> NDArray[np.float32]:
 
 
 def evaluate(sides: Sides, task: Task, recipe: Recipe, parameters: NDArray[np.float32]) -> Reference:
-    """Held-out figures of `parameters` (n_params,) on `sides`."""
-    model = task.build_model(recipe.model, recipe.options or {})
+    """Figures of `parameters` (n_params,) on the test half of `sides`."""
+    model = task.build_model(recipe.model, run_options(recipe.options or {}).model)
     load_parameters(model, parameters)
-    scores = predict(model, sides.held_out)
+    scores = predict(model, sides.test)
     return Reference(
         training_patients=len(sides.training),
-        held_out_patients=len(sides.held_out),
-        auc_exact=exact_auc(sides.held_out_labels, scores),
-        metrics=pooled_metrics(score_histogram(sides.held_out_labels, scores, recipe.bins)),
+        test_patients=len(sides.test),
+        auc_exact=exact_auc(sides.test_labels, scores),
+        metrics=pooled_metrics(score_histogram(sides.test_labels, scores, recipe.bins)),
         vector=np.concatenate([sides.buffers, parameters]),
     )
 
@@ -141,7 +143,7 @@ def exact_auc(labels: NDArray[np.int8], scores: NDArray[np.float64]) -> float | 
 
 
 def _alone(folders: Sequence[Path], task: Task, recipe: Recipe) -> dict[str, float | None]:
-    """Held-out AUC over all sites of the model that each site would train on its own patients."""
+    """Test AUC over all sites of the model that each site would train on its own patients."""
     cohorts = load_sites(folders, task)
     everyone = pool(cohorts, task, recipe)
     found = {}
@@ -173,7 +175,7 @@ def main() -> int:
         print(json.dumps(figures))
         return 0
     metrics = found.metrics
-    print(f"{options.task}, {options.model}: {found.training_patients} training, {found.held_out_patients} held out")
+    print(f"{options.task}, {options.model}: {found.training_patients} training, {found.test_patients} tested")
     print(f"pooled       AUC {found.auc_exact:.3f} (histogram {metrics.auc:.3f} +- {metrics.auc_sampling_se:.3f} s.e.)")
     print(f"             Brier {metrics.brier:.3f}   ECE {metrics.ece:.3f}")
     for site, auc in alone.items():

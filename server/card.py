@@ -7,10 +7,18 @@ import math
 from collections.abc import Iterable, Sequence
 
 from consortium.plan import NOT_PRIVATE, Plan
+from server import figures
 from server.journal import EpsilonPublished
+from server.model import Model
 from server.spent import COMPUTED, site_epsilon
 from server.state import RunState
 from server.strategy import SUMS
+from tasks.base import Described, Task
+from tasks.errors import TaskError
+from tasks.features import Design
+from tasks.predicting.bounds import FAR
+from tasks.registry import find_task
+from tasks.sums import SumsTask
 
 NOT_PRIVATE_BANNER = "NOT PRIVATE"
 UNIT = "one patient with all visits, scans and episodes"
@@ -88,22 +96,23 @@ def _added(plan: Plan) -> str:
 
 
 def metric_noise(plan: Plan, survivors: int) -> str:
-    """How sharp the metrics are, in words."""
-    if not plan.private:
-        return f"Exact: computed from the summed score histograms ({plan.histogram_bins} bins a class) of held-out patients."
-    bin_sd = plan.privacy.evaluate_noise * math.sqrt(survivors)
-    return (
-        f"Computed from the summed score histograms ({plan.histogram_bins} bins a class) of held-out patients; noise of "
-        f"standard deviation {bin_sd:.1f} patients lies on every bin ({survivors} sites), so small differences mean nothing."
-    )
+    """How sharp the metrics are, in words; of a task that is not installed here, by what the plan says."""
+    if known := figures.cell_words(plan, survivors):
+        return known if not plan.private else f"{known} Small differences mean nothing."
+    noise = plan.privacy.evaluate_noise * math.sqrt(survivors)
+    return f"Computed from {2 * plan.histogram_bins} summed cells; noise of standard deviation {noise:.1f} lies on each."
 
 
-def model_card(plan: Plan, state: RunState, *, colluders: int) -> str:
-    """The card as markdown. `state` is of this plan's run, finished or not; `colluders` as its roster has it."""
+def model_card(plan: Plan, state: RunState, *, colluders: int, model: Model | None = None) -> str:
+    """The card as markdown. `state` is of this plan's run, finished or not; `colluders` as its roster has it.
+
+    `model`: its buffers say which patients it was trained on.
+    """
     return "\n".join(
         [
             *_head(plan, state),
             *_section("Task and data", _task_lines(plan)),
+            *_section("For whom", _population_lines(plan, model)),
             *_section("Privacy", guarantee(plan)),
             *_section("Quality", _quality_lines(plan, state)),
             *_section("Who took part", _site_lines(plan, state, colluders)),
@@ -152,6 +161,43 @@ def _sums_lines(plan: Plan, options: str) -> Sequence[str]:
     )
 
 
+def _population_lines(plan: Plan, model: Model | None) -> Sequence[str]:
+    """Who is in it and, where the run released them, means and standard deviations of what was known about them."""
+    task = _task_of(plan)
+    declared = sum(participant.declared_patients for participant in plan.participants)
+    who = f" {task.population}" if isinstance(task, Described) else ""
+    said = (f"Predicts {task.contract.label.meaning}.",) if isinstance(task, Task) else ()
+    rows = _ranges(task, plan, model) if isinstance(task, Task) and model is not None else ()
+    return (
+        *said,
+        f"Some {declared} patients of {len(plan.participants)} sites, as the sites declared.{who}",
+        *rows,
+    )
+
+
+def _task_of(plan: Plan) -> Task | SumsTask | None:
+    """The plan's task; None where this code has another version of it, or none at all."""
+    try:
+        task = find_task(plan.task.name)
+    except TaskError:
+        return None
+    known = set(plan.task.columns) <= set(task.contract.column_names)
+    return task if task.version == plan.task.version and known else None
+
+
+def _ranges(task: Task, plan: Plan, model: Model) -> Sequence[str]:
+    design = Design(task.contract, plan.task.columns)
+    if not plan.n_buffers or 2 * design.n_numeric != plan.n_buffers:
+        return ()
+    mean, scale = design.split_buffers(model)
+    head = "Of the training patients of all sites together" + (", with noise" if plan.private else "") + ":"
+    rows = ["| input | unit | mean | standard deviation |", "|---|---|---|---|"]
+    numbers = zip(design.numeric, mean, scale, strict=True)
+    rows += [f"| {column.name} | {column.unit} | {middle:.3g} | {spread:.3g} |" for column, middle, spread in numbers]
+    tail = f"A prediction is refused to patients further than {FAR:g} standard deviations away in any of them."
+    return [head, "", *rows, "", tail]
+
+
 def _quality_lines(plan: Plan, state: RunState) -> Sequence[str]:
     measured = [done for done in state.done if done.metrics]
     if not measured:
@@ -165,25 +211,11 @@ def _quality_lines(plan: Plan, state: RunState) -> Sequence[str]:
     )
 
 
-METRIC_NAMES = {
-    "auc": "AUC",
-    "auc_noise_se": "standard error of the AUC from noise",
-    "auc_sampling_se": "from the number of patients",
-    "brier": "Brier score",
-    "ece": "expected calibration error",
-}
-
-
 def metrics_text(metrics: Iterable[tuple[str, float]]) -> str:
-    """Pooled metrics in words; says so where noise is of their size."""
+    """Pooled figures in words; says so where noise is of their size."""
     known = dict(metrics)
-    drowned = known.pop("noise_dominates", 0.0) > 0
-    words = [
-        f"{METRIC_NAMES.get(name, name)} {known[name]:.3f}"
-        for name in (*METRIC_NAMES, *sorted(set(known) - set(METRIC_NAMES)))
-        if name in known
-    ]
-    return ", ".join(words) + ("; NOISE IS OF THE SIZE OF THESE FIGURES, do not read them" if drowned else "")
+    said = figures.all_words(known, None)
+    return said + ("; NOISE IS OF THE SIZE OF THESE FIGURES, do not read them" if figures.drowned(known) else "")
 
 
 def _site_lines(plan: Plan, state: RunState, colluders: int) -> Sequence[str]:
@@ -234,7 +266,8 @@ def _training_lines(plan: Plan, state: RunState) -> Sequence[str]:
 
 def _limits(plan: Plan) -> Sequence[str]:
     return (
-        "Not a medical device; clinical validity has not been shown. Validate at your own site before any use.",
+        "Research software and not a medical device; clinical validity has not been shown. No decision about a patient may rest on "
+        "it. Validate at your own site before any use (`wardround-site evaluate`).",
         "Trained and measured on the sites listed above; populations elsewhere may differ.",
         "A site may have contributed wrong data inside the clipping range; the protocol does not detect that.",
         "Privacy assumes that each site's own machine and random generator were sound.",

@@ -92,9 +92,19 @@ def _verb(words: Sequence[str]) -> str | None:
     return first if first in COMMANDS else None
 
 
+def _parsed(root: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
+    """Choices such as `schedule.rounds=10` may stand on either side of options: argparse takes the first stretch of them alone."""
+    args, rest = root.parse_known_args(words)
+    if rest and (not hasattr(args, "overrides") or any(word.startswith("-") or "=" not in word for word in rest)):
+        root.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.overrides = [*args.overrides, *rest]
+    return args
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
-    args = parser(_verb(words)).parse_args(words)
+    args = _parsed(parser(_verb(words)), words)
     handler: Handler = args.handler
     try:
         return handler(LeadHome(args.home.expanduser()), args, Output(as_json=args.json))

@@ -7,6 +7,7 @@ model/result.json   of a run of sums: what it found
 """
 
 import io
+import math
 import shutil
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from server.checkpoint import latest_checkpoint, model_digest
 from server.errors import ServerError
 from server.folder import RunFolder, write_durably
 from server.model import Model, released_model, tensors
-from server.state import read_state
+from server.state import RunState, read_state
 from server.sums import result_bytes, result_of
 
 FORMAT = "wardround/model/1"
@@ -36,9 +37,10 @@ def export_model(folder: RunFolder, target: Path | None = None) -> Path:
     model = final_model(folder, plan)
     directory = target or folder.model
     directory.mkdir(parents=True, exist_ok=True)
-    card = model_card(plan, read_state(folder.path), colluders=folder.roster().colluders)
+    state = read_state(folder.path)
+    card = model_card(plan, state, colluders=folder.roster().colluders, model=model)
     write_durably(directory / "weights.npz", weights_file(plan, model))
-    write_durably(directory / "model.json", encode_json(describe(plan, model)))
+    write_durably(directory / "model.json", encode_json(describe(plan, model, state)))
     write_durably(directory / "card.md", card.encode())
     if (result := result_of(folder, plan)) is not None:
         write_durably(directory / "result.json", result_bytes(result))
@@ -65,8 +67,8 @@ def weights_file(plan: Plan, model: Model) -> bytes:
     return buffer.getvalue()
 
 
-def describe(plan: Plan, model: Model) -> Json:
-    """Everything a program needs to run the model, and what was promised about it."""
+def describe(plan: Plan, model: Model, state: RunState | None = None) -> Json:
+    """Everything a program needs to run the model, how it did on held-out patients, and what was promised about it."""
     return {
         "format": FORMAT,
         "task": to_document(plan.task),
@@ -77,6 +79,21 @@ def describe(plan: Plan, model: Model) -> Json:
         "code_version": plan.code_version,
         "privacy": to_document(plan.privacy),
         "privacy_in_words": privacy_line(plan),
+        "evaluation": _evaluation(plan, state) if state else None,
+    }
+
+
+def _evaluation(plan: Plan, state: RunState) -> Json:
+    """What the last evaluation of the released model opened, or nothing: a site calibrates predictions with it."""
+    last = next((done for done in reversed(state.done) if done.purpose == "evaluate" and done.histogram), None)
+    if last is None:
+        return None
+    return {
+        "round": last.round,
+        "sites": len(last.survivors),
+        "histogram": list(last.histogram),
+        "noise_std": plan.privacy.evaluate_noise * math.sqrt(len(last.survivors)),
+        "figures": dict(last.metrics),
     }
 
 

@@ -38,6 +38,7 @@ from privacy.terms import (
     ride_along_limit,
 )
 from server import strategy as strategies
+from server.asked import check_asked
 from server.config import FederationConfig, LeadConfig, PrivacyConfig, ScheduleConfig, StrategyConfig, TaskConfig
 from server.errors import PlanningError
 from server.strategy import SUMS, sums_options
@@ -45,7 +46,8 @@ from tasks.base import Task
 from tasks.features import Design
 from tasks.models import parameter_specs
 from tasks.registry import find_task
-from tasks.run_options import run_options, with_scoring
+from tasks.run_options import run_options, scoring_of, with_scoring
+from tasks.scoring.groups import refuse_unread
 from tasks.sums import Choice, SumsTask, TestedSums, layout, stage_sizes
 
 NOISE_SIGMAS = 8.0  # a coordinate further out saturates: less than one in 10^14
@@ -81,6 +83,7 @@ def make_plan(config: LeadConfig, roster: Roster, node_ids: Mapping[str, int], *
     chosen = StrategyConfig(SUMS, sums_options(parts.stages)) if parts.stages else config.strategy
     strategies.build(chosen.name, chosen.options)
     participants = make_participants(config.federation, roster, node_ids)
+    check_asked(find_task(config.task.name), config, [participant.site for participant in participants])
     schedule = (
         make_sums_schedule(config.schedule, len(parts.stages), tested=parts.tested)
         if parts.stages
@@ -133,6 +136,7 @@ def task_parts(config: TaskConfig) -> TaskParts:
     design = Design(task.contract, columns)
     model = task.build_model(config.model, run_options(config.options).model, columns)
     options, half = with_scoring(task, config.options, config.histogram_bins)
+    refuse_unread(scoring_of(task, options, half), task.contract, columns)
     return TaskParts(
         TaskRef(task.name, task.version, columns, task.contract.modalities(columns)),
         ModelRef(

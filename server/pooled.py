@@ -1,6 +1,7 @@
 """From opened sums to what the run needs: the first model, the normalisation, the pooled metrics. Never a mean of site metrics."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,14 @@ def buffers(plan: Plan, sums: NDArray[np.float64], *, contributors: int) -> dict
     noise = plan.privacy.describe_noise * plan.privacy.describe_clip * math.sqrt(contributors)
     mean, scale = design.statistics_to_buffers(sums, noise_std=noise)
     return {"feature_mean": mean, "feature_scale": scale}
+
+
+def trained_by(plan: Plan, survivors: Sequence[str]) -> tuple[str, ...]:
+    """The survivors whose weights divide a training round's sum: all but the site that the plan leaves out.
+
+    It adds nothing to the sum, in a private plan its noise. All of them where no other is left."""
+    left_out = dict(plan.model.options).get("leave_out", "")
+    return tuple(site for site in survivors if site != left_out) or tuple(survivors)
 
 
 def patients(plan: Plan, count: float, *, contributors: int) -> dict[str, float]:

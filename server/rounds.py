@@ -646,10 +646,11 @@ class Driver:
     def _mean(self, aggregate: Aggregate, n: int) -> NDArray[np.float64]:
         """The survivors' mean update, (n_parameters,); in mode distributed their noised sum over their public normalisers."""
         plan = self._plan
+        trained = pooled.trained_by(plan, aggregate.survivors)
         if not plan.privacy.distributed:
-            weights = sum(plan.weight(site) for site in aggregate.survivors)
+            weights = sum(plan.weight(site) for site in trained)
             return decode_body(aggregate.body, plan.coordinate_clip, n, ring_bits=plan.ring_bits) / weights
-        patients = sum(plan.participant(site).declared_patients for site in aggregate.survivors)
+        patients = sum(plan.participant(site).declared_patients for site in trained)
         normaliser = plan.privacy.sample_rate * patients
         return decode_steps(aggregate.body, -plan.schedule.local_rate * plan.privacy.grid_step / normaliser)
 

@@ -47,6 +47,30 @@ class FedAvg:
 
 
 @dataclass(frozen=True)
+class FedProx:
+    """Here as `FedAvg`; sites pull every local step back to the global weights with strength `mu` (Li et al. 2020, section 3.2).
+
+    `mu` 0 is FedAvg. The pull begins with the second local step: after the first one a site is where it started.
+    """
+
+    mu: float = 0.0
+    server_rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require("mu", self.mu, at_least=0.0)
+        _require("server_rate", self.server_rate, above=0.0)
+
+    def init(self, weights: Vector) -> State:
+        return ()
+
+    def step(self, state: State, weights: Vector, mean_delta: Vector) -> tuple[State, Vector]:
+        return FedAvg(self.server_rate).step(state, weights, mean_delta)
+
+    def release(self, state: State, weights: Vector) -> Vector:
+        return weights
+
+
+@dataclass(frozen=True)
 class FedAvgM:
     """m = beta m + mean_delta; weights + server_rate * m (Hsu, Qi, Brown 2019, section 4). State: (m,)."""
 
@@ -162,11 +186,13 @@ class Averaged:
         return state[-1]
 
 
-BUILDERS: Mapping[str, Callable[..., Strategy]] = {"fedavg": FedAvg, "fedavgm": FedAvgM, "fedadam": FedAdam}
+FEDPROX = "fedprox"  # its pull is at the sites (`client.trainer`)
+BUILDERS: Mapping[str, Callable[..., Strategy]] = {"fedavg": FedAvg, FEDPROX: FedProx, "fedavgm": FedAvgM, "fedadam": FedAdam}
 SUMS = "sums"  # not a choice of the lead's: plans of tasks that sum have it, and no other plan
 STAGE_OPTION = "stage_"
 OPTIONS: Mapping[str, tuple[str, ...]] = {
     "fedavg": ("server_rate",),
+    FEDPROX: ("mu", "server_rate"),
     "fedavgm": ("server_rate", "beta"),
     "fedadam": ("rate", "beta1", "beta2", "tau"),
 }

@@ -21,5 +21,9 @@ class DataError(TaskError):
     """The hospital's table cannot be used as the mapping says."""
 
 
+class ModelFileError(TaskError):
+    """The folder of an exported model cannot be used: damaged, altered, or of another version."""
+
+
 class RegistryError(TaskError):
     """A task is unknown, or the package that should supply it is broken or ambiguous."""

@@ -11,13 +11,14 @@ from guards_in_process import HELD_OUT, SALT, TASK_NAME, Consortium, tape, terms
 from numpy.typing import NDArray
 
 from client.errors import ConfigError
-from client.membership import ExportedModel, Patients, check_membership, patient_losses, patients_of, read_model
+from client.membership import Patients, check_membership, patient_losses, patients_of, read_model
 from client.patients import DataSource
 from consortium.canonical import encode_json
 from consortium.plan import ParameterSpec, Plan
 from server.export import describe, weights_file
 from tasks.cis_conversion.synthetic import write_hospitals
 from tasks.cis_conversion.task import TASK
+from tasks.exported import Exported
 from tasks.features import Design
 from tasks.models import initial_parameters, load_parameters, parameter_specs
 
@@ -48,7 +49,7 @@ def exported(folder: Path, plan: Plan, parameters: NDArray[np.float32]) -> Path:
     return folder
 
 
-def remembering(found: ExportedModel, source: DataSource, *, seed: int) -> NDArray[np.float32]:
+def remembering(found: Exported, source: DataSource, *, seed: int) -> NDArray[np.float32]:
     """Trained to the last member, without noise, on noise as labels: it cannot but remember."""
     patients = patients_of(found, source)
     members = torch.from_numpy(patients.members)

@@ -134,7 +134,7 @@ def test_the_real_trainers_count_has_the_plans_noise(training: Consortium, monke
     train: Callable[[Job, float], Result] = training.train[SITE]
     model = np.zeros(plan.model_size, "<f4").tobytes()
     draws = [train(Job(plan, SITE, 1, "train", model), 10.0).header[0] for _ in range(20)]
-    truth = len(train._patients.trainer("cis_conversion").training.labels)  # type: ignore[attr-defined]
+    truth = len(train._patients.trainer("cis_conversion").sides.training.labels)  # type: ignore[attr-defined]
     assert len(set(draws)) == 20
     assert abs(float(np.mean(draws)) - truth) < 6 * NOISE / 20**0.5
     assert 0.4 * NOISE < float(np.std(draws)) < 2 * NOISE

@@ -130,8 +130,8 @@ def test_without_privacy_the_sum_over_training_patients_leaves_as_it_is() -> Non
 def test_the_held_out_side_is_in_no_sum() -> None:
     made, people = plan("none"), cohort(60)
     whole = trainer(people, held_out=0.5)
-    assert 10 < whole.training.patients < 50
-    assert whole.run(job(made)).body[2] * 40 == pytest.approx(2 * whole.training.patients)
+    assert 10 < whole.sides.training.patients < 50
+    assert whole.run(job(made)).body[2] * 40 == pytest.approx(2 * whole.sides.training.patients)
 
 
 @pytest.mark.parametrize("mode", ["epsilon8", "distributed8"])

@@ -72,8 +72,7 @@ def test_a_withdrawal_between_two_rounds_counts_from_the_next_one_on(training: C
     withdraw(training, name)
     update(run, 2, epoch)
     after = trained._patients.trainer(TASK_NAME)
-    both = before.training.patients + before.held_out.patients
-    assert after.training.patients + after.held_out.patients == both - 1
+    assert after.sides.patients == before.sides.patients - 1
     assert [change.how for change in changes(training)] == [("first",), ("withdrawn",)]
     update(run, 3, epoch)
     assert len(changes(training)) == 2, "nothing changed since"

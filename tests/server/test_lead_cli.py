@@ -135,6 +135,13 @@ def test_a_plan_without_privacy_says_so_before_it_is_signed(founded: Cli) -> Non
     assert "NOT PRIVATE" in founded("plan", "federation=roster", "privacy=none")[1]
 
 
+def test_choices_may_stand_on_either_side_of_options(founded: Cli, home: LeadHome) -> None:
+    words = ("plan", "federation=roster", "--json", "privacy=none", "--nodes", str(home.root / "nodes.json"), "run_id=later")
+    code, out, _ = founded(*words)
+    assert code == 0
+    assert json.loads(out)["file"] == str(home.plans / "later.plan")
+
+
 def test_a_plan_of_another_lead_is_not_signed(
     founded: Cli, home: LeadHome, tmp_path: Path, run_folder: Callable[..., RunFolder]
 ) -> None:
@@ -150,6 +157,9 @@ def test_a_plan_of_another_lead_is_not_signed(
         (("invent",), 2),
         (("plan", "--nodes", "absent.json"), 2),
         (("plan", "privacy=epsilon9"), 2),
+        (("plan", "--json", "privacy"), 2),
+        (("plan", "--jsn", "privacy=none"), 2),
+        (("status", "absent", "privacy=none"), 2),
         (("plan", "schedule.round=9"), 2),
         (("sign", "absent.plan"), 2),
         (("status", "absent"), 1),

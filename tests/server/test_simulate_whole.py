@@ -32,7 +32,7 @@ from server.state import read_state
 from tasks.cis_conversion.synthetic import write_hospitals
 from tasks.data import load_cohort
 from tasks.registry import get_task
-from tasks.splits import held_out_mask
+from tasks.splits import TEST, TRAINING, parts_of
 
 pytestmark = pytest.mark.slow
 
@@ -68,7 +68,7 @@ def _decodes(raw: bytes) -> bool:
 def training_sizes(data: Path) -> dict[str, int]:
     """Exact numbers of training patients: nobody would declare these in public, but with them the two sums are one."""
     cohorts = {site: load_cohort(data / site, get_task(TASK).contract) for site in site_folders(data)}
-    return {site: int((~held_out_mask(cohort.patient_ids, SALT, HELD_OUT)).sum()) for site, cohort in cohorts.items()}
+    return {site: int((parts_of(cohort.patient_ids, SALT, HELD_OUT) == TRAINING).sum()) for site, cohort in cohorts.items()}
 
 
 @pytest.fixture(scope="module")
@@ -115,13 +115,13 @@ def test_without_noise_a_run_is_the_pooled_computation(plain: RunFolder) -> None
     assert np.abs(parameters).max() > 0.1  # it did move
 
 
-def test_the_final_histogram_counts_every_held_out_patient_once(plain: RunFolder) -> None:
+def test_the_final_histogram_counts_every_test_patient_once(plain: RunFolder) -> None:
     sides, parameters, recipe = reference(plain)
     task = get_task(TASK)
     expected = pooled.evaluate(sides, task, recipe, parameters)
     done = read_state(plain.path).done[-1]
     assert done.purpose == "evaluate"
-    assert sum(done.histogram) == expected.held_out_patients
+    assert sum(done.histogram) == expected.test_patients
     assert dict(done.metrics)["auc"] == pytest.approx(expected.metrics.auc)
     assert dict(done.metrics)["brier"] == pytest.approx(expected.metrics.brier)
 
@@ -130,13 +130,13 @@ def test_a_site_with_one_class_is_in_the_pooled_figures(plain: RunFolder) -> Non
     data = plain.path.parents[1] / "data"
     site = plain.plan().sites[1]
     cohort = load_cohort(data / site, get_task(TASK).contract)
-    held_out = int(held_out_mask(cohort.patient_ids, SALT, HELD_OUT).sum())
+    tested = int((parts_of(cohort.patient_ids, SALT, HELD_OUT) == TEST).sum())
     done = read_state(plain.path).done[-1]
     bins = plain.plan().histogram_bins
     converters = sum(done.histogram[bins:])
     assert site in done.survivors
-    assert held_out > 0
-    assert converters >= held_out
+    assert tested > 0
+    assert converters >= tested
 
 
 def test_everything_about_a_run_without_noise_says_so(plain: RunFolder) -> None:

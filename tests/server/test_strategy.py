@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.errors import StrategyError
-from server.strategy import Averaged, FedAdam, FedAvg, FedAvgM, build
+from server.strategy import Averaged, FedAdam, FedAvg, FedAvgM, FedProx, build
 
 
 def vector(*values: float) -> np.ndarray:
@@ -75,12 +75,13 @@ def test_registry_builds_what_the_plan_names() -> None:
     assert build("fedadam", {"rate": 0.2, "tau": 1}) == FedAdam(rate=0.2, tau=1.0)
     assert build("fedavg", {"ema_decay": 0.9}) == Averaged(FedAvg(), 0.9)
     assert build("fedavgm", {"ema_decay": 0}) == FedAvgM()
+    assert build("fedprox", {"mu": 0.1}) == FedProx(0.1, 1.0)
 
 
 @pytest.mark.parametrize(
     ("name", "options", "says"),
     [
-        ("fedsgd", {}, "'fedsgd' is unknown; known: fedadam, fedavg, fedavgm"),
+        ("fedsgd", {}, "'fedsgd' is unknown; known: fedadam, fedavg, fedavgm, fedprox"),
         ("fedadam", {"lr": 0.1}, "'lr' is unknown; known: rate"),
         ("fedadam", {"rate": "fast"}, "'fast', expected a finite number"),
         ("fedadam", {"rate": True}, "expected a finite number"),
@@ -88,6 +89,7 @@ def test_registry_builds_what_the_plan_names() -> None:
         ("fedadam", {"beta1": 1.0}, ">= 0.0 and < 1.0"),
         ("fedavg", {"server_rate": 0.0}, "> 0.0"),
         ("fedavg", {"ema_decay": 1.0}, "ema_decay is 1.0"),
+        ("fedprox", {"mu": -0.1}, "mu is -0.1, must be >= 0.0"),
     ],
 )
 def test_registry_refuses_what_it_does_not_know(name: str, options: dict[str, object], says: str) -> None:

@@ -1,0 +1,185 @@
+"""`wardround-site predict`: an exported model's word about this hospital's own patients. Nothing is sent, nothing is learnt."""
+
+import argparse
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from client.cli_output import Output
+from client.config import load_config
+from client.errors import ConfigError
+from client.files import write_atomic
+from client.free_paths import beginning_with, free
+from client.home import Home
+from client.unexpected import told_without_cells
+from tasks.errors import DataError
+
+if TYPE_CHECKING:
+    from tasks.exported import Exported
+    from tasks.predicting.bedside import Prediction
+    from tasks.predicting.course import Course
+
+FORMAT = "wardround/predictions/1"
+CAUTION = (
+    "Research software, not a medical device: no decision about a patient may rest on it. Intervals are those of the calibrated "
+    "risk of patients with this score; what else differs between them is not in it. Reasons say what the model responds to, not "
+    "what causes the outcome."
+)
+EXAMPLES = """examples:
+  wardround-site predict model/ --patient P-0123                   one patient, with all reasons
+  wardround-site predict model/ --out risks.json                   everybody whom the model serves
+  wardround-site predict personal/RUN/ --patient P-0123            the model that `personalise` made here
+  wardround-site predict model/ --states states/ --patient P-0123  and the state of the disease, and its likely course
+MODEL is a folder that `wardround-lead model export` wrote. Each prediction is of the patient's last day with what it needs. The
+model is silent about patients unlike those it was trained on, and where too little is known. The file names patients by pseudonym:
+only its owner reads it, and it stays in the hospital.
+exit status: 0 done, 1 the model or the tables cannot be used, 2 usage or configuration"""
+HEAD = ("patient", "day", "quantity", "value", "low", "high", "unit", "abstained")
+
+
+def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """`predict`."""
+    about = "what an exported model says of this hospital's patients: risk, interval, reasons, or why it is silent"
+    shape = argparse.RawDescriptionHelpFormatter
+    command = verbs.add_parser("predict", help=about, description=f"{about}.\n{CAUTION}", epilog=EXAMPLES, formatter_class=shape)
+    command.add_argument("model", type=Path, metavar="MODEL", help="folder of the exported model")
+    command.add_argument("--patient", action="append", default=[], metavar="ID", help="pseudonym; may be given several times")
+    command.add_argument("--states", type=Path, metavar="MODEL", help="exported result of disease_states: state and likely course")
+    command.add_argument("--folder", type=Path, help="folder with the tables (default: the site's data folder)")
+    command.add_argument("--out", type=Path, metavar="FILE", help="write all predictions as .json, or the numbers as .csv")
+    command.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print them as JSON")
+    command.set_defaults(handler=told_without_cells("the prediction", _predict))
+
+
+def _predict(home: Home, args: argparse.Namespace, out: Output) -> int:
+    from tasks.cohorts import admitted  # here: pandas and torch are for those who predict
+    from tasks.exported import read_exported, task_of
+    from tasks.predicting.bedside import patients_of, predict
+
+    if args.out and args.out.suffix not in (".json", ".csv"):
+        raise ConfigError("--out must end in .json or .csv")
+    path = free(args.out, "--out", _is_ours) if args.out else None
+    exported = read_exported(args.model.expanduser())
+    task = task_of(exported)
+    tables = admitted(args.folder.expanduser() if args.folder else load_config(home).data).tables
+    patients = patients_of(task, tables)
+    if args.patient:
+        _check_known(patients.names, args.patient)
+        patients = patients.only(args.patient)
+    found = predict(exported, task, patients)
+    courses: dict[str, Course] = {}
+    if args.states:
+        from tasks.predicting.course import courses_of
+
+        courses = courses_of(args.states.expanduser(), tables, [each.patient for each in found])
+    told = _told(exported, found, courses)
+    if path:
+        write_atomic(path, _as_csv(found) if path.suffix == ".csv" else json.dumps(told, indent=1).encode() + b"\n")
+    if out.as_json:
+        out.facts("predictions", told)
+        return 0
+    _show(exported, found, courses, out)
+    if path:
+        out.say(f"written: {path}")
+    return 0
+
+
+def _check_known(known: Sequence[str], wanted: Sequence[str]) -> None:
+    """Raises `DataError` if there is a patient about whom nothing can be asked."""
+    if missing := sorted(set(wanted) - set(known)):
+        raise DataError(
+            f"{len(missing)} of {len(set(wanted))} patients cannot be asked about: not in the tables, consent taken back or not "
+            "given, not of the model's population, or no visit with what it needs; see `wardround-site data profile`"
+        )
+
+
+def _is_ours(path: Path) -> bool:
+    if path.suffix == ".csv":
+        return beginning_with(",".join(HEAD).encode() + b"\n")(path)
+    return beginning_with(b'{\n "format": "' + FORMAT.encode())(path)
+
+
+def _told(exported: "Exported", found: Sequence["Prediction"], courses: "dict[str, Course]") -> dict[str, object]:
+    """All of it for programs."""
+    return {
+        "format": FORMAT,
+        "caution": CAUTION,
+        "run_id": exported.run_id,
+        "model_digest": exported.digest.hex(),
+        "personal": exported.personal,
+        "task": exported.task.name,
+        "privacy": exported.facts.get("privacy_in_words"),
+        "predictions": [asdict(each) | {"course": _course(courses.get(each.patient))} for each in found],
+    }
+
+
+def _course(course: "Course | None") -> object:
+    return None if course is None else asdict(course)
+
+
+def _as_csv(found: Sequence["Prediction"]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(HEAD)
+    for each in found:
+        if each.abstained:
+            writer.writerow((each.patient, each.day, "", "", "", "", "", each.abstained))
+        for one in each.quantities:
+            writer.writerow((each.patient, each.day, one.name, one.value, one.low, one.high, one.unit, ""))
+    return text.getvalue().encode()
+
+
+def _show(exported: "Exported", found: Sequence["Prediction"], courses: "dict[str, Course]", out: Output) -> None:
+    kind = "personal model made here from" if exported.personal else "model of"
+    out.say(f"{exported.task.name}, {kind} run {exported.run_id}; {exported.facts.get('privacy_in_words')}")
+    silent = sum(bool(each.abstained) for each in found)
+    out.rows("predictions", [row for each in found for row in _rows(each)], empty="no patient whom the model serves")
+    if len(found) == 1 and not silent:
+        _explain(found[0], out)
+    if len(found) == 1 and (course := courses.get(found[0].patient)):
+        out.rows("state and likely course (probabilities)", course.rows())
+    out.say(f"{len(found) - silent} predictions; silent about {silent}.")
+    out.say(CAUTION)
+
+
+def _rows(each: "Prediction") -> list[dict[str, object]]:
+    head: dict[str, object] = {"patient": each.patient, "day": "" if each.day is None else each.day}
+    if each.abstained:
+        return [head | {"what": "none", "value": "", "95 % interval": "", "why": each.abstained}]
+    first = ", ".join(f"{reason.column} {reason.value}" for reason in each.reasons[:2])
+    return [
+        head
+        | {
+            "what": one.name,
+            "value": _number(one.value, one.unit),
+            "95 % interval": f"{_number(one.low, one.unit)} to {_number(one.high, one.unit)}"
+            if one.low is not None and one.high is not None
+            else "not measured",
+            "why": first if at == 0 else "",
+        }
+        for at, one in enumerate(each.quantities)
+    ]
+
+
+def _number(value: float, unit: str) -> str:
+    return f"{value:+.2g} {unit}" if unit else f"{100 * value:.0f} %"
+
+
+def _explain(each: "Prediction", out: Output) -> None:
+    for one in each.quantities:
+        out.say(f"{one.name}: {one.meaning}")
+    out.rows(
+        f"reasons for {each.quantities[0].name}, against the average patient of the training",
+        [
+            {
+                "input": reason.column,
+                "value": f"{reason.value} {reason.unit}".rstrip(),
+                "contribution": f"{reason.contribution:+.2f}",
+            }
+            for reason in each.reasons
+        ],
+    )

@@ -1,0 +1,183 @@
+"""Predictions for patients who are there now: inputs of their last day, what the model says, calibrated, and why; or silence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+
+from tasks.base import Task, Values
+from tasks.errors import ContractError
+from tasks.exported import Exported, inputs_of, model_of, scoring_of
+from tasks.features import Design
+from tasks.predicting.base import Foretold, foretold_by
+from tasks.predicting.bounds import TrainingRange
+from tasks.predicting.calibrate import ONLY, Group, Recalibration, recalibration
+from tasks.predicting.reasons import by_column, contributions
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tasks.episodes.past import Episodes, Past
+    from tasks.scoring.base import Floats
+
+REASONS: Final = 5  # shown of each prediction
+
+
+@runtime_checkable
+class Calibrates(Protocol):
+    """A scoring whose histogram says how often what was foretold came."""
+
+    def calibration_groups(self, histogram: Floats, noise_std: float) -> Mapping[str, Sequence[Group]]:
+        """Held-out patients of similar prediction, by the name of what is foretold (`Foretells.foretold`), or `ONLY`."""
+        ...
+
+
+@runtime_checkable
+class KnowsNow(Protocol):
+    """A task that reads tables and can be asked about today's patients, whatever becomes of them."""
+
+    @property
+    def contract_tables(self) -> tuple[str, ...]:
+        """The tables that its inputs are made of."""
+        ...
+
+    def present(self, tables: Mapping[str, pd.DataFrame]) -> Episodes:
+        """The last day of prediction of everybody whom the task serves."""
+        ...
+
+    def inputs(self, past: Past, columns: Sequence[object]) -> Values:
+        """Values (n_episodes, n_columns) from what was known."""
+        ...
+
+
+@dataclass(frozen=True)
+class Patients:
+    """Who is asked about: pseudonyms, each one's day on the patient's own clock (NaN: none), the contract's values."""
+
+    names: tuple[str, ...] = field(repr=False)
+    days: Floats = field(repr=False)
+    values: Values = field(repr=False)
+
+    def only(self, wanted: Sequence[str]) -> Patients:
+        """Those called so, in the order of the tables."""
+        chosen = np.isin(np.asarray(self.names, dtype=object), list(wanted))
+        names = tuple(name for name, keep in zip(self.names, chosen, strict=True) if keep)
+        return Patients(names, self.days[chosen], self.values[chosen])
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One thing foretold of one patient. `low`, `high`: of the calibrated value, None where the run measured no calibration."""
+
+    name: str
+    meaning: str
+    unit: str  # "" of a probability
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Reason:
+    """`contribution` to the score of the first quantity (log-odds of a probability), against the average training patient."""
+
+    column: str
+    value: str  # as the hospital's own tables have it; "missing"
+    unit: str
+    contribution: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Of one patient. `abstained`: why there is none; then the rest is empty."""
+
+    patient: str = field(repr=False)
+    day: int | None
+    abstained: str
+    quantities: tuple[Quantity, ...] = field(default=(), repr=False)
+    reasons: tuple[Reason, ...] = field(default=(), repr=False)
+
+
+def patients_of(task: Task, tables: Mapping[str, pd.DataFrame]) -> Patients:
+    """Everybody whom the task serves, on the last day on which it does. `ContractError` for a task that reads no tables."""
+    from tasks.episodes.past import past_of
+
+    if not isinstance(task, KnowsNow):
+        raise ContractError(f"task {task.name} reads a table of its own, without a day: it cannot be asked about today's patients")
+    episodes = task.present(tables)
+    past = past_of(tables, episodes, task.contract_tables)
+    return Patients(episodes.patients, episodes.days.astype(np.float64), task.inputs(past, task.contract.columns))
+
+
+def predict(exported: Exported, task: Task, patients: Patients) -> list[Prediction]:
+    """One prediction for each patient, or why there is none. Raises `TaskError` for a model that this program cannot use."""
+    design = Design(task.contract, exported.task.columns)
+    mean, scale = design.split_buffers(exported.buffers)
+    silent = TrainingRange(design, mean, scale).abstain(patients.values)
+    model, inputs = model_of(exported, task), inputs_of(exported, task, patients.values)
+    with torch.no_grad():
+        foretold = foretold_by(task, model(torch.from_numpy(np.ascontiguousarray(inputs))))
+    first = next(iter(foretold))
+    parts = contributions(model, exported.parameters, inputs, lambda outputs: foretold_by(task, outputs)[first].score)
+    why = by_column(design, parts)
+    numbers = {name: _calibrated(one, _recalibration(exported, task, name)) for name, one in foretold.items()}
+    found = []
+    for at, (name, day) in enumerate(zip(patients.names, patients.days, strict=True)):
+        reason = silent[at] or _not_finite(foretold, at)
+        seen = None if np.isnan(day) else int(day)
+        if reason:
+            found.append(Prediction(name, seen, reason))
+            continue
+        quantities = tuple(
+            Quantity(key, one.meaning, one.unit, *(None if each is None else float(each[at]) for each in numbers[key]))  # type: ignore[arg-type]  # the first is never None
+            for key, one in foretold.items()
+        )
+        found.append(Prediction(name, seen, "", quantities, _reasons(design, why, patients.values, at)))
+    return found
+
+
+def _not_finite(foretold: Mapping[str, Foretold], at: int) -> str:
+    whole = all(bool(torch.isfinite(one.values[at])) for one in foretold.values())
+    return "" if whole else "the model gives no number for this patient"
+
+
+def _recalibration(exported: Exported, task: Task, name: str) -> Recalibration | None:
+    """From the run's own held-out patients; None where it measured none, or too few."""
+    evaluation = exported.facts.get("evaluation")
+    if not isinstance(evaluation, dict):
+        return None
+    scoring = scoring_of(exported, task)
+    cells, noise = evaluation.get("histogram"), evaluation.get("noise_std")
+    if not isinstance(scoring, Calibrates) or not isinstance(cells, list) or not isinstance(noise, int | float):
+        return None
+    histogram = np.asarray(cells, dtype=np.float64)
+    if histogram.shape != (scoring.cells,):
+        return None
+    groups = scoring.calibration_groups(histogram, float(noise))
+    found = groups.get(name, groups.get(ONLY))
+    return recalibration(found) if found else None
+
+
+def _calibrated(one: Foretold, known: Recalibration | None) -> tuple[Floats, Floats | None, Floats | None]:
+    values = one.values.double().numpy()
+    return (values, None, None) if known is None or one.unit else known.risks(values)
+
+
+def _reasons(design: Design, why: Mapping[str, Floats], values: Values, at: int) -> tuple[Reason, ...]:
+    order = sorted(design.columns, key=lambda column: -abs(float(why[column.name][at])))
+    names = design.contract.column_names
+    found = []
+    for column in order[:REASONS]:
+        number = float(values[at, names.index(column.name)])
+        if np.isnan(number):
+            shown = "missing"
+        elif column.kind == "categorical":
+            shown = column.categories[int(number)]
+        else:
+            shown = ("yes" if number else "no") if column.kind == "binary" else f"{number:.3g}"
+        found.append(Reason(column.name, shown, column.unit, float(why[column.name][at])))
+    return tuple(found)
