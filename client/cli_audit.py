@@ -25,7 +25,7 @@ DEFAULT_ROUNDS, DEFAULT_CANARIES = 200, 1000
 def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     audit = verbs.add_parser(
         "audit",
-        help="measure what this site's trainer, or a finished model, gives away; offline, free of charge",
+        help="measure what the trainer, or a finished model, gives away; offline",
         description="Synthetic patients go through this site's own trainer under the terms of a plan, and their traces are read. "
         "With a run that carried canaries, what that run showed is printed too. Exit status 1: a claim is refuted.",
         epilog="examples:\n  wardround-site audit                          the trainer, under terms where every defect shows\n"
@@ -77,7 +77,7 @@ def _membership(home: Home, args: argparse.Namespace, out: Output) -> dict[str, 
     exported, config = read_model(args.membership), load_config(home)
     source = data_source(home.load_roster(), folder=config.data, tasks=(config.task,))
     with _progress("reference models", REFERENCES, out) as progress:
-        result = check_membership(exported, source, entropy=urandom, progress=progress)
+        result = check_membership(exported, source, entropy=urandom, site=config.site, progress=progress)
     write_result(audit_folder(home.root), result, suffix=".membership")
     return result
 

@@ -20,7 +20,7 @@ Line = tuple[int, dict[str, Any]]  # its number in the file, from 1, and what it
 
 
 def add_egress(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    what = "exactly what left in a run, by round, and whether the ledger vouches for the list"
+    what = "exactly what left in a run, and whether the ledger vouches for it"
     egress = verbs.add_parser("egress", help=what)
     egress.add_argument(
         "run", nargs="?", help=f"run id; without it, the runs that there are ({NO_RUN}: refusals about no plan known here)"

@@ -37,7 +37,7 @@ COUNTED = (
 
 
 def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    plans = verbs.add_parser("plans", help="what is asked of this site, at what cost, by whom; approve or refuse")
+    plans = verbs.add_parser("plans", help="what is asked of this site, at what cost; approve or refuse")
     kinds = plans.add_subparsers(dest="what", required=True)
     kinds.add_parser("list", help="all plans that reached this site").set_defaults(handler=_list)
     for name, handler in (("show", _show), ("approve", _approve), ("refuse", _refuse)):
@@ -48,7 +48,7 @@ def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
             part.add_argument("--until", default="", help="UTC, like 2026-12-31T18:00:00Z; without it, for the whole run")
         if name != "show":
             part.add_argument("--reason", default="", required=name == "refuse")
-    withdraw = verbs.add_parser("withdraw", help="take an approval back: from the next message on this site takes no part")
+    withdraw = verbs.add_parser("withdraw", help="take an approval back: it holds from the next message on")
     withdraw.add_argument("run")
     withdraw.add_argument("--reason", required=True)
     withdraw.set_defaults(handler=_refuse)
@@ -119,6 +119,7 @@ def _show(home: Home, args: argparse.Namespace, out: Output) -> int:
         "columns used": ", ".join(plan.task.columns),
         "model": f"{plan.model.name}, {plan.n_parameters} parameters",
         "with": ", ".join(plan.sites),
+        **_tested(plan),
         **_secrecy(plan, roster, policy.minimum_sites if policy else 0),
         "rounds": f"{plan.schedule.rounds} meant, at most {plan.schedule.max_train} answered",
         **_privacy(plan),
@@ -138,6 +139,13 @@ def _show(home: Home, args: argparse.Namespace, out: Output) -> int:
         facts["policy"] = "NO POLICY FILE: nothing trains"
     out.facts(f"plan {plan.run_id}", facts)
     return 0
+
+
+def _tested(plan: Plan) -> dict[str, object]:
+    """Said where no sum hides whose figures are looked at."""
+    if not plan.left_out:
+        return {}
+    return {"MIND, figures": f"of {plan.left_out} alone, which trains nothing; the others add no patient to them"}
 
 
 def _secrecy(plan: Plan, roster: Roster, minimum_sites: int) -> dict[str, object]:

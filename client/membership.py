@@ -7,7 +7,7 @@ An attack that fails proves nothing: a stronger one may not, and a few hundred p
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch.func import functional_call
 from client.errors import ConfigError
 from client.patients import DataSource
 from client.release import Entropy
-from client.sides import sides_of
+from client.sides import Split
 from consortium.plan import NOT_PRIVATE
 from privacy.audit import CONFIDENCE, Attack, attack, attack_lower_bound, gaussian_mu
 from privacy.noise import KEY_SIZE, poisson_mask
@@ -29,7 +29,7 @@ from tasks.errors import ContractError, ModelFileError
 from tasks.exported import Exported, inputs_of, model_of, read_exported
 from tasks.models import initial_parameters, split_parameters
 from tasks.registry import get_task
-from tasks.splits import held_out_mask
+from tasks.run_options import ROWS
 
 PATIENTS_LEAST = 10  # on either side: below, intervals span everything
 MOST_FPR = 0.05  # "low": with a few hundred others, lower rates are a handful of patients
@@ -60,18 +60,30 @@ class Patients:
     members: NDArray[np.bool_]
 
 
-def patients_of(exported: Exported, source: DataSource) -> Patients:
-    """The cohort of `source`, encoded with the model's own buffers."""
+def patients_of(exported: Exported, source: DataSource, *, site: str = "") -> Patients:
+    """The cohort of `source` at the site called `site`, encoded with the model's own buffers.
+
+    Members are those who trained under the run's options: whoever the run left out is none, on whatever side of the split.
+    `ConfigError` where too few are on one side, or where rows were parted, so that everybody is on both.
+    """
     task = get_task(source.tasks[0])
     if (exported.task.name, exported.task.version) != (task.name, task.version):
         theirs = f"{exported.task.name} {exported.task.version}"
         raise ConfigError(f"the model is of task {theirs}, this site has {task.name} {task.version}")
+    if exported.options.split == ROWS:
+        raise ConfigError("the model's run parted rows, not patients: everybody is on both sides, and nobody is a member or none")
     cohort = open_cohort(task, source.folder)
-    out = held_out_mask(cohort.patient_ids, source.salt, source.held_out_fraction)
-    sides = sides_of(cohort, out, task.records)  # the very records that training and evaluation use
+    split = Split(cohort, salt=source.salt, held_out_fraction=source.held_out_fraction, at_most=task.records)
+    asked = exported.options if exported.options.leave_out == site else replace(exported.options, leave_out="")
+    try:
+        found = split.asked(asked, site=site)  # the very records that training and evaluation use
+    except ContractError as error:
+        raise ConfigError(f"who trained the model of run {exported.run_id} cannot be told here: {error}") from error
+    sides = (found.training, found.validation, found.test)
     values, labels = (np.concatenate(parts) for parts in zip(*((side.values, side.labels) for side in sides), strict=True))
-    owners = np.concatenate([sides[0].owners, sides[0].patients + sides[1].owners])
-    members = np.arange(sides[0].patients + sides[1].patients) < sides[0].patients
+    first = np.cumsum([0, *(side.patients for side in sides)])
+    owners = np.concatenate([before + side.owners for before, side in zip(first[:3], sides, strict=True)])
+    members = np.arange(first[3]) < sides[0].patients
     inputs = inputs_of(exported, task, values)
     if (fewest := min(int(members.sum()), int((~members).sum()))) < PATIENTS_LEAST:
         raise ConfigError(f"{fewest} patients on one side of the split, at least {PATIENTS_LEAST} are needed for any statement")
@@ -79,10 +91,10 @@ def patients_of(exported: Exported, source: DataSource) -> Patients:
 
 
 def check_membership(
-    exported: Exported, source: DataSource, *, entropy: Entropy, progress: Callable[[int], None] = lambda done: None
+    exported: Exported, source: DataSource, *, entropy: Entropy, site: str = "", progress: Callable[[int], None] = lambda done: None
 ) -> dict[str, object]:
     """The result file's content: numbers over all patients, none about any. `progress` counts reference models."""
-    task, patients = get_task(source.tasks[0]), patients_of(exported, source)
+    task, patients = get_task(source.tasks[0]), patients_of(exported, source, site=site)
     model = _built(task, exported)
     losses = patient_losses(task, model, exported.parameters, patients)
     scores = {"loss": -losses}

@@ -56,7 +56,7 @@ def _built(task: Task, plan: Plan, engine: str) -> PlanModel:
         raise Refused("MODEL", "the plan's parameter schema is not that of the named model in this code version")
     shape = Shape(task.records, (Design(task.contract, plan.task.columns).n_inputs,), task.label_shape)
     scoring = scoring_of(task, options, plan.histogram_bins)
-    refuse_unread(scoring, task.contract, plan.task.columns)
+    refuse_unread(run_options(options).by, task.contract, plan.task.columns)
     try:
         return PlanModel(model, task.loss, choose_engine(model, task.loss, shape, name=engine), scoring)
     except Unsupported as error:

@@ -119,6 +119,8 @@ class Trainer:
     def _sides(self, job: Job) -> Sides:
         """Who trains and who is tested under the options of the plan."""
         options = run_options(dict(job.plan.model.options))
+        if options.leave_out and options.leave_out not in job.plan.sites:
+            raise Refused("TASK", f"leave_out is {options.leave_out!r}, which is no participant: nobody would be tested")
         if options.split == ROWS and job.plan.private:
             raise Refused("TASK", "split=rows puts a patient on both sides of the split: only plans of mode none may ask for it")
         return self._split.asked(options, site=job.site)

@@ -29,6 +29,7 @@ MAX_DIMENSIONS = 8
 MAX_DELTA = 1e-4
 MAX_CANARIES = 10_000
 MAX_BINS = 16_384  # half the cells of a held-out histogram
+LEAVE_OUT = "leave_out"  # a reserved option of every model; the others are in `tasks.run_options`
 MODALITY = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 Option = tuple[tuple[str, str | int | float], ...]
@@ -242,6 +243,11 @@ class Plan:
     @property
     def private(self) -> bool:
         return self.privacy.mode != "none"
+
+    @property
+    def left_out(self) -> str:
+        """The site that is not trained on and the only one tested on; "" = none. Figures of such a plan are those of one site."""
+        return str(dict(self.model.options).get(LEAVE_OUT, ""))
 
 
 def _check_participants(participants: tuple[Participant, ...]) -> None:

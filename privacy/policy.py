@@ -51,6 +51,7 @@ SENTENCES: Final[Mapping[str, str]] = {
     "population-unknown": "This site's policy bounds a patient population that its ledger is not about.",
     "shares-overstated": "The plan counts on more honest shares of the noise than this roster assures.",
     "task-not-allowed": "This site does not take part in this task or this version of it.",
+    "tested-alone": "The plan tests one site alone, and this site does not allow that figures are of one site.",
     "too-few-patients": "The plan's sites together are below the number of patients that this site asks for.",
     "too-few-sites": "The plan has fewer sites than this site asks for.",
 }
@@ -91,7 +92,8 @@ class Policy:
     `budget_exposed_epsilon` and `max_exposed_epsilon_per_plan`: the same two limits for what those patients would pay if this
     site's updates were read in the clear; None: not bounded, and then mode distributed is not allowed either.
     `tasks` maps a task's name to its version or "*". `leads`: ids or key fingerprints, "*" for every lead on the roster.
-    `columns_allowed`, `modalities_allowed`: None for all.
+    `columns_allowed`, `modalities_allowed`: None for all. `tested_alone`: whether a plan may leave one site out of training and
+    test on it alone: the figures are then that site's own, and its noise, not the sum, is all that hides its patients.
     """
 
     version: int
@@ -107,6 +109,7 @@ class Policy:
     columns_forbidden: tuple[str, ...] = ()
     columns_allowed: tuple[str, ...] | None = None
     modalities_allowed: tuple[str, ...] | None = None
+    tested_alone: bool = False
     auto_approve: AutoApproval | None = None
     minimum_patients: int = 0  # declared patients of all participants together
     minimum_sites: int = 3
@@ -146,6 +149,7 @@ _KEYS: Final[Mapping[int, tuple[str, ...]]] = {
         "max_exposed_epsilon_per_plan",
         "columns_allowed",
         "modalities_allowed",
+        "tested_alone",
     ),
 }
 _PERIOD_KEYS: Final = ("population", "days", "epsilon")
@@ -178,6 +182,7 @@ def parse_policy(document: Mapping[str, object]) -> Policy:
         columns_forbidden=_texts(document, "columns_forbidden"),
         columns_allowed=_some(document, "columns_allowed"),
         modalities_allowed=_some(document, "modalities_allowed"),
+        tested_alone=_flag(document, "tested_alone"),
         minimum_patients=_integer(document, "minimum_patients", 0),
         minimum_sites=_integer(document, "minimum_sites", 3),
     )
@@ -379,6 +384,8 @@ def _check_what(policy: Policy, plan: Plan) -> list[Objection]:
         found.append(_objection("column-not-allowed", ", ".join(beyond)))
     if policy.modalities_allowed is not None and (strange := sorted(modalities - set(policy.modalities_allowed))):
         found.append(_objection("modality-not-allowed", ", ".join(strange)))
+    if (alone := plan.left_out) and not policy.tested_alone:
+        found.append(_objection("tested-alone", f"leave_out is {alone}; the policy does not say tested_alone: true"))
     if plan.privacy.delta > policy.delta_max:
         found.append(_objection("delta-too-large", f"delta {plan.privacy.delta}, policy allows {policy.delta_max}"))
     return found

@@ -1,15 +1,20 @@
 """What a plan asks beside its model, in run options or of its strategy, can be had; or the lead hears why not."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from consortium.plan import Plan
-from server.config import LeadConfig, ScheduleConfig
 from server.errors import PlanningError
 from server.strategy import FEDPROX, SUMS, Options
 from tasks.base import Task
 from tasks.cohorts import ReadsTables
 from tasks.run_options import ROWS, run_options
 from tasks.sums import SumsTask
+
+if TYPE_CHECKING:  # hydra is for those who plan, and reports are made from this too
+    from server.config import LeadConfig, ScheduleConfig
 
 
 def check_asked(task: Task | SumsTask, config: LeadConfig, sites: Sequence[str]) -> None:

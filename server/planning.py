@@ -46,10 +46,11 @@ from tasks.base import Task
 from tasks.features import Design
 from tasks.models import parameter_specs
 from tasks.registry import find_task
-from tasks.run_options import run_options, scoring_of, with_scoring
+from tasks.run_options import run_options, with_scoring
 from tasks.scoring.groups import refuse_unread
 from tasks.sums import Choice, SumsTask, TestedSums, layout, stage_sizes
 
+CLIP = 0.3  # L2 bound of a patient's gradient where neither privacy nor task names one
 NOISE_SIGMAS = 8.0  # a coordinate further out saturates: less than one in 10^14
 UNCLIPPED_GRADIENT = 32.0  # without clipping; inputs are within +-20 by contract, so a logistic gradient is below this
 SPARE_ROUND_NUMBERS = 10  # rounds that fail before any site is charged use a number, not an attempt
@@ -70,7 +71,7 @@ class TaskParts:
     describe_bound: float
     histogram_bins: int  # half the cells of the held-out histogram
     stages: tuple[int, ...] = ()  # numbers in each stage of a task that sums; none for one that trains
-    clip: float = 0.0  # L2 bound of a patient's vector in such a task
+    clip: float = 0.0  # L2 bound of a patient's vector, or of his gradient where the lead's terms name none
     tested: bool = False  # whether such a task has figures of held-out patients
 
 
@@ -136,7 +137,7 @@ def task_parts(config: TaskConfig) -> TaskParts:
     design = Design(task.contract, columns)
     model = task.build_model(config.model, run_options(config.options).model, columns)
     options, half = with_scoring(task, config.options, config.histogram_bins)
-    refuse_unread(scoring_of(task, options, half), task.contract, columns)
+    refuse_unread(run_options(options).by, task.contract, columns)
     return TaskParts(
         TaskRef(task.name, task.version, columns, task.contract.modalities(columns)),
         ModelRef(
@@ -149,6 +150,7 @@ def task_parts(config: TaskConfig) -> TaskParts:
         design.n_statistics,
         design.describe_bound,
         half,
+        clip=config.clip or CLIP,
     )
 
 
@@ -229,7 +231,7 @@ def open_terms(config: PrivacyConfig, parts: TaskParts, participants: tuple[Part
         delta=config.delta or default_delta(sum(participant.declared_patients for participant in participants)),
         epsilon_exposed=stated,
         epsilon_model=stated,
-        clip=parts.clip or config.clip,
+        clip=parts.clip if parts.stages else config.clip or parts.clip,
         grid_bits=config.grid_bits or GRID_BITS_MOST,
         sample_rate=1.0 if parts.stages else config.sample_rate,
         train_noise=noise,

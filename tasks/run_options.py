@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from consortium.plan import LEAVE_OUT
 from tasks.errors import ContractError
 
 if TYPE_CHECKING:
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
     from tasks.scoring.base import Scoring
 
 GROUPINGS: Final = ("age", "sex")
-RESERVED: Final = ("drop_rate", "leave_out", "score_bins", "score_by", "split", "train_until_year")
+RESERVED: Final = ("drop_rate", LEAVE_OUT, "score_bins", "score_by", "split", "train_until_year")
 PATIENTS, ROWS = "patients", "rows"
+FIRST_YEAR, LAST_YEAR = 1950, 2200
 
 
 @dataclass(frozen=True)
@@ -40,14 +42,14 @@ class RunOptions:
 
 def run_options(options: Options) -> RunOptions:
     """The plan's model `options`, parted. Raises `ContractError` naming a value outside its range."""
-    by = tuple(part for part in str(options.get("score_by", "")).split(",") if part)
+    by = tuple(part for part in _text(options, "score_by", "").split(",") if part)
     found = RunOptions(
         bins=_whole(options, "score_bins", 0, 16_384),
         by=by,
-        leave_out=str(options.get("leave_out", "")),
-        train_until_year=_whole(options, "train_until_year", 0, 2200),
+        leave_out=_text(options, LEAVE_OUT, ""),
+        train_until_year=_year(options),
         drop_rate=_share(options, "drop_rate"),
-        split=str(options.get("split", PATIENTS)),
+        split=_text(options, "split", PATIENTS),
         model={name: value for name, value in options.items() if name not in RESERVED},
     )
     if list(by) != sorted(set(by) & set(GROUPINGS)):
@@ -78,6 +80,21 @@ def _whole(options: Mapping[str, str | int | float], name: str, low: int, high: 
     value = options.get(name, low)
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise ContractError(f"option {name} is {value!r}: a whole number from {low} to {high}")
+    return value
+
+
+def _year(options: Mapping[str, str | int | float]) -> int:
+    """0, or a year in which somebody alive was treated: any other trains or tests nobody, at the price of a run."""
+    value = _whole(options, "train_until_year", 0, LAST_YEAR)
+    if 0 < value < FIRST_YEAR:
+        raise ContractError(f"option train_until_year is {value}: 0, or a year from {FIRST_YEAR} to {LAST_YEAR}")
+    return value
+
+
+def _text(options: Mapping[str, str | int | float], name: str, default: str) -> str:
+    value = options.get(name, default)
+    if not isinstance(value, str):
+        raise ContractError(f"option {name} is {value!r}: a text")
     return value
 
 

@@ -77,14 +77,14 @@ def _share(part: NDArray[np.intp], whole: NDArray[np.intp]) -> Floats:
 
 
 def _add_codes(mass: Floats, cells: pd.Series, owner: NDArray[np.intp], column: Described) -> None:
-    """Each cell has a mass of 1, parted equally among its codes."""
+    """Each cell has a mass of 1, parted equally among its codes; added in the order of the texts, whoever else has which."""
     places = {code: at for at, code in enumerate(column.codes)}
     known: dict[object, tuple[int, ...]] = {}
     for cell in cells.unique():
         text = str(int(cell)) if isinstance(cell, int | float | np.number) else str(cell)
         codes = text.split(SEPARATOR) if column.several else [text]
         known[cell] = tuple(places[code] for code in codes if code in places)
-    for cell, at in known.items():
+    for cell, at in sorted(known.items(), key=lambda each: str(each[0])):
         chosen = owner[(cells == cell).to_numpy(bool)]
         for place in at:
             np.add.at(mass[:, place], chosen, 1.0 / len(at))

@@ -60,11 +60,13 @@ class EffectScoring:
         """Outputs (n, rows, folds), labels (n, 3): a held-out patient trained no fold, so both predict and their mean counts."""
         if not len(scored):
             return np.zeros((0, 1), dtype=np.int64)
-        effect = scored.outputs[:, EFFECT, :].mean(-1)
+        with np.errstate(over="ignore", invalid="ignore"):  # of a model gone astray; outside the overlap
+            effect = scored.outputs[:, EFFECT, :].mean(-1)
         stratum = strata_of(probabilities(scored.outputs[:, TREATMENT, :]).mean(-1))
         inside = (stratum < STRATA) & np.isfinite(effect)
         bins = np.digitize(np.where(inside, effect, 0.0), edges(self.bins))
-        arm = 2 * scored.labels[:, TREATED].astype(np.int64) + scored.labels[:, OUTCOME].astype(np.int64)
+        treated, happened = (scored.labels[:, at] == 1 for at in (TREATED, OUTCOME))  # whatever else stands there counts as 0
+        arm = 2 * treated.astype(np.int64) + happened.astype(np.int64)
         cell = (bins * STRATA + np.minimum(stratum, STRATA - 1)) * ARMS + arm
         return np.where(inside, cell, self.cells - OUTSIDE)[:, None].astype(np.int64)
 

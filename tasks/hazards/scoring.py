@@ -8,15 +8,17 @@ public and equal in the logarithm of the mean yearly hazard: one step is the sam
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tasks.errors import ContractError
-from tasks.hazards.grid import QUARTERS_A_YEAR
+from tasks.hazards.grid import LONGEST_YEARS, QUARTERS_A_YEAR
 from tasks.metrics import CalibrationGroup
+from tasks.predicting.calibrate import Group
 from tasks.scoring.base import Floats, Places, Scored
 from tasks.scoring.groups import Grouping
 
@@ -124,12 +126,13 @@ class HazardScoring:
     def places(self, scored: Scored) -> Places:
         """Outputs are logits, (n, quarters) or (n, quarters, causes); labels as `tasks.hazards.grid` has them, (n, 3).
 
-        An event counts in the time step in which it was first seen, a record without one up to the last whole step free of it.
+        An event counts in the time step in which it was first seen, a record without one up to the last whole step free of it. A
+        label that makes no sense counts as the nearest that does: refusing it would tell of it.
         """
         from tasks.hazards.likelihood import cumulative_risks  # needs torch, plans do not
 
         risks = cumulative_risks(scored.outputs, len(self.causes))
-        label = np.asarray(scored.labels).astype(np.int64)
+        label = lawful(scored.labels, len(self.causes))
         return np.stack([self._cells(block, risks, label, scored.values) for block in self.blocks], axis=1)
 
     def figures(self, histogram: Floats, *, noise_std: float = 0.0) -> Mapping[str, float]:
@@ -143,6 +146,12 @@ class HazardScoring:
         from tasks.hazards.figures import calibration_groups
 
         return calibration_groups(self, histogram)
+
+    def calibration_groups(self, histogram: Floats, noise_std: float) -> Mapping[str, Sequence[Group]]:
+        """Of every view: `tasks.predicting.bedside.Calibrates`."""
+        from tasks.hazards.bedside import calibration_groups  # needs torch, plans do not
+
+        return calibration_groups(self, histogram, noise_std)
 
     def _shares(self) -> list[float]:
         """Of the squared weights, by view."""
@@ -160,6 +169,14 @@ class HazardScoring:
         row = np.where(event, (time - 1) * block.kinds + (cause != view.cause), without)
         group = 0 if block.by is None else block.by.which(values)
         return np.asarray(block.first + (group * block.rows + row) * self.bins + risk_bins(risk, view.years, self.bins))
+
+
+def lawful(labels: NDArray[Any], causes: int) -> Places:
+    """Labels (n, 3) in whole numbers, each within its range: an event is seen in quarter 1 or later, what is no number is 0."""
+    longest = QUARTERS_A_YEAR * LONGEST_YEARS
+    known = np.nan_to_num(np.asarray(labels, dtype=np.float64), nan=0.0)
+    clean, seen, cause = np.clip(np.rint(known), 0, (longest, longest, causes)).astype(np.int64).T
+    return np.stack([clean, np.where(cause > 0, np.maximum(seen, 1), seen), cause], axis=1)
 
 
 def risk_bins(risk: Floats, years: int, bins: int) -> Places:

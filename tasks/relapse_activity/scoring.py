@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.scoring.base import NOWHERE, Floats, Places, Scored, Scoring
+from tasks.metrics import CalibrationGroup
+from tasks.predicting.calibrate import Group
+from tasks.scoring.base import NOWHERE, Floats, Places, Scored
+from tasks.scoring.binary import BinaryScoring
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,7 @@ class Watched:
     Leaving out only those without a relapse would make the share of relapses too high.
     """
 
-    yes_no: Scoring
+    yes_no: BinaryScoring
 
     @property
     def primary(self) -> str:
@@ -39,6 +42,14 @@ class Watched:
         """Outputs are logits, (n,); labels (n, 2)."""
         places = self.yes_no.places(Scored(scored.outputs, scored.labels[:, 0], scored.values))
         return np.where(scored.labels[:, [1]] < 1.0, NOWHERE, places)
+
+    def calibration(self, histogram: Floats) -> tuple[CalibrationGroup, ...]:
+        """That of `yes_no`: `tasks.scoring.base.Calibrated`."""
+        return self.yes_no.calibration(histogram)
+
+    def calibration_groups(self, histogram: Floats, noise_std: float) -> Mapping[str, Sequence[Group]]:
+        """Those of `yes_no`: `tasks.predicting.bedside.Calibrates`."""
+        return self.yes_no.calibration_groups(histogram, noise_std)
 
     def figures(self, histogram: Floats, *, noise_std: float = 0.0) -> Mapping[str, float]:
         """Those of `yes_no`."""

@@ -15,6 +15,8 @@ from tasks.episodes.extras import ALL_EXTRAS, VISITS
 from tasks.episodes.routine import CORE, PHENOTYPES
 from tasks.episodes.task import EpisodeTask
 from tasks.relapse_activity.scoring import Watched
+from tasks.scoring.binary import BinaryScoring
+from tasks.scoring.groups import groupings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -82,7 +84,7 @@ class RelapseActivity(EpisodeTask):
 
     def scoring(self, bins: int, by: Sequence[str] = ()) -> Scoring:
         """As for every yes/no outcome, of those who were watched for the whole two years."""
-        return Watched(super().scoring(bins, by))
+        return Watched(BinaryScoring(bins, groupings(self.contract, by), self.scale))
 
 
 TASK: Final = RelapseActivity(CONTRACT)

@@ -91,17 +91,16 @@ class Calibrated(Protocol):
 def shares(scoring: Scoring, places: Places, counts: NDArray[np.intp], grid_bits: int) -> NDArray[np.int64]:
     """What each record adds to its cell in each block, in steps of the grid 2^-grid_bits, (n, blocks).
 
-    `counts` (n,): records of the record's patient. Rounded down, so that no patient adds more than a block's weight.
+    `counts` (n,): records of the record's patient. Rounded down, so that no patient adds more than a block's weight. A place that
+    is no cell counts as `NOWHERE`: refusing would tell that there is such a patient. `ContractError` for what no patient decides.
     """
     weights = np.asarray(scoring.weights)
     if not len(weights) or np.any(weights <= 0) or float(weights @ weights) > UNIT:
         raise ContractError(f"block weights {scoring.weights}: each is above 0, their squares add up to at most 1")
-    if places.shape != (len(counts), len(weights)) or np.any((places < NOWHERE) | (places >= scoring.cells)):
-        raise ContractError(
-            f"places of shape {places.shape}: expected ({len(counts)}, {len(weights)}), within {scoring.cells} cells"
-        )
+    if places.shape != (len(counts), len(weights)):
+        raise ContractError(f"places of shape {places.shape}, expected ({len(counts)}, {len(weights)})")
     whole = np.floor(weights * (1 << grid_bits)).astype(np.int64)
-    return np.where(places == NOWHERE, 0, whole[None, :] // counts[:, None])
+    return np.where((places < 0) | (places >= scoring.cells), 0, whole[None, :] // counts[:, None])
 
 
 def summed(scoring: Scoring, scored: Scored, counts: NDArray[np.intp], grid_bits: int) -> NDArray[np.int64]:
@@ -109,7 +108,7 @@ def summed(scoring: Scoring, scored: Scored, counts: NDArray[np.intp], grid_bits
     places = scoring.places(scored)
     parts = shares(scoring, places, counts, grid_bits)
     grid = np.zeros(scoring.cells, dtype=np.int64)
-    np.add.at(grid, np.maximum(places, 0), parts)  # who is nowhere adds nothing
+    np.add.at(grid, np.clip(places, 0, scoring.cells - 1), parts)  # who is nowhere adds nothing
     return grid
 
 

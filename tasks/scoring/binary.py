@@ -56,8 +56,9 @@ class BinaryScoring:
         return (math.sqrt(0.5), *(math.sqrt(0.5 / len(self.by)),) * len(self.by))
 
     def places(self, scored: Scored) -> Places:
-        """Outputs are logits, (n,), labels (n,)."""
-        cell = score_cells(scored.labels, probabilities(scored.outputs), self.bins, self.scale)
+        """Outputs are logits, (n,), labels (n,): 1 where it happened; whatever else stands there counts as 0."""
+        happened = np.asarray(scored.labels) == 1  # refusing another label would tell of a patient who has it
+        cell = score_cells(happened.astype(np.int8), probabilities(scored.outputs), self.bins, self.scale)
         starts = self._starts()
         groups = [first + grouping.which(scored.values) for grouping, first in zip(self.by, starts, strict=True)]
         return np.stack([cell, *(2 * self.bins * group + cell for group in groups)], axis=1)

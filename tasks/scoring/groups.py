@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,16 +46,6 @@ class Grouping:
         return tuple(f"{self.name}={name}" for name in self.names)
 
 
-@runtime_checkable
-class Grouped(Protocol):
-    """A scoring that makes figures for groups as well."""
-
-    @property
-    def by(self) -> tuple[Grouping, ...]:
-        """What patients are grouped by; () = nothing."""
-        ...
-
-
 def groupings(contract: Contract, by: Sequence[str]) -> tuple[Grouping, ...]:
     """The groupings called `by` of a task with this contract. `ContractError` for one that its columns do not give."""
     if unknown := [name for name in by if name not in MAKERS]:
@@ -63,11 +53,13 @@ def groupings(contract: Contract, by: Sequence[str]) -> tuple[Grouping, ...]:
     return tuple(MAKERS[name](contract) for name in by)
 
 
-def refuse_unread(scoring: object, contract: Contract, columns: Sequence[str]) -> None:
-    """`ContractError` if figures by group need a column that is not among a plan's `columns`: what a plan reads, it says."""
-    if not isinstance(scoring, Grouped):
-        return
-    for grouping in scoring.by:
+def refuse_unread(by: Sequence[str], contract: Contract, columns: Sequence[str]) -> None:
+    """`ContractError` if figures `by` groups need a column that is not among a plan's `columns`: what a plan reads, it says.
+
+    A site's policy allows and forbids columns by what the plan says. No scoring is asked whether it has groups: one that did not
+    answer would read what nobody allowed.
+    """
+    for grouping in groupings(contract, by):
         name = contract.column_names[grouping.column]
         if name not in columns:
             raise ContractError(

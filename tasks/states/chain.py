@@ -26,8 +26,8 @@ class Filtered:
 
     @property
     def log_likelihood(self) -> Floats:
-        """Of each patient's rows, (patients,)."""
-        return np.asarray(self.step_log.sum(axis=1))
+        """Of each patient's rows, (patients,). Step by step: numpy's `sum` adds in an order that the longest grid decides."""
+        return np.asarray(np.cumsum(self.step_log, axis=1)[:, -1]) if self.step_log.shape[1] else np.zeros(len(self.step_log))
 
 
 @dataclass(frozen=True)

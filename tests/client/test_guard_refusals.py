@@ -215,6 +215,14 @@ def test_a_plan_without_privacy_needs_the_policy_to_say_so(consortium: Consortiu
     assert answered(run.ask_keys())
 
 
+def test_a_plan_that_tests_one_site_alone_is_refused_without_its_word(consortium: Consortium) -> None:
+    usual = consortium.plan()
+    plan = replace(usual, model=replace(usual.model, options=(("leave_out", SITE),)))
+    assert ask(consortium, consortium.sign(plan)) == "POLICY"
+    consortium.policy(ENDLESS.replace("version: 1", "version: 2") + "tested_alone: true\n")
+    assert answered(consortium.run(plan).ask_keys())
+
+
 def test_a_plan_that_does_not_fit_the_budget_whole_is_not_begun(consortium: Consortium) -> None:
     run = consortium.run()
     cost = run.plan.privacy.epsilon_exposed

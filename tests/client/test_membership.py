@@ -122,6 +122,27 @@ def test_losses_are_those_of_the_exported_model(consortium: Consortium, source: 
     assert np.allclose(patient_losses(TASK, model, found.parameters, patients), expected, atol=1e-4)
 
 
+def test_members_are_those_who_trained_under_the_runs_options(consortium: Consortium, source: DataSource, tmp_path: Path) -> None:
+    """A site that the run left out has none: its training side would pass for members that the model rightly does not remember."""
+    plan = plan_of(consortium)
+
+    def asking(**options: str | int) -> Exported:
+        asked = replace(plan, model=replace(plan.model, options=tuple(sorted({"hidden": HIDDEN, **options}.items()))))
+        return read_model(exported(tmp_path / "-".join(map(str, options.values())), asked, start(plan)))
+
+    usual = patients_of(read_model(exported(tmp_path / "usual", plan, start(plan))), source, site="here")
+    assert min(usual.members.sum(), (~usual.members).sum()) > 50
+    elsewhere = patients_of(asking(leave_out="elsewhere"), source, site="here")
+    assert torch.equal(elsewhere.inputs, usual.inputs)
+    assert elsewhere.members.tolist() == usual.members.tolist()
+    with pytest.raises(ConfigError, match="0 patients on one side"):
+        patients_of(asking(leave_out="here"), source, site="here")
+    with pytest.raises(ConfigError, match="cannot be told here: train_until_year"):
+        patients_of(asking(train_until_year=2019), source, site="here")
+    with pytest.raises(ConfigError, match="parted rows"):
+        patients_of(asking(split="rows"), source, site="here")
+
+
 def test_a_patients_loss_is_the_mean_over_its_records() -> None:
     model, labels = TASK.build_model("logistic", {}), torch.tensor([0.0, 1.0, 1.0])
     inputs = torch.randn(3, model.output.in_features, generator=torch.Generator().manual_seed(0))

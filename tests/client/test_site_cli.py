@@ -253,6 +253,19 @@ def test_a_steward_lists_reads_approves_and_withdraws(consortium: Consortium, si
     assert site.read("plans", "list")[0]["decision"] == "refuse"  # type: ignore[index]
 
 
+def test_a_steward_is_told_that_a_plan_tests_one_site_alone(consortium: Consortium, site: Site) -> None:
+    usual = consortium.plan()
+    plan = replace(usual, model=replace(usual.model, options=(("leave_out", SITES[1]),)))
+    consortium.policy(ENDLESS.replace("version: 1", "version: 2").replace("auto_approve: true", "tested_alone: true"))
+    assert code_of(consortium.run(plan).ask_keys()) == "NOT_APPROVED"
+    facts = site.read("plans", "show", plan.run_id)
+    assert isinstance(facts, dict)
+    assert facts["MIND, figures"].startswith(f"of {SITES[1]} alone")
+    assert facts["policy and budget"] == "nothing speaks against it"
+    consortium.policy(ENDLESS)
+    assert site.read("plans", "show", plan.run_id)["policy and budget"].startswith("tested-alone: leave_out is")  # type: ignore[index, call-overload]
+
+
 def test_refusing_needs_a_reason_and_until_needs_a_time(
     consortium: Consortium, site: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,15 +15,18 @@ from test_trainer_privacy import Episodes, buffers, cohort
 from client import batches
 from client.errors import Refused
 from client.job import Job
+from client.plan_model import model_of
 from client.sides import Side, Sides, Split
 from client.trainer import Trainer
-from consortium.plan import ParameterSpec, Plan
-from tasks.base import Cohort
+from consortium.plan import ParameterSpec, Plan, TaskRef
+from tasks.base import Cohort, Task
+from tasks.cdp_2y.task import TASK as CDP
 from tasks.cis_conversion.task import TASK
 from tasks.errors import ContractError
 from tasks.features import Design
 from tasks.modalities import dropped
 from tasks.models import parameter_specs
+from tasks.relapse_activity.task import TASK as RELAPSES
 from tasks.run_options import ROWS, RunOptions
 from tasks.splits import NOWHERE, TEST, TRAINING, VALIDATION, held_out, part_of, parts_of, parts_of_rows
 
@@ -149,6 +152,13 @@ def test_the_site_that_is_left_out_tests_and_the_others_train(consortium: Consor
     assert trainer(people).run(job(left, "evaluate", SITES[1])).header.sum() == 0
 
 
+def test_a_plan_that_leaves_out_nobody_on_it_is_refused(consortium: Consortium) -> None:
+    """All held-out halves would be empty, and the run be paid for."""
+    for privacy in (terms(), terms("none")):
+        with pytest.raises(Refused, match="TASK: leave_out is 'elsewhere', which is no participant"):
+            trainer(planted(20, 2)).run(job(asking(consortium.plan(privacy=privacy), leave_out="elsewhere"), "evaluate"))
+
+
 def test_whoever_is_left_out_releases_noise_like_everybody(consortium: Consortium) -> None:
     """A coordinator sees no zeros: what is charged is what is noised."""
     left = asking(consortium.plan(), leave_out=SITES[0])
@@ -229,6 +239,29 @@ def test_modality_drop_out_changes_with_the_round_and_with_nobody_else(
     assert np.array_equal(first[kept], without, equal_nan=True)
     assert np.isnan(first[:, 2:]).all(axis=1).mean() == pytest.approx(0.5, abs=0.25)
     assert not np.isnan(first[:, 0]).any()
+
+
+@pytest.mark.parametrize(
+    ("task", "by", "column"), [(RELAPSES, "sex", "female"), (RELAPSES, "age", "age_years"), (CDP, "sex", "female")]
+)
+def test_a_plan_cannot_read_a_column_for_groups_that_it_does_not_state(
+    consortium: Consortium, task: Task, by: str, column: str
+) -> None:
+    """A policy allows columns by what a plan states; figures by sex of a task whose scoring hides its groups got past it."""
+    columns = tuple(name for name in task.contract.column_names if name != column)
+    design = Design(task.contract, columns)
+    cells = task.scoring(4, (by,)).cells
+    usual = consortium.plan(privacy=terms("none"), histogram_bins=cells // 2, statistics=design.n_statistics)
+    model = replace(
+        usual.model,
+        parameters=tuple(ParameterSpec(*spec) for spec in parameter_specs(task.build_model("logistic", {}, columns))),
+        buffers=tuple(ParameterSpec(*spec) for spec in design.buffer_specs),
+        options=(("score_bins", 4), ("score_by", by)),
+    )
+    plan = replace(usual, task=TaskRef(task.name, task.version, columns, task.contract.modalities(columns)), model=model)
+    with pytest.raises(ContractError, match=f"figures by {by} read the column {column}, which the plan does not"):
+        model_of(task, plan)
+    model_of(task, replace(plan, model=replace(model, options=()), histogram_bins=task.scoring(4).cells // 2))
 
 
 def test_sides_without_anybody_give_figures_of_nobody(consortium: Consortium) -> None:

@@ -307,6 +307,23 @@ def test_each_new_limit_refuses_by_its_own_code(
     assert found[0].sentence == SENTENCES[code]
 
 
+@pytest.mark.parametrize("mode", ["local", "none"])
+def test_a_plan_that_tests_one_site_alone_needs_the_word_of_the_site(
+    make_plan: Callable[..., Plan], roster: Roster, mode: str
+) -> None:
+    """Whether it is this site or another: what one learns of a neighbour by helping is not this site's to give either."""
+    usual = make_plan(mode=mode)
+    plan = replace(usual, model=replace(usual.model, options=(("leave_out", usual.sites[1]),)))
+    policy = {**SECOND, "modes": ["local", "none"]}
+    assert plan.left_out == usual.sites[1]
+    assert usual.left_out == ""
+    assert codes(check_plan(parse_policy(policy), plan, roster)) == {"tested-alone"}
+    assert check_plan(parse_policy({**policy, "tested_alone": True}), plan, roster) == ()
+    assert check_plan(parse_policy(policy), usual, roster) == ()
+    with pytest.raises(PolicyError, match="version: 2"):
+        parse_policy({**DOCUMENT, "tested_alone": True})
+
+
 def test_what_auto_approval_does_not_name_waits_for_a_person(make_plan: Callable[..., Plan], roster: Roster) -> None:
     plan, cost = make_plan(), epsilon_charged(make_plan())
 

@@ -36,6 +36,19 @@ def test_a_patients_vector_is_never_longer_than_1(seed: int, spread: float, miss
     assert (np.linalg.norm(found, axis=1) <= 1 + 1e-12).all()
 
 
+def test_a_held_out_patients_vector_is_the_same_whoever_else_is_there() -> None:
+    """To the last bit: patients of many lengths, each alone and beside longer ones."""
+    values, owners, _ = drawn(ALL, start(), 30, 5)
+    kept = np.arange(len(owners)) - np.searchsorted(owners, owners) < 3 + owners  # the longer, the later the patient stands
+    values, owners = values[kept], owners[kept]
+    together = vectors_of(ALL, start(), sequences_of(ALL, values, owners, 30))
+    for patient in range(30):
+        rows = owners == patient
+        alone = vectors_of(ALL, start(), sequences_of(ALL, values[rows], np.zeros(int(rows.sum()), np.intp), 1))
+        assert np.array_equal(alone[0], together[patient])
+    assert np.abs(together[:, 4]).max() < 0.32  # the mean log density is not cut off everywhere, where equality says nothing
+
+
 def test_the_chain_foretells_by_the_power_of_its_matrix() -> None:
     sequences = some()
     rows, (_, _, theirs) = next_strata(ALL, start(), sequences, filtered(start(), sequences), filtered_chain(start(), sequences))
