@@ -59,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (SiteError, ConsortiumError, PrivacyError, TaskError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # whoever read our output has seen enough
+        return 1
     except OSError as error:
         print(f"error: {error.filename or 'the system'}: {error.strerror}", file=sys.stderr)
         return 1

@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,11 +11,12 @@ from typing import TYPE_CHECKING
 from client.cli_output import Output
 from client.clock import utc
 from client.config import SiteConfig, load_config
-from client.errors import ConfigError
+from client.errors import ConfigError, SiteError
 from client.files import write_first
 from client.home import Home
 from client.unexpected import told_without_cells
 from tasks.errors import DataError
+from tasks.scoring.names import meaning, words
 
 if TYPE_CHECKING:
     from client.local_figures import Figure
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 PATIENTS_LEAST = 20  # on a side from which something is learnt or decided
 SHOWN_LEAST = 10  # patients; figures of fewer are not handed on
+FEW = 100  # test patients, below which a program says that figures tell little
 PUBLISHED = "wardround/site-figures/1"
 PERSONALISE_EXAMPLE = """example:
   wardround-site personalise model/                     MODEL is a folder that `wardround-lead model export` wrote
@@ -41,7 +44,7 @@ Figures are exact, without noise, and not in the ledger: whether to hand them on
 
 def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     shape = argparse.RawDescriptionHelpFormatter
-    about = "fit a finished model to this hospital's patients, where that helps; it stays here"
+    about = "fit a finished model to this hospital's patients, if that helps"
     personalise = verbs.add_parser("personalise", help=about, description=about, epilog=PERSONALISE_EXAMPLE, formatter_class=shape)
     personalise.add_argument("model", type=Path, metavar="MODEL", help="folder of an exported model")
     personalise.set_defaults(handler=told_without_cells("the fit", _personalise))
@@ -85,7 +88,8 @@ def _personalise(home: Home, args: argparse.Namespace, out: Output) -> int:
         patients = {"training_patients": sides.training.patients, "validation_patients": sides.validation.patients}
         out.facts("personalise", {**offered, **patients, **last})
         return 0
-    out.rows(f"loss saved on {sides.validation.patients} validation patients (fitted to {sides.training.patients})", rows)
+    out.say(f"Fitted to {sides.training.patients} training patients, compared on {sides.validation.patients} validation patients.")
+    out.rows("loss saved a patient", rows)  # a short title: it is no wider than the table
     if made.kept is None:
         out.say("The global model stays: no version of this hospital's own is surely better here.")
         if stale:
@@ -93,6 +97,8 @@ def _personalise(home: Home, args: argparse.Namespace, out: Output) -> int:
         return 0
     out.say(f"Kept: {made.kept[0].kind}, in {folder}. {MUST_STAY}")
     out.facts("on the test half, looked at for this line alone", last)
+    if not last["surely_better_on_test"]:
+        out.say("On test patients it is NOT surely better than the consortium's model: compare both before you use it.")
     return 0
 
 
@@ -101,7 +107,7 @@ def _fitted(home: Home, model: Path) -> _Fitted:
     from client.personal import candidates, chosen, gains, tried
 
     config = _config(home)
-    local = open_model(model, config, home.load_roster())
+    local = open_model(model.expanduser(), config, home.load_roster())
     if local.exported.personal:
         raise ConfigError(f"{model} is a personal model already: name the folder of the consortium's")
     enough(local.sides.training, PATIENTS_LEAST, "training side")
@@ -135,7 +141,7 @@ def _last_line(home: Home, local: "LocalModel", best: "Candidate") -> dict[str, 
     from client.personal_files import note_test, tests_of
 
     if local.sides.test.patients < SHOWN_LEAST:
-        return {"test_patients": f"fewer than {SHOWN_LEAST}"}
+        return {"test_patients": f"fewer than {SHOWN_LEAST}", "surely_better_on_test": False}
     used = tests_of(home, local.exported.digest)
     note_test(home, local.exported, command="personalise", time=utc())
     mean, low, high = interval(gains(local, [best], local.people(local.sides.test))[:, 0])
@@ -143,6 +149,7 @@ def _last_line(home: Home, local: "LocalModel", best: "Candidate") -> dict[str, 
         "test_patients": local.sides.test.patients,
         "test_gain": round(mean, 4),
         "test_gain_interval": f"{low:.4f} to {high:.4f}",
+        "surely_better_on_test": low > 0.0,
         "test_half_used_before": used,
     }
 
@@ -156,10 +163,9 @@ def _evaluate(home: Home, args: argparse.Namespace, out: Output) -> int:
     from client.personal_files import note_test, tests_of
 
     config = _config(home)
-    local = open_model(args.model, config, home.load_roster())
-    if args.publish and args.publish.exists():
-        raise ConfigError(f"{args.publish} exists: name a new file")
-    if args.publish and local.exported.personal:
+    publish = _new_file(args.publish) if args.publish else None  # before the test half is used
+    local = open_model(args.model.expanduser(), config, home.load_roster())
+    if publish and local.exported.personal:
         raise ConfigError("figures of a personal model are about a model that nobody else has: they are not handed on")
     test = local.people(local.sides.test)
     if not test.side.patients:
@@ -168,21 +174,46 @@ def _evaluate(home: Home, args: argparse.Namespace, out: Output) -> int:
     note_test(home, local.exported, command="evaluate", time=utc())
     found = figures(local, local.exported.parameters, test)
     rows = [
-        {"figure": name, "value": _number(each.value), "from": _number(each.low), "to": _number(each.high)}
+        {"figure": name, "value": _finite(each.value), "from": _finite(each.low), "to": _finite(each.high)}
         for name, each in found.items()
     ]
-    if args.publish:
+    if publish:
         main = primary(local)
-        _publish(args.publish, config, local, test, (main, found.get(main)))
+        _publish(publish, config, local, test, (main, found.get(main)))
     if out.as_json:
         facts = {"run_id": local.exported.run_id, "model_digest": local.exported.digest.hex(), "personal": local.exported.personal}
         out.facts("evaluate", {**facts, "test_patients": test.side.patients, "used_before": used, "figures": rows})
         return 0
-    out.rows(f"{'personal model' if local.exported.personal else 'model'} of run {local.exported.run_id} on "
-             f"{test.side.patients} test patients of this hospital, 95 % intervals", rows)  # fmt: skip
-    out.say(f"The test half was used {used} times before for this model." if used else "First use of the test half for this model.")
-    out.say(f"Written: {args.publish}; nothing was sent." if args.publish else "Nothing was written outside and nothing was sent.")
+    kind = "personal model" if local.exported.personal else "model"
+    out.say(f"{local.exported.task.name}, {kind} of run {local.exported.run_id}, at this hospital:")
+    out.rows(f"{test.side.patients} test patients, 95 % intervals", [_in_words(name, each) for name, each in found.items()])
+    if test.side.patients < FEW:
+        out.say(f"Fewer than {FEW} test patients: these figures tell little, look at the intervals.")
+    times = f"{used} time{'' if used == 1 else 's'}"
+    out.say(f"The test half was used {times} before for this model." if used else "First use of the test half for this model.")
+    out.say(f"Written: {publish}; nothing was sent." if publish else "Nothing was written outside and nothing was sent.")
     return 0
+
+
+def _new_file(path: Path) -> Path:
+    """`path` in a folder that is there. Raises `ConfigError`."""
+    found = path.expanduser()
+    if found.exists():
+        raise ConfigError(f"{found} exists: name a new file")
+    if not found.parent.is_dir() or not os.access(found.parent, os.W_OK):
+        raise ConfigError(f"--publish: nothing can be written in {found.parent}: make the folder, or name another file")
+    return found
+
+
+def _in_words(name: str, figure: "Figure") -> dict[str, object]:
+    """A row for people."""
+    ends = f"{figure.low:.3f} to {figure.high:.3f}" if figure.low < figure.high else "not known"
+    return {"figure": words(name), "value": f"{figure.value:.3f}", "95 % interval": ends, "how to read it": meaning(name)}
+
+
+def _finite(value: float) -> float | None:
+    """For programs: four decimals, None for what is not known."""
+    return round(value, 4) if math.isfinite(value) else None
 
 
 def _publish(path: Path, config: SiteConfig, local: "LocalModel", test: "LocalSide", main: "tuple[str, Figure | None]") -> None:
@@ -201,7 +232,11 @@ def _publish(path: Path, config: SiteConfig, local: "LocalModel", test: "LocalSi
         "interval": [round(figure.low, 3), round(figure.high, 3)],
         "note": "exact figures of this site's test patients, without noise and outside the ledger",
     }
-    if not write_first(path, json.dumps(document, indent=1).encode("ascii") + b"\n"):
+    try:
+        new = write_first(path, json.dumps(document, indent=1).encode("ascii") + b"\n")
+    except OSError as error:
+        raise SiteError(f"--publish: {path} was not written: {error.strerror}") from error
+    if not new:
         raise ConfigError(f"{path} exists: name a new file")
 
 

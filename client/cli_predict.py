@@ -4,6 +4,7 @@ import argparse
 import csv
 import io
 import json
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from client.cli_output import Output
 from client.config import load_config
-from client.errors import ConfigError
+from client.errors import ConfigError, SiteError
 from client.files import write_atomic
 from client.free_paths import beginning_with, free
 from client.home import Home
@@ -20,10 +21,11 @@ from tasks.errors import DataError
 
 if TYPE_CHECKING:
     from tasks.exported import Exported
-    from tasks.predicting.bedside import Prediction
+    from tasks.predicting.bedside import Prediction, Reason
     from tasks.predicting.course import Course
 
 FORMAT = "wardround/predictions/1"
+WIDTH = 100  # columns of the text
 CAUTION = (
     "Research software, not a medical device: no decision about a patient may rest on it. Intervals are those of the calibrated "
     "risk of patients with this score; what else differs between them is not in it. Reasons say what the model responds to, not "
@@ -38,14 +40,17 @@ MODEL is a folder that `wardround-lead model export` wrote. Each prediction is o
 model is silent about patients unlike those it was trained on, and where too little is known. The file names patients by pseudonym:
 only its owner reads it, and it stays in the hospital.
 exit status: 0 done, 1 the model or the tables cannot be used, 2 usage or configuration"""
+BLIND = "The run's noise hides the range of its training patients: NOBODY IS REFUSED for being unlike them."
+WHY = "why (+ raises, - lowers)"
 HEAD = ("patient", "day", "quantity", "value", "low", "high", "unit", "abstained")
 
 
 def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """`predict`."""
-    about = "what an exported model says of this hospital's patients: risk, interval, reasons, or why it is silent"
+    about = "an exported model's word on this hospital's patients, with reasons"
     shape = argparse.RawDescriptionHelpFormatter
-    command = verbs.add_parser("predict", help=about, description=f"{about}.\n{CAUTION}", epilog=EXAMPLES, formatter_class=shape)
+    said = f"{about}.\n{_wrapped(CAUTION)}"
+    command = verbs.add_parser("predict", help=about, description=said, epilog=EXAMPLES, formatter_class=shape)
     command.add_argument("model", type=Path, metavar="MODEL", help="folder of the exported model")
     command.add_argument("--patient", action="append", default=[], metavar="ID", help="pseudonym; may be given several times")
     command.add_argument("--states", type=Path, metavar="MODEL", help="exported result of disease_states: state and likely course")
@@ -58,14 +63,15 @@ def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 def _predict(home: Home, args: argparse.Namespace, out: Output) -> int:
     from tasks.cohorts import admitted  # here: pandas and torch are for those who predict
     from tasks.exported import read_exported, task_of
-    from tasks.predicting.bedside import patients_of, predict
+    from tasks.predicting.bedside import patients_of, predict, range_of
+    from tasks.predicting.quality import quality_of
 
     if args.out and args.out.suffix not in (".json", ".csv"):
         raise ConfigError("--out must end in .json or .csv")
     path = free(args.out, "--out", _is_ours) if args.out else None
     exported = read_exported(args.model.expanduser())
     task = task_of(exported)
-    tables = admitted(args.folder.expanduser() if args.folder else load_config(home).data).tables
+    tables = admitted(_tables_at(args.folder.expanduser() if args.folder else load_config(home).data)).tables
     patients = patients_of(task, tables)
     if args.patient:
         _check_known(patients.names, args.patient)
@@ -76,16 +82,35 @@ def _predict(home: Home, args: argparse.Namespace, out: Output) -> int:
         from tasks.predicting.course import courses_of
 
         courses = courses_of(args.states.expanduser(), tables, [each.patient for each in found])
-    told = _told(exported, found, courses)
+    quality = quality_of(exported, task)
+    told = {**_told(exported, found, courses), "quality": quality, "range_unknown": range_of(exported, task).blind}
     if path:
-        write_atomic(path, _as_csv(found) if path.suffix == ".csv" else json.dumps(told, indent=1).encode() + b"\n")
+        _write(path, _as_csv(found) if path.suffix == ".csv" else json.dumps(told, indent=1).encode() + b"\n")
     if out.as_json:
         out.facts("predictions", told)
         return 0
-    _show(exported, found, courses, out)
+    out.say(_wrapped(f"{task.name}, {_kind(exported)} run {exported.run_id}; {exported.facts.get('privacy_in_words')}"))
+    out.say(_wrapped(f"How good it is: {quality}"))
+    if range_of(exported, task).blind:
+        out.say(_wrapped(BLIND))
+    _show(found, courses, out)
     if path:
         out.say(f"written: {path}")
     return 0
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        write_atomic(path, data)
+    except OSError as error:
+        raise SiteError(f"--out: {path} was not written: {error.strerror}") from error
+
+
+def _tables_at(folder: Path) -> Path:
+    """Raises `ConfigError` where no folder is."""
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is no folder: name the one with this hospital's tables by --folder, or in site.yaml")
+    return folder
 
 
 def _check_known(known: Sequence[str], wanted: Sequence[str]) -> None:
@@ -133,24 +158,43 @@ def _as_csv(found: Sequence["Prediction"]) -> bytes:
     return text.getvalue().encode()
 
 
-def _show(exported: "Exported", found: Sequence["Prediction"], courses: "dict[str, Course]", out: Output) -> None:
-    kind = "personal model made here from" if exported.personal else "model of"
-    out.say(f"{exported.task.name}, {kind} run {exported.run_id}; {exported.facts.get('privacy_in_words')}")
+def _kind(exported: "Exported") -> str:
+    return "personal model made here from" if exported.personal else "model of"
+
+
+def _show(found: Sequence["Prediction"], courses: "dict[str, Course]", out: Output) -> None:
     silent = sum(bool(each.abstained) for each in found)
     out.rows("predictions", [row for each in found for row in _rows(each)], empty="no patient whom the model serves")
+    for one in next((each.quantities for each in found if each.quantities), ()):
+        out.say(_wrapped(f"{one.name}: {one.meaning}"))
     if len(found) == 1 and not silent:
         _explain(found[0], out)
-    if len(found) == 1 and (course := courses.get(found[0].patient)):
-        out.rows("state and likely course (probabilities)", course.rows())
-    out.say(f"{len(found) - silent} predictions; silent about {silent}.")
-    out.say(CAUTION)
+    if len(found) == 1 and courses:
+        _show_course(courses.get(found[0].patient), out)
+    out.say(f"{len(found) - silent} predicted, silent about {silent}. Days are those of the tables.")
+    out.say(_wrapped(CAUTION))
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, WIDTH)
+
+
+def _show_course(course: "Course | None", out: Output) -> None:
+    if course is None:
+        out.say("No state is told: too few visits.")
+        return
+    out.rows("state and likely course, with therapy as it is now", course.rows())
+    if course.worse_in_a_year is not None:
+        out.say(
+            f"chance of a worse EDSS in a year, confirmed or not, by this model of states: {100 * course.worse_in_a_year:.0f} %"
+        )
 
 
 def _rows(each: "Prediction") -> list[dict[str, object]]:
     head: dict[str, object] = {"patient": each.patient, "day": "" if each.day is None else each.day}
     if each.abstained:
-        return [head | {"what": "none", "value": "", "95 % interval": "", "why": each.abstained}]
-    first = ", ".join(f"{reason.column} {reason.value}" for reason in each.reasons[:2])
+        return [head | {"what": "none", "value": "", "95 % interval": "", WHY: each.abstained}]
+    first = ", ".join(f"{_sign(reason)}{reason.column} {_value(reason)}" for reason in each.reasons[:2])
     return [
         head
         | {
@@ -159,26 +203,37 @@ def _rows(each: "Prediction") -> list[dict[str, object]]:
             "95 % interval": f"{_number(one.low, one.unit)} to {_number(one.high, one.unit)}"
             if one.low is not None and one.high is not None
             else "not measured",
-            "why": first if at == 0 else "",
+            WHY: first if at == 0 else "",
         }
         for at, one in enumerate(each.quantities)
     ]
 
 
+def _sign(reason: "Reason") -> str:
+    return "+" if reason.contribution > 0 else "-"
+
+
+def _value(reason: "Reason") -> str:
+    return f"{reason.value} {reason.unit}".rstrip()
+
+
 def _number(value: float, unit: str) -> str:
-    return f"{value:+.2g} {unit}" if unit else f"{100 * value:.0f} %"
+    """Whole percents, but none that says never or always."""
+    if unit:
+        return f"{value:+.1f} {unit}"
+    return "below 1 %" if value < 0.005 else "above 99 %" if value >= 0.995 else f"{100 * value:.0f} %"
 
 
 def _explain(each: "Prediction", out: Output) -> None:
-    for one in each.quantities:
-        out.say(f"{one.name}: {one.meaning}")
+    first = each.quantities[0]
+    scale = first.unit or "log-odds"
     out.rows(
-        f"reasons for {each.quantities[0].name}, against the average patient of the training",
+        f"what makes {first.name} differ from the average training patient's, the largest first",
         [
             {
-                "input": reason.column,
-                "value": f"{reason.value} {reason.unit}".rstrip(),
-                "contribution": f"{reason.contribution:+.2f}",
+                "input": f"{reason.column}: {reason.meaning}" if reason.meaning else reason.column,
+                "this patient": _value(reason),
+                f"adds ({scale})": f"{reason.contribution:+.2f}",
             }
             for reason in each.reasons
         ],

@@ -74,7 +74,9 @@ def open_model(folder: Path, config: SiteConfig, roster: Roster) -> LocalModel:
     """Raises `ConfigError` for a model that is not for this site, `TaskError` for files or tables that cannot be used."""
     exported = read_exported(folder)
     if exported.task.name not in config.tasks:
-        raise ConfigError(f"the model is of task {exported.task.name}, this site is set up for {', '.join(config.tasks)}")
+        raise ConfigError(
+            f"the model is of task {exported.task.name}, this site is set up for {', '.join(config.tasks)}: add it in site.yaml"
+        )
     if exported.options.split == ROWS:
         raise ConfigError("the model's run parted rows, not patients: figures of this hospital's patients would be too good")
     task = task_of(exported)

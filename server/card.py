@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from consortium.plan import NOT_PRIVATE, Plan
 from server import figures
+from server.asked import asked_sentences
 from server.journal import EpsilonPublished
 from server.model import Model
 from server.spent import COMPUTED, site_epsilon
@@ -18,6 +19,7 @@ from tasks.errors import TaskError
 from tasks.features import Design
 from tasks.predicting.bounds import FAR
 from tasks.registry import find_task
+from tasks.run_options import ROWS, run_options
 from tasks.sums import SumsTask
 
 NOT_PRIVATE_BANNER = "NOT PRIVATE"
@@ -194,21 +196,36 @@ def _ranges(task: Task, plan: Plan, model: Model) -> Sequence[str]:
     rows = ["| input | unit | mean | standard deviation |", "|---|---|---|---|"]
     numbers = zip(design.numeric, mean, scale, strict=True)
     rows += [f"| {column.name} | {column.unit} | {middle:.3g} | {spread:.3g} |" for column, middle, spread in numbers]
-    tail = f"A prediction is refused to patients further than {FAR:g} standard deviations away in any of them."
+    unsure = ", more where noise leaves these numbers in doubt" if plan.private else ""
+    tail = f"A prediction is refused to patients further than {FAR:g} standard deviations away in any of them{unsure}."
     return [head, "", *rows, "", tail]
 
 
 def _quality_lines(plan: Plan, state: RunState) -> Sequence[str]:
-    measured = [done for done in state.done if done.metrics]
-    if not measured:
+    last = figures.evaluated(state) or next((done for done in reversed(state.done) if done.metrics), None)
+    if last is None:
         return ("Not measured.",)
-    last = measured[-1]
-    when = "the final model" if last.purpose == "evaluate" else f"the model going into round {last.round}"
-    return (
-        f"On held-out patients of {len(last.survivors)} sites together, {when}: {metrics_text(last.metrics)}.",
-        metric_noise(plan, len(last.survivors)),
-        "Held-out patients are chosen by a keyed hash of the patient, the same in every run, and never trained on.",
+    sites = f"{len(last.survivors)} sites together"
+    final = last.purpose == "evaluate"
+    kept = (
+        "Test patients are kept for one sum at the end of a run; other runs of the consortium look at the same ones."
+        if final
+        else "These figures served to choose: the run has none of test patients yet, and theirs may be worse."
     )
+    return (
+        f"On {figures.whose(last)}; {sites}: {metrics_text(last.metrics)}.",
+        *filter(None, [figures.doubt(dict(last.metrics), figures.primary_of(plan))]),
+        metric_noise(plan, len(last.survivors)),
+        kept,
+        *_held_out(plan),
+    )
+
+
+def _held_out(plan: Plan) -> Sequence[str]:
+    """Who was held out, and what the plan asked beyond that."""
+    rows = plan.strategy.name != SUMS and run_options(dict(plan.model.options)).split == ROWS
+    hashed = "Held-out patients are chosen by a keyed hash of the patient, the same in every run, and never trained on."
+    return (*asked_sentences(plan)[1:], *(() if rows else (hashed,)))
 
 
 def metrics_text(metrics: Iterable[tuple[str, float]]) -> str:

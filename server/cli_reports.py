@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from server.baseline import against, write_against
 from server.card import NOT_PRIVATE_BANNER
 from server.cli_output import Output
 from server.errors import ServerError
@@ -13,6 +14,10 @@ from server.leaving import departure_sentences
 from server.report import compare, status, write_report
 from server.state import read_state
 from server.sums import result_lines, result_of, sums_only
+
+REPORT_EXAMPLE = """examples:
+  wardround-lead report RUN
+  wardround-lead report RUN --baseline BASELINE_RUN    a run of `task=..._baseline`: the page says which is better"""
 
 
 def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser) -> None:
@@ -35,11 +40,10 @@ def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", c
     )
     compared.add_argument("runs", type=Path, nargs="+", help="run folders or run ids")
     compared.set_defaults(handler=show_comparison)
-    report = verbs.add_parser(
-        "report", parents=[common], help="one page about a run", epilog="example:\n  wardround-lead report RUN", formatter_class=raw
-    )
+    report = verbs.add_parser("report", parents=[common], help="one page about a run", epilog=REPORT_EXAMPLE, formatter_class=raw)
     report.add_argument("run", type=Path, help="run folder or run id")
     report.add_argument("--out", type=Path, help="HTML file to write (default: report.html in the run's folder)")
+    report.add_argument("--baseline", type=Path, metavar="RUN", help="a run of the task's baseline: does this one beat it?")
     report.set_defaults(handler=make_report)
     result = verbs.add_parser(
         "result",
@@ -100,8 +104,13 @@ def show_comparison(home: LeadHome, args: argparse.Namespace, out: Output) -> in
 
 
 def make_report(home: LeadHome, args: argparse.Namespace, out: Output) -> int:
-    path = write_report(run_path(home, args.run), args.out)
-    out.facts("report", {"file": str(path)})
+    run = run_path(home, args.run)
+    facts: dict[str, str] = {}
+    if args.baseline:
+        found = against(run, run_path(home, args.baseline))
+        write_against(run, found)
+        facts = {"against its baseline": found.words}
+    out.facts("report", {"file": str(write_report(run, args.out)), **facts})
     return 0
 
 

@@ -16,6 +16,7 @@ from rich.table import Table
 from consortium.plan import KIND, sign_plan, verify_plan
 from consortium.roster import MAX_SITES
 from server import rounds
+from server.baseline import Against, against, write_against
 from server.card import NOT_PRIVATE_BANNER, epsilon_note, epsilon_words
 from server.cli_output import Output
 from server.cli_reports import run_path
@@ -23,7 +24,21 @@ from server.config import LeadConfig, load_config
 from server.cost import cost, cost_lines
 from server.errors import ConfigError, ServerError
 from server.export import export_model
-from server.figures import AUC, Primary, headline, newest, noise_of, number, primary_of
+from server.figures import (
+    AUC,
+    DO_NOT_READ,
+    Primary,
+    doubt,
+    drowned,
+    evaluated,
+    headline,
+    newest,
+    noise_of,
+    number,
+    primary_of,
+    side_of,
+    whose,
+)
 from server.folder import RunFolder, create_folder, open_folder, write_durably
 from server.home import LeadHome, read_signed
 from server.journal import wait_for_writer
@@ -51,6 +66,7 @@ max_epsilon_per_plan: 1000.0
 budget_exposed_epsilon: 10000.0
 max_exposed_epsilon_per_plan: 10000.0
 modes: [local, distributed, none]
+tested_alone: true
 tasks: {{"{task}": "*"}}
 leads: ["*"]
 """
@@ -140,9 +156,17 @@ def closing_facts(state: RunState, primary: Primary | None = AUC) -> list[str]:
     """One fact a line: rounds, the primary figure with the noise it was measured with, bytes and seconds."""
     facts = [f"{len(state.done)} rounds done, {len(state.failed)} lost, {state.resumes} resumed"]
     measured = newest(state)
-    if primary is not None and (said := headline(measured, primary)):
+    if (last := evaluated(state)) is not None and primary is not None and (said := headline(measured, primary)):
         noise = noise_of(measured, primary)
-        facts.append(f"pooled held-out {said}" + (f", measured with noise of s.e. {number(noise)}" if noise else ""))
+        facts.append(
+            f"pooled {said} on {whose(last)}"
+            + (f"; measured with noise of s.e. {number(noise)}" if noise else "")
+            + (f". {DO_NOT_READ}" if drowned(measured) else "")
+        )
+        if doubts := doubt(measured, primary).removeprefix(f"{said}. "):
+            facts.append(doubts)
+    elif last is not None and primary is not None:
+        facts.append(f"{primary.words} on {side_of(last)} patients: noise, or too few patients, leave nothing to show")
     if counted := patients_words(state):
         facts.append(f"training patients behind the last sum: {counted}")
     if state.done:
@@ -201,6 +225,7 @@ def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", c
     simulated.add_argument(
         "--row-gap", action="store_true", help="also with rows parted instead of patients: how much that feigns (privacy=none)"
     )
+    simulated.add_argument("--baseline", action="store_true", help="also what the task's card names to beat; says which is better")
     simulated.add_argument("--out", type=Path, required=True, help="folder to make; holds sites, ledgers and the run")
     simulated.set_defaults(handler=simulate_command)
 
@@ -343,9 +368,11 @@ def _address(home: LeadHome) -> str:
 def simulate_command(home: LeadHome, args: argparse.Namespace, out: Output) -> int:
     if args.out.exists() and any(args.out.iterdir()):
         raise ConfigError(f"{args.out} is not empty: name a new folder")
+    config = load_config(["federation=roster", *args.overrides])
     if args.row_gap:
-        config = load_config(["federation=roster", *args.overrides])
         check_row_gap(config.task.name, config.privacy.mode)
+    if args.baseline and not config.task.baseline:
+        raise ConfigError(f"task {config.task.name}: its configuration names no baseline, leave --baseline out")
     data = args.data
     if data is None:
         if not 3 <= args.sites <= MAX_SITES or args.patients < 20:
@@ -355,6 +382,8 @@ def simulate_command(home: LeadHome, args: argparse.Namespace, out: Output) -> i
     state = simulate(args.out, args.overrides, data=data, workers=args.workers, show=not out.as_json)
     if args.row_gap and state.phase == "finished":
         out.say(measured_row_gap(args.out, args.overrides, data=data, workers=args.workers).words)
+    if args.baseline and state.phase == "finished":
+        out.say(measured_against(args.out, config.task.baseline, args.overrides, data=data, workers=args.workers).words)
     return finish(args.out / "run", state, out)
 
 
@@ -366,3 +395,14 @@ def measured_row_gap(folder: Path, overrides: Sequence[str], *, data: Path, work
     gap = row_gap(run, folder / "rows" / "run")
     write_row_gap(run, gap)
     return gap
+
+
+def measured_against(folder: Path, baseline: str, overrides: Sequence[str], *, data: Path, workers: int | None = None) -> Against:
+    """The task's baseline below `folder/baseline`, with the same terms and split; the comparison is kept beside the run."""
+    run = folder / "run"
+    others = [word for word in overrides if not word.lstrip("+").startswith(("task=", "task.", "modalities="))]
+    salt = RunFolder(run).roster().split_salt
+    simulate(folder / "baseline", [f"task={baseline}", *others], data=data, workers=workers, show=False, split_salt=salt)
+    found = against(run, folder / "baseline" / "run")
+    write_against(run, found)
+    return found

@@ -36,6 +36,7 @@ class TaskConfig:
     columns: tuple[str, ...]  # empty: all of the task's contract; in a file also names of groups, such as core and visits
     histogram_bins: int
     init_seed: int
+    baseline: str = ""  # the choice of `task` that this one has to beat, by its card
     clip: float = 0.0  # L2 bound of a patient's gradient where privacy.clip is 0; 0: `server.planning.CLIP`
 
 

@@ -79,8 +79,15 @@ def describe(plan: Plan, model: Model, state: RunState | None = None) -> Json:
         "code_version": plan.code_version,
         "privacy": to_document(plan.privacy),
         "privacy_in_words": privacy_line(plan),
+        "statistics_doubt": _doubt(plan),
         "evaluation": _evaluation(plan, state) if state else None,
     }
+
+
+def _doubt(plan: Plan) -> float:
+    """Standard error that noise adds to the mean of an input of everybody, as a share of the input's public range."""
+    terms, declared = plan.privacy, sum(participant.declared_patients for participant in plan.participants)
+    return terms.describe_noise * terms.describe_clip * math.sqrt(len(plan.participants)) / max(declared, 1)
 
 
 def _evaluation(plan: Plan, state: RunState) -> Json:

@@ -17,6 +17,7 @@ from server.state import RunState
 from tasks.errors import TaskError
 from tasks.metrics import THRESHOLDS, Z95, CalibrationGroup
 from tasks.scoring.base import Calibrated, Scoring
+from tasks.scoring.chance import doubts
 from tasks.scoring.names import NOISE_DOMINATES, Shown, group_words, groups_of, meaning, shown, words
 from tasks.sums import TestedSums
 
@@ -59,6 +60,17 @@ def primary_of(plan: Plan) -> Primary | None:
     """What `scoring_of` names; None without one."""
     scoring = scoring_of(plan)
     return None if scoring is None else Primary(scoring.primary, scoring.lower_is_better)
+
+
+def side_of(done: RoundDone) -> str:
+    """Whose figures these are: of the validation half of the held-out patients beside training, of the test half at the end."""
+    return "test" if done.purpose == "evaluate" else "validation"
+
+
+def whose(done: RoundDone) -> str:
+    """The same with the model that was measured, for titles: "test patients: the final model"."""
+    model = "the final model" if done.purpose == "evaluate" else f"the model going into round {done.round}"
+    return f"{side_of(done)} patients: {model}"
 
 
 def evaluated(state: RunState) -> RoundDone | None:
@@ -110,6 +122,12 @@ def spread_of(figures: Mapping[str, float], primary: Primary) -> float:
 def drowned(figures: Mapping[str, float]) -> bool:
     """Whether noise is of the figures' size."""
     return figures.get(NOISE_DOMINATES, 0.0) > 0
+
+
+def doubt(figures: Mapping[str, float], primary: Primary | None) -> str:
+    """Whether the primary figure is worth anything, in a sentence with its name; "" where it is, or noise forbids to read it."""
+    said = "" if primary is None or drowned(figures) else doubts(figures, primary.name)
+    return f"{headline(figures, primary)}. {said}" if said else ""
 
 
 def ordered(figures: Mapping[str, float], primary: Primary | None) -> list[Shown]:

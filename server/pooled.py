@@ -39,8 +39,7 @@ def trained_by(plan: Plan, survivors: Sequence[str]) -> tuple[str, ...]:
     """The survivors whose weights divide a training round's sum: all but the site that the plan leaves out.
 
     It adds nothing to the sum, in a private plan its noise. All of them where no other is left."""
-    left_out = dict(plan.model.options).get("leave_out", "")
-    return tuple(site for site in survivors if site != left_out) or tuple(survivors)
+    return tuple(site for site in survivors if site != plan.left_out) or tuple(survivors)
 
 
 def patients(plan: Plan, count: float, *, contributors: int) -> dict[str, float]:

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from consortium.plan import Plan
 from server.card import NOT_PRIVATE_BANNER
 from server.errors import JournalError
-from server.figures import AUC, Primary, number, primary_of
+from server.figures import AUC, Primary, evaluated, headline, primary_of, side_of
 from server.folder import RunFolder
 from server.journal import decode_entry, split_lines
 from server.state import RunState, advance, read_state
@@ -89,8 +89,8 @@ def sentence(state: RunState, primary: Primary | None = AUC) -> str:
     if state.done:
         last = state.done[-1]
         parts.append(f"round {last.round} {last.purpose}, {len(last.survivors)} sites")
-    if (value := latest_metric(state, primary.name) if primary else None) is not None and primary:
-        parts.append(f"pooled {primary.words} {number(value)}")
+    if (done := evaluated(state)) is not None and (said := headline(dict(done.metrics), primary)):
+        parts.append(f"pooled {said} on {side_of(done)} patients")
     if state.failed:
         parts.append(f"{len(state.failed)} rounds lost")
     return "; ".join(parts) or f"{state.phase}"

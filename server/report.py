@@ -5,6 +5,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from html import escape
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from consortium.wire import SENTENCES
 from secagg.opening import Finding
 from server import figures
 from server.asked import asked_sentences
+from server.baseline import read_against
 from server.card import (
     NOT_PRIVATE_BANNER,
     epsilon_note,
@@ -30,7 +32,7 @@ from server.journal import RoundDone, RoundFailed
 from server.leaving import departures
 from server.progress import patients_words
 from server.report_figures import quality_charts, quality_tables, table
-from server.row_gap import RowGap, read_row_gap
+from server.row_gap import read_row_gap
 from server.state import RunState, read_state
 from server.sums import result_html, result_of, sums_only
 
@@ -82,6 +84,9 @@ def status(run_dir: Path) -> dict[str, Json]:
         "left": list[Json](departures(state)),
         "sites": dict(state.participation()),
         "metrics": dict(last_metrics(state)),
+        "metrics_of": figures.whose(last) if (last := figures.evaluated(state)) else "nobody yet",
+        "row_gap": dict[str, Json](asdict(gap)) if (gap := read_row_gap(run_dir)) else None,
+        "against_baseline": against.words if (against := read_against(run_dir)) else None,
         "training_patients": patients_words(state) or "not counted",
         "seconds_a_round": _median([_seconds(done) for done in state.done]),
         "bytes_up": sum(done.bytes_up for done in state.done),
@@ -114,6 +119,7 @@ def compare(run_dirs: Iterable[Path]) -> list[dict[str, Json]]:
             "phase": found["phase"],
             "figure": primary.name if primary else None,
             "value": value,
+            "of": figures.side_of(last) if (last := figures.evaluated(read_state(run_dir))) else None,
             "auc": metrics.get("auc"),
             "brier": metrics.get("brier"),
             "seconds_a_round": found["seconds_a_round"],
@@ -134,17 +140,16 @@ def write_report(run_dir: Path, target: Path | None = None) -> Path:
     folder = open_folder(run_dir)
     path = target or folder.report
     plan = folder.plan()
-    result, gap = result_of(folder, plan), read_row_gap(run_dir)
-    written = page(plan, read_state(run_dir), colluders=folder.roster().colluders, result=result, gap=gap)
+    result, measured = result_of(folder, plan), [read_against(run_dir), read_row_gap(run_dir)]
+    said = [each.words for each in measured if each]
+    written = page(plan, read_state(run_dir), colluders=folder.roster().colluders, result=result, said=said)
     write_durably(path, written.encode())
     return path
 
 
-def page(
-    plan: Plan, state: RunState, *, colluders: int, result: Mapping[str, Json] | None = None, gap: RowGap | None = None
-) -> str:
+def page(plan: Plan, state: RunState, *, colluders: int, result: Mapping[str, Json] | None = None, said: Sequence[str] = ()) -> str:
     """The whole page. `state` may be of a run that has not ended; `colluders` as its roster has it; `result`: what sums found;
-    `gap`: what parting rows would feign, where that was measured."""
+    `said`: what comparisons with other runs found, a sentence each."""
     title = escape(f"{plan.task.name}: run {plan.run_id}")
     banner = "" if plan.private else f'<div class="banner">{NOT_PRIVATE_BANNER}: no clipping, no noise, epsilon unbounded</div>'
     body = [
@@ -156,7 +161,7 @@ def page(
         result_html(result) if result else "",
         _charts(plan, state),
         quality_tables(plan, state),
-        "".join(f"<p>{escape(said)}</p>" for said in [*asked_sentences(plan), *([gap.words] if gap else [])]),
+        "".join(f"<p>{escape(sentence)}</p>" for sentence in [*asked_sentences(plan), *said]),
         "<h2>Sites</h2>",
         _sites(plan, state, colluders),
         "<h2>Sites that left for good</h2>" + _left(state) if state.left else "",
@@ -202,13 +207,13 @@ def _primary_fact(plan: Plan, state: RunState) -> dict[str, str]:
     primary = figures.primary_of(plan) or (None if sums_only(plan) else AUC)
     if primary is None:
         return {}
-    measured = figures.newest(state)
+    measured, last = figures.newest(state), figures.evaluated(state)
     found = next((one for one in figures.ordered(measured, primary) if str(one.name) == primary.name), None)
-    if found is None:
-        return {f"pooled {primary.words}": "nothing to show" if figures.evaluated(state) else "not measured"}
+    if found is None or last is None:
+        return {f"pooled {primary.words}": "nothing to show" if last else "not measured"}
     ends = f", 95 % {figures.interval(found)}" if figures.interval(found) else ""
     noise = "; noise is of its size, do not read it" if figures.drowned(measured) else ""
-    return {f"pooled {primary.words}{ends}{noise}": figures.number(found.value)}
+    return {f"pooled {primary.words}, {figures.side_of(last)} patients{ends}{noise}": figures.number(found.value)}
 
 
 def _charts(plan: Plan, state: RunState) -> str:

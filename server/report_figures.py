@@ -13,6 +13,7 @@ from server import figures
 from server.card import epsilon_text
 from server.charts import Interval, Mark, axis, interval_chart, line_chart
 from server.figures import AUC, Primary
+from server.journal import RoundDone
 from server.state import RunState
 from tasks.run_options import run_options
 from tasks.scoring.names import group_words, words
@@ -25,12 +26,30 @@ NOT_YET = '<p class="note">Not measured yet.</p>'
 def quality_charts(plan: Plan, state: RunState) -> dict[str, str]:
     """Title -> chart; calibration only of runs that foretell probabilities, groups only where they have figures."""
     primary = figures.primary_of(plan) or AUC
-    charts = {f"Pooled {primary.words} on held-out patients": _by_round(state, primary)}
+    last = figures.evaluated(state)
+    charts = {f"Pooled {primary.words}{_sides(state, primary)}": _by_round(state, primary)}
     if (calibration := _calibration(plan, state)) is not None:
-        charts["Calibration, latest evaluation"] = calibration
+        charts[f"Calibration, {_latest(last)}"] = calibration
     if groups := _by_group(state, primary):
-        charts[f"Pooled {primary.words} by group, latest evaluation"] = groups
+        charts[f"Pooled {primary.words} by group, {_latest(last)}"] = groups
     return charts
+
+
+def _sides(state: RunState, primary: Primary) -> str:
+    """Whose figures a chart by round holds."""
+    sides = {figures.side_of(done) for done in _readable(state, primary)}
+    if len(sides) > 1:
+        return " on validation patients, and on test patients at the end"
+    return f" on {sides.pop()} patients" if sides else ""
+
+
+def _readable(state: RunState, primary: Primary) -> list[RoundDone]:
+    """Rounds whose primary figure noise has not drowned."""
+    return [done for done in state.done if primary.name in (values := dict(done.metrics)) and not figures.drowned(values)]
+
+
+def _latest(last: RoundDone | None) -> str:
+    return f"{figures.side_of(last)} patients" if last else "latest evaluation"
 
 
 def quality_tables(plan: Plan, state: RunState) -> str:
@@ -39,11 +58,11 @@ def quality_tables(plan: Plan, state: RunState) -> str:
     if last is None:
         return ""
     found, primary = dict(last.metrics), figures.primary_of(plan)
-    when = "the final model" if last.purpose == "evaluate" else f"the model going into round {last.round}"
     heads, rows = figures.group_rows(found, primary)
     parts = [
-        f"<h2>Figures on held-out patients: {when}</h2>",
+        f"<h2>Figures on {figures.whose(last)}</h2>",
         f'<div class="banner">{figures.DO_NOT_READ}</div>' if figures.drowned(found) else "",
+        f"<p><b>{escape(doubt)}</b></p>" if (doubt := figures.doubt(found, primary)) else "",
         table(["figure", "value", "95 % interval", "how to read it"], figures.whole_rows(found, primary)),
         f'<h3>By group</h3><div class="groups">{table(heads, rows)}</div>' if rows else "",
         _note("Intervals hold for a new sample of patients and, where there is noise, for the noise as well.", _hidden(plan, rows)),
@@ -83,12 +102,11 @@ def _note(*sentences: str) -> str:
 
 def _by_round(state: RunState, primary: Primary) -> str:
     marks = []
-    for done in state.done:
+    for done in _readable(state, primary):
         values = dict(done.metrics)
-        if primary.name in values:
-            value, spread = values[primary.name], figures.spread_of(values, primary)
-            title = f"round {done.round}: {primary.words} {figures.number(value)}" + (f" ± {spread:.3f}" if spread else "")
-            marks.append(Mark(float(done.round), value, title, spread))
+        value, spread = values[primary.name], figures.spread_of(values, primary)
+        what = f"round {done.round}, {figures.side_of(done)} patients: {primary.words} {figures.number(value)}"
+        marks.append(Mark(float(done.round), value, what + (f" ± {spread:.3f}" if spread else ""), spread))
     if not marks:
         return DROWNED if figures.evaluated(state) else NOT_YET
     x = axis([mark.x for mark in marks], at_least=0.0, whole=True)

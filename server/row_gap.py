@@ -14,6 +14,7 @@ from server.folder import RunFolder, write_durably
 from server.state import read_state
 from tasks.base import Task
 from tasks.registry import find_task
+from tasks.scoring.names import words
 
 FILE = "row_gap.json"
 FORMAT = "wardround/row-gap/1"
@@ -33,8 +34,8 @@ class RowGap:
     def words(self) -> str:
         """One sentence for people."""
         return (
-            f"{self.figure} {self.patients:.3f} where patients are parted, {self.rows:.3f} where rows are: parting rows feigns "
-            f"{self.gap:+.3f}"
+            f"{words(self.figure)} {self.patients:.3f} on test patients where patients are parted, {self.rows:.3f} where rows are: "
+            f"parting rows feigns {self.gap:+.3f}"
         )
 
 

@@ -53,6 +53,8 @@ def open_cohort(task: Task | SumsTask, folder: Path) -> Cohort:
 
 def open_patients(task: Task | SumsTask, folder: Path) -> OpenedPatients:
     """The same, with those who are not in it since they withdrew."""
+    if not folder.is_dir():
+        raise DataError(f"there is no data folder {folder}: see site.yaml, or name another one")
     withdrawn = read_withdrawn(folder)
     if isinstance(task, ReadsTables):
         found = admitted(folder)

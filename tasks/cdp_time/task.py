@@ -39,6 +39,7 @@ class TimeToProgression(HazardTask):
     rule: ClassVar[str] = RULE.rule_id
     grid: ClassVar[Grid] = GRID
     causes: ClassVar[tuple[str, ...]] = ("cdp",)
+    says: ClassVar[tuple[str, ...]] = ("a worsening of EDSS begins that is confirmed after 24 weeks",)
     nobody: ClassVar[str] = (
         "no patient has an episode: it needs an adult (birth_year, year_band) with EDSS on two days of three years, and later a "
         "confirmed worsening, or a visit that another one 24 weeks later could confirm. See `wardround-site data profile`"

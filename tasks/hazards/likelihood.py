@@ -55,7 +55,13 @@ def negative_log_likelihood(outputs: Tensor, labels: Tensor, causes: int) -> Ten
 def cumulative_risks(outputs: NDArray[Any], causes: int) -> Floats:
     """Chance of each cause having come first by the end of each quarter, (n, bins, causes), from logits that may not be finite."""
     finite = np.nan_to_num(np.asarray(outputs, dtype=np.float64), nan=0.0, posinf=MOST, neginf=-MOST)
-    stay, causing = log_chances(torch.from_numpy(finite), causes)
-    before = (stay.cumsum(-1) - stay).unsqueeze(-1)
-    risks: Floats = (before + causing).exp().cumsum(-2).numpy()
+    risks: Floats = risks_by_quarter(torch.from_numpy(finite), causes).numpy()
     return risks
+
+
+def risks_by_quarter(outputs: Tensor, causes: int) -> Tensor:
+    """The same of finite logits, differentiable."""
+    stay, causing = log_chances(outputs, causes)
+    before = (stay.cumsum(-1) - stay).unsqueeze(-1)
+    found: Tensor = (before + causing).exp().cumsum(-2)
+    return found

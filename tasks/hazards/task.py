@@ -15,11 +15,12 @@ from tasks.hazards.scoring import HazardScoring, View
 from tasks.scoring.groups import groupings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor, nn
 
     from tasks.base import Options
+    from tasks.predicting.base import Foretold
     from tasks.scoring.base import Scoring
 
 # Nats. A record's gradient adds up over its quarters and is some ten times as long as the clip of the privacy settings, which suits
@@ -35,6 +36,7 @@ class HazardTask(EpisodeTask, ABC):
     causes: ClassVar[tuple[str, ...]] = ("event",)  # names in figures; cause 1 is the first
     views: ClassVar[tuple[View, ...]] = (View(1, 5), View(1, 1), View(1, 2), View(1, 3))
     compares: ClassVar[str] = "uno_c"  # the primary figure
+    says: ClassVar[tuple[str, ...]] = ("the event happens",)  # for each cause, what it is to a patient
 
     @property
     def label_shape(self) -> tuple[int, ...]:
@@ -49,6 +51,12 @@ class HazardTask(EpisodeTask, ABC):
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Negative log-likelihood of each record, in `UNIT` nats: (batch,); see `tasks.hazards.likelihood`."""
         return negative_log_likelihood(outputs, labels, len(self.causes)) / UNIT
+
+    def foretold(self, outputs: Tensor) -> Mapping[str, Foretold]:
+        """The chance of each view's cause by its horizon: `tasks.predicting.base.Foretells`."""
+        from tasks.hazards.bedside import foretold
+
+        return foretold(outputs, self.causes, self.says, self.views)
 
     def scoring(self, bins: int, by: Sequence[str] = ()) -> Scoring:
         """Histograms of time, cause and predicted risk, of everybody and of groups."""

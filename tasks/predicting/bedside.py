@@ -17,6 +17,7 @@ from tasks.predicting.base import Foretold, foretold_by
 from tasks.predicting.bounds import TrainingRange
 from tasks.predicting.calibrate import ONLY, Group, Recalibration, recalibration
 from tasks.predicting.reasons import by_column, contributions
+from tasks.run_options import ROWS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,9 +84,11 @@ class Quantity:
 
 @dataclass(frozen=True)
 class Reason:
-    """`contribution` to the score of the first quantity (log-odds of a probability), against the average training patient."""
+    """`contribution` to the first quantity (log-odds of a calibrated probability, else its unit), against the average training
+    patient."""
 
     column: str
+    meaning: str
     value: str  # as the hospital's own tables have it; "missing"
     unit: str
     contribution: float
@@ -116,15 +119,16 @@ def patients_of(task: Task, tables: Mapping[str, pd.DataFrame]) -> Patients:
 def predict(exported: Exported, task: Task, patients: Patients) -> list[Prediction]:
     """One prediction for each patient, or why there is none. Raises `TaskError` for a model that this program cannot use."""
     design = Design(task.contract, exported.task.columns)
-    mean, scale = design.split_buffers(exported.buffers)
-    silent = TrainingRange(design, mean, scale).abstain(patients.values)
+    silent = range_of(exported, task).abstain(patients.values)
     model, inputs = model_of(exported, task), inputs_of(exported, task, patients.values)
     with torch.no_grad():
         foretold = foretold_by(task, model(torch.from_numpy(np.ascontiguousarray(inputs))))
     first = next(iter(foretold))
     parts = contributions(model, exported.parameters, inputs, lambda outputs: foretold_by(task, outputs)[first].score)
-    why = by_column(design, parts)
-    numbers = {name: _calibrated(one, _recalibration(exported, task, name)) for name, one in foretold.items()}
+    known = {name: None if one.unit else _recalibration(exported, task, name) for name, one in foretold.items()}
+    numbers = {name: _calibrated(one, known[name]) for name, one in foretold.items()}
+    slope = 1.0 if (calibrated := known[first]) is None else calibrated.b  # what is shown is the calibrated risk
+    why = {name: slope * part for name, part in by_column(design, parts).items()}
     found = []
     for at, (name, day) in enumerate(zip(patients.names, patients.days, strict=True)):
         reason = silent[at] or _not_finite(foretold, at)
@@ -140,6 +144,14 @@ def predict(exported: Exported, task: Task, patients: Patients) -> list[Predicti
     return found
 
 
+def range_of(exported: Exported, task: Task) -> TrainingRange:
+    """Where the model can be asked; a file that says nothing of noise in its statistics has none."""
+    design = Design(task.contract, exported.task.columns)
+    found = exported.facts.get("statistics_doubt")
+    doubt = float(found) if isinstance(found, int | float) and np.isfinite(found) and found > 0 else 0.0
+    return TrainingRange(design, *design.split_buffers(exported.buffers), doubt)
+
+
 def _not_finite(foretold: Mapping[str, Foretold], at: int) -> str:
     whole = all(bool(torch.isfinite(one.values[at])) for one in foretold.values())
     return "" if whole else "the model gives no number for this patient"
@@ -148,7 +160,7 @@ def _not_finite(foretold: Mapping[str, Foretold], at: int) -> str:
 def _recalibration(exported: Exported, task: Task, name: str) -> Recalibration | None:
     """From the run's own held-out patients; None where it measured none, or too few."""
     evaluation = exported.facts.get("evaluation")
-    if not isinstance(evaluation, dict):
+    if not isinstance(evaluation, dict) or exported.options.split == ROWS:  # of patients who trained it: too good
         return None
     scoring = scoring_of(exported, task)
     cells, noise = evaluation.get("histogram"), evaluation.get("noise_std")
@@ -164,7 +176,7 @@ def _recalibration(exported: Exported, task: Task, name: str) -> Recalibration |
 
 def _calibrated(one: Foretold, known: Recalibration | None) -> tuple[Floats, Floats | None, Floats | None]:
     values = one.values.double().numpy()
-    return (values, None, None) if known is None or one.unit else known.risks(values)
+    return (values, None, None) if known is None else known.risks(values)
 
 
 def _reasons(design: Design, why: Mapping[str, Floats], values: Values, at: int) -> tuple[Reason, ...]:
@@ -179,5 +191,6 @@ def _reasons(design: Design, why: Mapping[str, Floats], values: Values, at: int)
             shown = column.categories[int(number)]
         else:
             shown = ("yes" if number else "no") if column.kind == "binary" else f"{number:.3g}"
-        found.append(Reason(column.name, shown, column.unit, float(why[column.name][at])))
+        unit = "" if np.isnan(number) else column.unit
+        found.append(Reason(column.name, column.description, shown, unit, float(why[column.name][at])))
     return tuple(found)

@@ -55,30 +55,39 @@ class Recalibration:
 def recalibration(groups: Sequence[Group]) -> Recalibration | None:
     """The fit to the groups' counts, binomial likelihood widened by the noise; None where fewer than three groups have patients.
 
-    A weak prior (`PRIOR_SD`) keeps the slope near 1 and positive where noise leaves little to fit.
+    Groups come in the order of what was predicted. All count, those too that noise made negative: choosing or cutting by the noisy
+    counts would make every risk too high. What a group weighs is told by its neighbours, whose noise is not its own, so that the
+    equations are right on average whatever the noise is. A weak prior (`PRIOR_SD`) keeps the slope near 1 and positive where noise
+    leaves little to fit.
     """
-    used = [group for group in groups if group.patients > max(1.0, 2.0 * group.noise) and math.isfinite(group.predicted)]
-    if len(used) < LEAST_GROUPS:
+    used = [group for group in groups if math.isfinite(group.predicted) and (group.noise > 0 or group.patients > 1.0)]
+    if sum(group.patients > max(1.0, 2.0 * group.noise) for group in used) < LEAST_GROUPS:
         return None
     x = _logit(np.array([group.predicted for group in used]))
-    n = np.array([group.patients for group in used])
-    events = np.clip([group.events for group in used], 0.0, n)
-    noise = np.array([group.noise for group in used])
+    n, events, noise = (np.array(values) for values in zip(*((one.patients, one.events, one.noise) for one in used), strict=True))
+    size = np.where(noise > 0, _neighbours(n), n)
     design = np.stack([np.ones_like(x), x], axis=1)
     prior, centre = np.diag([1.0 / sd**2 for sd in PRIOR_SD]), np.array([0.0, 1.0])
     theta = centre.copy()
     for _ in range(STEPS):
         p = _logistic(design @ theta)
-        binomial = np.maximum(n * p * (1.0 - p), EDGE)
+        binomial = np.maximum(size * p * (1.0 - p), EDGE)
         # One (n p (1 - p))^2 over the variance of the counts: noise of events and non-events at this p widens it.
         weight = binomial**2 / (binomial + noise**2 * ((1.0 - p) ** 2 + p**2))
         slope = design.T @ (weight / binomial * (events - n * p)) - prior @ (theta - centre)
         information = design.T @ (weight[:, None] * design) + prior
         step = np.linalg.solve(information, slope)
-        theta = theta + step * min(1.0, 2.0 / max(float(np.abs(step).max()), 1e-12))
+        theta = theta + step * min(1.0, 1.0 / max(float(np.abs(step).max()), 1e-12))
         if float(np.abs(step).max()) < 1e-9:
             break
     return Recalibration(float(theta[0]), float(theta[1]), np.asarray(np.linalg.inv(information), dtype=np.float64))
+
+
+def _neighbours(counts: Floats) -> Floats:
+    """Mean of the (at most) two counts on either side of each, not below 0; (n,) of three or more."""
+    sides = np.array([1.0, 1.0, 0.0, 1.0, 1.0])
+    total, many = (np.convolve(np.pad(values, 2), sides, "valid") for values in (counts, np.ones_like(counts)))
+    return np.asarray(np.maximum(total / many, 0.0), dtype=np.float64)
 
 
 def _logit(p: Floats) -> Floats:

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RESULT_FILE: Final = "result.json"
+WORDS: Final = {  # what people read for states of more than one word
+    "radiological": "silent MRI activity",
+    "advanced_6": "advanced I",
+    "advanced_7": "advanced II",
+    "advanced_8": "advanced III",
+}
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class Course:
     worse_in_a_year: float | None
 
     def rows(self) -> list[dict[str, object]]:
-        """A line for now and for each year ahead: likelier than 1 in 100 are shown."""
+        """A line for now and for each year ahead: those of 1 in 100 and more are shown."""
         when = ["now", *(f"in {year:g} y" for year in self.years)]
         lines = zip(when, (self.now, *self.later), self.edss, strict=True)
         return [{"when": name, "states": _likely(chances), "expected EDSS": f"{score:.1f}"} for name, chances, score in lines]
@@ -45,7 +51,7 @@ class Course:
 
 def _likely(chances: Mapping[str, float]) -> str:
     order = sorted(chances, key=lambda name: -chances[name])
-    return ", ".join(f"{name} {100 * chances[name]:.0f} %" for name in order if chances[name] >= 0.01)
+    return ", ".join(f"{WORDS.get(name, name)} {100 * chances[name]:.0f} %" for name in order if chances[name] >= 0.01)
 
 
 def courses_of(folder: Path, tables: Mapping[str, pd.DataFrame], names: Sequence[str]) -> dict[str, Course]:

@@ -43,6 +43,11 @@ class SilentOrByRelapse(HazardTask):
     rule: ClassVar[str] = RULE.rule_id
     grid: ClassVar[Grid] = GRID
     causes: ClassVar[tuple[str, ...]] = tuple(name.lower() for name in EVENTS)
+    says: ClassVar[tuple[str, ...]] = (
+        "a confirmed worsening of EDSS independent of relapses begins",
+        "a confirmed worsening of EDSS by a relapse begins",
+        "a confirmed worsening of EDSS begins of which neither is shown",
+    )
     views: ClassVar[tuple[View, ...]] = (View(1, 2), View(2, 2))
     compares: ClassVar[str] = "auc_pira"
     population: ClassVar[str] = (

@@ -104,7 +104,10 @@ def shares(scoring: Scoring, places: Places, counts: NDArray[np.intp], grid_bits
 
 
 def summed(scoring: Scoring, scored: Scored, counts: NDArray[np.intp], grid_bits: int) -> NDArray[np.int64]:
-    """The histogram of `scored`, (cells,), in steps of the grid; `counts` (n,) as for `shares`."""
+    """The histogram of `scored`, (cells,), in steps of the grid; `counts` (n,) as for `shares`. Of nobody it is empty, whatever the
+    shape of the outputs then is."""
+    if not len(counts):
+        return np.zeros(scoring.cells, dtype=np.int64)
     places = scoring.places(scored)
     parts = shares(scoring, places, counts, grid_bits)
     grid = np.zeros(scoring.cells, dtype=np.int64)

@@ -42,6 +42,7 @@ class Transition(HazardTask):
     rule: ClassVar[str] = RULE.rule_id
     grid: ClassVar[Grid] = GRID
     causes: ClassVar[tuple[str, ...]] = ("spms",)
+    says: ClassVar[tuple[str, ...]] = ("secondary progression begins",)
     population: ClassVar[str] = (
         "Adults with relapsing-remitting MS and EDSS of 5.5 or less, on two days of the last three years and lately, who have not "
         "passed to secondary progression."

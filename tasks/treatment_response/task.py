@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 from tasks.base import Contract, Label
 from tasks.cdp_2y.task import RULE
-from tasks.effects.learners import LABEL_SHAPE, effect_loss
+from tasks.effects.learners import EFFECT, LABEL_SHAPE, effect_loss
 from tasks.effects.model import LEARNERS, build_effect_model
 from tasks.effects.scoring import EffectScoring
 from tasks.episodes.task import EpisodeTask
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tasks.base import Column, Options, Values
     from tasks.episodes.outcomes import Outcome
     from tasks.episodes.past import Episodes, Past
+    from tasks.predicting.base import Foretold
     from tasks.scoring.base import Scoring
 
 MODIFIERS: Final = ("age_years", "relapses_1y", "gd_count_last", "edss_last", "phenotype")  # prespecified: ms.md calls them likely
@@ -69,6 +70,18 @@ class TreatmentResponse(EpisodeTask):
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Nuisances of the other folds, and the effect with those of the own one; see `tasks.effects.learners`."""
         return effect_loss(outputs, labels)
+
+    def foretold(self, outputs: Tensor) -> Mapping[str, Foretold]:
+        """The effect, the mean of both folds' models: `tasks.predicting.base.Foretells`."""
+        from tasks.predicting.base import Foretold
+
+        event = "a confirmed worsening of EDSS" if self.of == "worsening" else "a relapse"
+        meaning = (
+            f"change of the two-year risk of {event} if a high-efficacy therapy were started today instead of a platform one; "
+            "below 0: the risk is lower. An estimate from patients who were not randomised"
+        )
+        points = 100.0 * outputs[..., EFFECT, :].double().mean(-1)
+        return {f"effect_{self.of}_2y": Foretold(meaning, points, unit="% points")}
 
     def scoring(self, bins: int, by: Sequence[str] = ()) -> Scoring:
         """`bins` of the predicted effect; no groups, whose cells would be too many."""

@@ -289,3 +289,78 @@ def test_states_of_another_kind_are_refused(trained: Path, data: Path, tmp_path:
     (tmp_path / "result.json").write_bytes(encode_json({"model": {"format": "another"}}))
     run(trained, "--folder", data, "--states", tmp_path, status=1)
     assert "no model of states" in capsys.readouterr().err
+
+
+def test_text_says_what_is_foretold_why_and_how_good_the_model_is_within_100_columns(
+    trained: Path, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    name = next(each["patient"] for each in told(capsys, trained, "--folder", data)["predictions"] if not each["abstained"])
+    run(trained, "--folder", data, "--patient", name)
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 100
+    plain = " ".join(shown.split())
+    for words in (
+        "a confirmed worsening of EDSS",
+        "How good it is: not measured on test patients",
+        "not a medical device",
+        "+ raises",
+    ):
+        assert words in plain
+    facts = json.loads((trained / "model.json").read_text())
+    facts["evaluation"]["figures"] = {"auc": 0.7, "auc_low": 0.6, "auc_high": 0.78, "noise_dominates": 1.0}
+    copy = shutil.copytree(trained, data.parent / "copy")
+    (copy / "model.json").write_bytes(encode_json(facts))
+    quality = told(capsys, copy, "--folder", data)["quality"]
+    assert quality.startswith("AUC 0.700 (95 % 0.600 to 0.780) on test patients of 3 sites")
+    assert "NOISE IS OF ITS SIZE" in quality
+    (copy / "model.json").write_bytes(encode_json(facts | {"statistics_doubt": 0.04}))
+    assert told(capsys, copy, "--folder", data)["range_unknown"]
+    run(copy, "--folder", data)
+    assert "NOBODY IS REFUSED" in capsys.readouterr().out
+
+
+def test_reasons_have_words_and_units_and_add_up_to_the_calibrated_risk(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.predicting.bedside.REASONS", len(COLUMNS))
+    patients = patients_of(TASK, tables_of(2100, 2200))
+    found = [each for each in predict(read_exported(trained), TASK, patients) if not each.abstained]
+    rests = []
+    for each in found:
+        risk = each.quantities[0].value
+        rests.append(np.log(risk / (1 - risk)) - sum(reason.contribution for reason in each.reasons))
+        age = next(reason for reason in each.reasons if reason.column == "age_years")
+        assert (age.unit, age.meaning) == ("years", TASK.contract.column("age_years").description)
+    assert np.ptp(rests) < 1e-4  # what is left is the average patient's
+
+
+def test_a_run_that_parted_rows_calibrates_nobody(trained: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = json.loads((trained / "model.json").read_text())
+    facts["model"]["options"] = [["split", "rows"]]
+    copy = shutil.copytree(trained, data.parent / "copy")
+    (copy / "model.json").write_bytes(encode_json(facts))
+    found = told(capsys, copy, "--folder", data)["predictions"]
+    assert {each["quantities"][0]["low"] for each in found if not each["abstained"]} == {None}
+
+
+def test_a_folder_that_is_not_there_is_a_matter_of_configuration(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(trained, "--folder", tmp_path / "absent", status=2)
+    assert "is no folder" in capsys.readouterr().err
+
+
+def test_a_disk_that_is_full_leaves_nothing_behind(
+    trained: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "out"
+    place.mkdir()
+    for error, status in ((OSError(28, "No space left on device"), 1), (KeyboardInterrupt(), 130)):
+
+        def fails(_: int, error: BaseException = error) -> None:
+            raise error
+
+        with monkeypatch.context() as patch:
+            patch.setattr("client.files.os.fsync", fails)
+            run(trained, "--folder", data, "--out", place / "risks.json", status=status)
+        assert list(place.iterdir()) == []
+    assert "risks.json was not written: No space left" in capsys.readouterr().err

@@ -217,9 +217,11 @@ def test_a_model_that_is_wrong_here_is_made_the_sites_own_and_stays_here(
     folder = large.home(SITE).root / "personal" / "run-1"
     assert (code, facts["offered"], facts["folder"]) == (0, True, str(folder))
     assert facts["test_gain"] > 0
+    assert facts["surely_better_on_test"]
     own, theirs = read_exported(folder), read_exported(tmp_path / "opposite")
     assert own.personal
     assert not theirs.personal
+    assert str(own.facts["privacy_in_words"]).startswith("NOT PRIVATE")
     assert own.facts["personal"]["of"] == theirs.digest.hex()  # type: ignore[index, call-overload]
     for path in folder.iterdir():
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -250,7 +252,7 @@ def test_where_it_does_not_help_the_global_model_stays_and_an_older_personal_one
 
 def test_every_use_of_the_test_half_is_on_disk(program: Program, large: Consortium, tmp_path: Path) -> None:
     assert "First use" in program("evaluate", str(tmp_path / "fitting"))[1]
-    assert "used 1 times before" in program("evaluate", str(tmp_path / "fitting"))[1]
+    assert "used 1 time before" in program("evaluate", str(tmp_path / "fitting"))[1]
     assert "First use" in program("evaluate", str(tmp_path / "opposite"))[1]
     log = large.home(SITE).root / "tests.jsonl"
     entries = [json.loads(line) for line in log.read_text().splitlines()]
@@ -267,6 +269,16 @@ def test_what_a_steward_hands_on_is_the_main_figure_of_enough_patients(program: 
     assert document["interval"][0] < document["value"] < document["interval"][1]
     assert document["patients"].endswith("0 or more")
     assert program("evaluate", str(tmp_path / "fitting"), "--publish", str(target))[0] == 2
+
+
+def test_a_file_that_cannot_be_written_costs_no_use_of_the_test_half(program: Program, large: Consortium, tmp_path: Path) -> None:
+    model = str(tmp_path / "fitting")
+    code, _, said = program("evaluate", model, "--publish", str(tmp_path / "absent" / "figures.json"))
+    assert (code, "nothing can be written" in said, ".tmp" in said) == (2, True, False)
+    assert not (large.home(SITE).root / "tests.jsonl").exists()
+    shown = program("evaluate", model)[1]
+    assert "how to read it" in shown
+    assert "0.5 is chance" in shown
 
 
 def test_figures_of_too_few_patients_are_not_handed_on(
@@ -301,3 +313,11 @@ def test_another_tasks_model_is_no_business_of_this_site(program: Program, large
     config.write_text(config.read_text().replace(TASK_NAME, "cdp_2y"))
     code, _, said = program("evaluate", str(tmp_path / "fitting"))
     assert (code, "set up for cdp_2y" in said) == (2, True)
+
+
+def test_a_model_that_chance_chose_is_not_praised(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kept on the validation half, and no better on the test half: both are said."""
+    monkeypatch.setattr("client.personal.interval", lambda _: (0.001, -0.002, 0.004))
+    said = program("personalise", str(tmp_path / "opposite"))[1]
+    assert "Kept:" in said
+    assert "NOT surely better than the consortium's model" in said

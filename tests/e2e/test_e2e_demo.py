@@ -125,7 +125,7 @@ def test_the_demo_trains_on_the_tables_of_invented_hospitals(start: Callable[...
     assert running.process.returncode == 0, output[-3000:]
     assert "4 hospitals: east, north, south, west" in output
     assert output.count("whole") == 4
-    assert "pooled held-out AUC" in output
+    assert "on test patients: the final model" in output
     assert running.alive() == []
     (plan,) = [path.read_bytes() for path in running.folder.glob("lead/plans/*.plan")]
     assert b'"name":"cdp_2y"' in plan
@@ -141,7 +141,7 @@ def test_the_demo_runs_on_the_real_hospitals_folders(start: Callable[..., Runnin
     output, _ = running.process.communicate(timeout=150)
     assert running.process.returncode == 0, output[-3000:]
     assert output.count("whole") == 4
-    assert "pooled held-out AUC" in output
+    assert "on test patients: the final model" in output
     assert running.alive() == []
 
 

@@ -94,7 +94,7 @@ def test_facts_of_a_run_that_never_began() -> None:
 
 def test_figures_come_with_the_noise_they_were_measured_with(run_folder: Make) -> None:
     facts = closing_facts(read_state(run_folder().path))
-    assert "pooled held-out AUC 0.800" in facts
+    assert "pooled AUC 0.800 on test patients: the final model" in facts
     assert "9.0 kB and 0.61 s a round, all sites together" in facts
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from consortium.plan import Plan
 from server import figures
+from server.card import model_card
 from server.charts import Interval, axis, interval_chart
 from server.cli_run import closing_facts
 from server.figures import AUC, Primary, primary_of
@@ -84,9 +85,10 @@ def test_errors_that_are_not_the_tasks_are_not_swallowed(plan: Plan, monkeypatch
 
 def test_any_primary_figure_is_said_in_one_line() -> None:
     state = RunState(done=(RoundDone(4, "train", ("a",), (), (), 0, 0, named({"mae": 9.8765, "mae_noise_se": 0.1}), (1.0,) * 4),))
-    assert sentence(state, MAE) == "round 4 train, 1 sites; pooled mean absolute error 9.877"
+    assert sentence(state, MAE) == "round 4 train, 1 sites; pooled mean absolute error 9.877 on validation patients"
     assert sentence(state, None) == "round 4 train, 1 sites"
-    assert "pooled held-out mean absolute error 9.877, measured with noise of s.e. 0.100" in closing_facts(state, MAE)
+    said = "pooled mean absolute error 9.877 on validation patients: the model going into round 4"
+    assert f"{said}; measured with noise of s.e. 0.100" in closing_facts(state, MAE)
     assert figures.headline({"mae": 12.345}, MAE) == "mean absolute error 12.35"
     assert figures.headline({"auc": 0.9}, MAE) == figures.headline({"auc": 0.9}, None) == ""
 
@@ -144,7 +146,7 @@ def test_a_page_shows_the_figures_of_groups_and_what_they_cost(grouped: Plan) ->
         "256 summed cells in 3 blocks of weights 0.71, 0.50, 0.50",
         "1 of at most",
         "one event of the population held_out",
-        "Calibration, latest evaluation",
+        "Calibration, test patients",
     ):
         assert words in text
     assert "sex unknown" not in text  # nobody is
@@ -157,7 +159,7 @@ def test_a_page_says_that_noise_is_of_the_figures_size(grouped: Plan) -> None:
     text = page(grouped, state, colluders=1)
     assert figures.DO_NOT_READ in text
     assert "The plan asks for groups and none is shown" in text
-    assert "<circle" not in quality_charts(grouped, state)["Calibration, latest evaluation"]
+    assert "<circle" not in quality_charts(grouped, state)["Calibration, test patients"]
 
 
 def test_the_calibration_plot_of_weighted_blocks_counts_each_patient_once(grouped: Plan) -> None:
@@ -169,13 +171,35 @@ def test_the_calibration_plot_of_weighted_blocks_counts_each_patient_once(groupe
     )
 
 
+def test_charts_by_round_say_whose_figures_they_hold_and_leave_out_what_noise_drowned(plan: Plan) -> None:
+    def done(number: int, purpose: str, **found: float) -> RoundDone:
+        return RoundDone(number, purpose, ("a",), (), (), 0, 0, named({"auc": 0.7, **found}), (1.0,) * 8)
+
+    rounds = (done(2, "train"), done(4, "train", noise_dominates=1.0), done(5, "evaluate"))
+    both = quality_charts(plan, RunState(done=rounds))
+    assert next(iter(both)) == "Pooled AUC on validation patients, and on test patients at the end"
+    assert next(iter(both.values())).count("<circle") == 2
+    assert next(iter(quality_charts(plan, RunState(done=rounds[:2])))) == "Pooled AUC on validation patients"
+    assert next(iter(quality_charts(plan, RunState(done=rounds[1:2])))) == "Pooled AUC"
+
+
+def test_a_model_no_better_than_chance_is_called_so_on_page_and_card(plan: Plan) -> None:
+    poor = run_of(plan, {"auc": 0.56, "auc_low": 0.48, "auc_high": 0.64}, np.ones(8))
+    said = "AUC 0.560. Not surely better than chance: the interval reaches it."
+    assert said in page(plan, poor, colluders=1)
+    assert said in model_card(plan, poor, colluders=1)
+    assert "Not surely better than chance: the interval reaches it." in closing_facts(poor)
+    good = run_of(plan, {"auc": 0.7, "auc_low": 0.6, "auc_high": 0.78}, np.ones(8))
+    assert "Not surely" not in page(plan, good, colluders=1) + model_card(plan, good, colluders=1)
+
+
 def test_a_scoring_of_numbers_has_no_calibration_and_its_own_axis(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     scoring = NumericScoring(0.0, 110.0, 32)
     monkeypatch.setattr("server.pooled.scored_by", lambda _: scoring)
     cells = np.concatenate([np.r_[np.zeros(12), np.full(8, 10.0), np.zeros(12)], np.full(32, 2.0), np.full(32, 2.0)])
     state = run_of(plan, scoring.figures(cells), cells)
     charts = quality_charts(plan, state)
-    assert list(charts) == ["Pooled mean absolute error on held-out patients"]
+    assert list(charts) == ["Pooled mean absolute error on test patients"]
     assert "mean absolute error of the last value" in quality_tables(plan, state)
     assert figures.cell_words(plan, 4).startswith(
         "Figures come from 96 summed cells in 3 blocks of weights 0.71, 0.50, 0.50; the noise"

@@ -138,7 +138,7 @@ def test_before_the_first_event_there_is_nothing_to_say(tmp_path: Path) -> None:
 
 def test_the_sentence_says_who_is_waited_for_and_how_good_the_model_is(run_folder: Make) -> None:
     state = read_state(run_folder(finished=False).path)
-    assert sentence(state) == "round 6 evaluate, 3 sites; pooled AUC 0.800; 1 rounds lost"
+    assert sentence(state) == "round 6 evaluate, 3 sites; pooled AUC 0.800 on test patients; 1 rounds lost"
     waiting = replace(state, waiting={"oslo": "NOT_APPROVED", "lyon": "BUSY"})
     assert sentence(waiting).startswith("waiting: lyon (BUSY), oslo (NOT_APPROVED)")
 

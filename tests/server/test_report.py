@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,10 +16,11 @@ from server.card import metrics_text, model_card
 from server.charts import Mark, axis, line_chart
 from server.checkpoint import latest_checkpoint, model_digest
 from server.errors import FolderError, ServerError
-from server.export import copy_export, export_model, final_model
+from server.export import copy_export, describe, export_model, final_model
 from server.folder import RunFolder, create_folder
 from server.model import parameters_of, released_model, step_model, tensors, with_buffers, with_parameters
 from server.report import compare, status, write_report
+from server.row_gap import RowGap, write_row_gap
 from server.state import read_state
 
 Make = Callable[..., RunFolder]
@@ -187,3 +189,41 @@ def test_an_error_bar_stays_inside_the_chart() -> None:
     heights = [float(value) for value in re.findall(r'y[12]="([-\d.]+)"', drawn)]
     assert min(heights) >= 0
     assert max(heights) <= 240
+
+
+def test_figures_beside_training_are_called_validation_and_the_last_ones_test(run_folder: Make) -> None:
+    folder = run_folder()
+    state = read_state(folder.path)
+    assert state.done[-1].purpose == "evaluate"
+    early = replace(state, done=tuple(done for done in state.done if done.purpose != "evaluate"))
+    plan = folder.plan()
+    for found, words, others in (
+        (state, "On test patients: the final model", "none of test"),
+        (early, "On validation patients", ""),
+    ):
+        card = model_card(plan, found, colluders=1)
+        assert words in card
+        assert not others or others not in card
+    assert "the run has none of test patients yet" in model_card(plan, early, colluders=1)
+    assert status(folder.path)["metrics_of"] == "test patients: the final model"
+    assert compare([folder.path])[0]["of"] == "test"
+    text = write_report(folder.path).read_text()
+    assert "Figures on test patients: the final model" in text
+    assert "held-out patients: the final model" not in text
+
+
+def test_status_tells_what_parting_rows_would_feign(run_folder: Make) -> None:
+    folder = run_folder()
+    assert status(folder.path)["row_gap"] is None
+    write_row_gap(folder.path, RowGap("auc", 0.7, 0.78, 0.08))
+    assert status(folder.path)["row_gap"] == {"figure": "auc", "patients": 0.7, "rows": 0.78, "gap": 0.08}
+
+
+def test_the_exported_model_says_how_much_noise_blurs_its_range(run_folder: Make) -> None:
+    folder = run_folder()
+    plan = folder.plan()
+    found = describe(plan, final_model(folder, plan))
+    assert isinstance(found, dict)
+    noise = plan.privacy.describe_noise * plan.privacy.describe_clip * 2.0  # four sites
+    declared = sum(participant.declared_patients for participant in plan.participants)
+    assert found["statistics_doubt"] == pytest.approx(noise / declared)

@@ -34,7 +34,7 @@ def test_a_gap_is_read_as_it_was_written(tmp_path: Path) -> None:
     gap = RowGap("auc", 0.7, 0.78, 0.08)
     write_row_gap(tmp_path, gap)
     assert read_row_gap(tmp_path) == gap
-    assert gap.words == "auc 0.700 where patients are parted, 0.780 where rows are: parting rows feigns +0.080"
+    assert gap.words == "AUC 0.700 on test patients where patients are parted, 0.780 where rows are: parting rows feigns +0.080"
     (tmp_path / FILE).write_text('{"figure": "auc"}')
     with pytest.raises(ServerError, match="is damaged"):
         read_row_gap(tmp_path)

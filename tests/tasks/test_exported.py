@@ -81,7 +81,9 @@ def test_a_model_is_read_and_says_what_its_formula_says(folder: Path) -> None:
 
 
 def test_a_personal_model_is_told_from_the_consortiums(tmp_path: Path) -> None:
-    assert read_exported(written(tmp_path / "own", {**described(), "format": PERSONAL_FORMAT}, vector(SIZE))).personal
+    own = read_exported(written(tmp_path / "own", {**described(), "format": PERSONAL_FORMAT}, vector(SIZE)))
+    assert own.personal
+    assert own.claimed_epsilon == NOT_PRIVATE, "it was fitted without noise, whatever the consortium's run promised"
 
 
 def test_what_a_run_asked_beside_its_model_is_no_option_of_the_model(tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ from tasks.base import Column, Contract, Label
 from tasks.features import Design
 from tasks.models import build_model, initial_parameters, n_parameters
 from tasks.predicting.bounds import FAR, TrainingRange
-from tasks.predicting.calibrate import Group, recalibration
+from tasks.predicting.calibrate import ONLY, Group, recalibration
 from tasks.predicting.reasons import by_column, contributions
+from tasks.scoring.base import Scored
+from tasks.scoring.binary import BinaryScoring
 
 CONTRACT = Contract(
     "example", "1",
@@ -116,3 +118,34 @@ def test_whatever_the_counts_are_risks_stay_ordered_within_zero_and_one(rows: li
         assert (low <= risk).all()
         assert (risk <= high).all()
         assert (high <= 1).all()
+
+
+@pytest.mark.parametrize(("a", "b"), [(0.0, 1.0), (-0.7, 0.8), (0.5, 0.5)])
+@pytest.mark.parametrize("noise", [2.4, 3.4])
+def test_intervals_cover_where_noise_is_of_the_size_of_the_counts(a: float, b: float, noise: float) -> None:
+    """145 test patients of a small consortium in 32 bins: counts cut at 0, or bins chosen by them, would make risks too high."""
+    rng, hits, errors, scoring = np.random.default_rng(2), [], [], BinaryScoring(32, (), "root_odds")
+    for _ in range(200):
+        scores = rng.normal(-1.7, 0.7, 145)
+        labels = (rng.random(145) < 1 / (1 + np.exp(-(a + b * scores)))).astype(np.int8)
+        places = scoring.places(Scored(scores, labels, np.zeros((145, 1))))[:, 0]
+        cells = np.bincount(places, minlength=scoring.cells) + rng.normal(0, noise, scoring.cells)
+        found = recalibration(scoring.calibration_groups(cells, noise)[ONLY])
+        assert found is not None
+        risk, low, high = found.risks(1 / (1 + np.exp(-np.array([-2.4, -1.7]))))
+        truth = 1 / (1 + np.exp(-(a + b * np.array([-2.4, -1.7]))))
+        hits.append((low <= truth) & (truth <= high))
+        errors.append(risk - truth)
+    assert np.mean(hits) > 0.92
+    assert abs(np.mean(errors)) < 0.025
+
+
+def test_a_range_that_noise_made_narrow_silences_nobody_ordinary() -> None:
+    ordinary = np.array([[40.0, 1.0, 0.0, 4.0]])
+    narrow = np.array([10.0, 0.5])  # the released spread of the score is 0.5, the true one may be 2
+    assert TrainingRange(DESIGN, MEAN, narrow).abstain(ordinary) != [""]
+    assert TrainingRange(DESIGN, MEAN, narrow, doubt=0.05).abstain(ordinary) == [""]
+    assert not TrainingRange(DESIGN, MEAN, narrow).blind
+    assert TrainingRange(DESIGN, MEAN, narrow, doubt=0.05).blind  # and this is told beside every prediction
+    far = np.array([[100.0, 1.0, 0.0, 0.0]])
+    assert TrainingRange(DESIGN, MEAN, narrow, doubt=0.0001).abstain(far) != [""]

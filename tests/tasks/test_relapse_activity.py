@@ -23,6 +23,7 @@ from tasks.episodes.routine import CORE
 from tasks.errors import DataError
 from tasks.features import Design
 from tasks.models import initial_parameters, load_parameters
+from tasks.predicting.bedside import Calibrates
 from tasks.registry import get_task
 from tasks.relapse_activity.outcome import SHORT, UNRECORDED, outcome_of
 from tasks.relapse_activity.scoring import Watched
@@ -328,3 +329,16 @@ def test_four_thousand_patients_teach_more_than_last_year_s_relapses_and_less_th
     assert 0.64 < found["model"]["auc"] < ceiling["auc"] < 0.85
     assert 0.85 < found["model"]["calibration_slope"] < 1.15
     assert found["model"]["net_benefit_30"] > found["baseline"]["net_benefit_30"]
+
+
+def test_its_histogram_calibrates_predictions_and_is_drawn_as_a_calibration() -> None:
+    scoring, cells = TASK.scoring(4), np.array([9.0, 6, 3, 1, 1, 2, 5, 8])
+    assert isinstance(scoring, Calibrates)
+    (groups,) = scoring.calibration_groups(cells, 1.5).values()
+    assert [(group.patients, group.events, group.noise) for group in groups] == [
+        (10, 1, 1.5),
+        (8, 2, 1.5),
+        (8, 5, 1.5),
+        (9, 8, 1.5),
+    ]
+    assert scoring.calibration(cells)[0].observed == pytest.approx(0.1)

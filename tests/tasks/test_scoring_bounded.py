@@ -117,3 +117,9 @@ def test_a_place_that_is_no_cell_counts_nowhere_and_is_not_refused() -> None:
     assert found.tolist() == [whole, whole, whole, whole]
     with pytest.raises(ContractError, match="places of shape"):
         shares(Astray(), np.zeros((4, 3), np.int64), np.ones(4, dtype=np.intp), GRID)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+def test_a_site_without_held_out_patients_adds_nothing(task: Task) -> None:
+    nobody = Scored(np.zeros(0), np.zeros((0, *task.label_shape)), np.zeros((0, len(task.contract.columns))))
+    assert not summed(task.scoring(8), nobody, np.zeros(0, np.intp), GRID).any()

@@ -15,10 +15,12 @@ from tasks.base import Described, Task
 from tasks.cdp_2y.outcome import outcome_of as worsened
 from tasks.cohorts import ReadsTables
 from tasks.effects.folds import folds_of
+from tasks.effects.learners import EFFECT
 from tasks.effects.pehe import true_relapse, true_worsening
 from tasks.episodes.past import Episodes, past_of
 from tasks.errors import ContractError, DataError
 from tasks.features import Design
+from tasks.predicting.base import Foretells
 from tasks.registry import get_task
 from tasks.simulator import RANDOMISED, Schedule, SiteSpec, SiteTruth, simulate_site
 from tasks.splits import held_out_mask
@@ -233,3 +235,14 @@ def test_models_give_both_folds_for_one_record_and_for_many() -> None:
     inputs = torch.zeros(3, Design(TASK.contract).n_inputs)
     assert model(inputs).shape == (3, 5, 2)
     assert model(inputs[0]).shape == (5, 2)
+
+
+def test_an_effect_is_foretold_in_points_of_risk_and_is_the_mean_of_both_folds() -> None:
+    outputs = torch.zeros(2, 4, 2)
+    outputs[:, EFFECT] = torch.tensor([[-0.2, -0.1], [0.0, 0.04]])
+    for task, name in ((TASK, "effect_worsening_2y"), (RELAPSE, "effect_relapse_2y")):
+        assert isinstance(task, Foretells)
+        ((key, one),) = task.foretold(outputs).items()
+        assert (key, one.unit) == (name, "% points")
+        assert one.values.tolist() == pytest.approx([-15.0, 2.0])
+        assert "not randomised" in one.meaning
