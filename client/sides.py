@@ -101,15 +101,8 @@ class Split:
         return Sides(*(_side(self._cohort, parts == part, self._at_most) for part in (TRAINING, VALIDATION, TEST)))
 
 
-def sides_of(cohort: Cohort, held_out: NDArray[np.bool_], at_most: int) -> tuple[Side, Side]:
-    """Training and held-out side; `held_out` (n_rows,) is the same for all of a patient's rows.
-
-    Of a patient with more than `at_most` records the last ones stay: refusing would tell that there is such a patient.
-    """
-    return _side(cohort, ~held_out, at_most), _side(cohort, held_out, at_most)
-
-
 def _side(cohort: Cohort, chosen: NDArray[np.bool_], at_most: int) -> Side:
+    """The chosen rows; of a patient with more than `at_most` the last ones stay: refusing would tell that there is one."""
     of = cohort.owners
     order = np.argsort(of, kind="stable")
     order = order[chosen[order]]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from client.cli import main as site_main
-from client.sides import sides_of
+from client.sides import Split
 from privacy.entries import SpendRecord
 from privacy.ledger import read_entries
 from privacy.verify import verify_ledger
@@ -21,7 +21,6 @@ from tasks.mri_harmonisation.scans import BATCH, batch_number, scan_table, usabl
 from tasks.mri_harmonisation.task import TASK
 from tasks.simulator import Clinic, Preset, Schedule, SiteSpec, write
 from tasks.simulator import simulate as invent
-from tasks.splits import held_out_mask
 from tasks.sums import Choice, Opened, Records, stage_sizes
 
 COLUMNS = ("age_years", "sex", "nbv_ml", "thalamus_ml", "t2_vol_ml")
@@ -69,8 +68,8 @@ def exact(hospitals: Path, out: Path, batches: tuple[str, ...], model: str, scan
     sites = []
     for folder in sorted(hospitals.iterdir()):
         cohort = open_cohort(TASK, folder)
-        out_of = held_out_mask(cohort.patient_ids, roster.split_salt, roster.held_out_fraction)
-        side = sides_of(cohort, out_of, TASK.records)[0]
+        split = Split(cohort, salt=roster.split_salt, held_out_fraction=roster.held_out_fraction, at_most=TASK.records)
+        side = split.sides.training
         sites.append(Records(side.values, side.owners, side.patients))
     opened: list[Opened] = []
     for _ in stage_sizes(TASK, made):

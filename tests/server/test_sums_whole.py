@@ -74,14 +74,13 @@ def _exact(hospitals: Path, roster: object) -> dict[str, object]:
 
 def _training_sum(hospitals: Path, roster: object, task: SumsTask, choice: Choice) -> Floats:
     """Sum of the vectors of every hospital's training patients, without clip, grid and noise."""
-    from client.sides import sides_of
-    from tasks.splits import held_out_mask
+    from client.sides import Split
 
     total = np.zeros(0)
     for folder in sorted(hospitals.iterdir()):
         cohort = open_cohort(task, folder)
-        out = held_out_mask(cohort.patient_ids, roster.split_salt, roster.held_out_fraction)  # type: ignore[attr-defined]
-        side = sides_of(cohort, out, task.records)[0]
+        salt, part = roster.split_salt, roster.held_out_fraction  # type: ignore[attr-defined]
+        side = Split(cohort, salt=salt, held_out_fraction=part, at_most=task.records).sides.training
         rows = task.vectors(choice, (), Records(side.values, side.owners, side.patients)).sum(axis=0)
         total = rows if not total.size else total + rows
     return total
