@@ -51,11 +51,13 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Trained:
-    """A model and what the run itself said of it."""
+    """A model and what the run itself said of it: figures, and the histogram of the test halves with its noise."""
 
     plan: Plan
     model: Model = field(repr=False)
     reported: Mapping[str, float] = field(default_factory=dict)
+    histogram: Floats = field(repr=False, default_factory=lambda: np.zeros(0))
+    noise_std: float = 0.0
 
 
 Models = Mapping[str, Trained]  # by site
@@ -136,7 +138,7 @@ def _alone(
 
 
 def _trained(outcome: Outcome) -> Trained:
-    return Trained(outcome.plan, outcome.model, outcome.figures)
+    return Trained(outcome.plan, outcome.model, outcome.figures, outcome.histogram, outcome.noise_std)
 
 
 def _everybodys(world: World, trained: Trained) -> Models:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from scipy.stats import t as student
@@ -93,6 +94,7 @@ def _head(column: str, primary: str) -> str:
         "within": f"{primary} within sites",
         "small": f"{primary} within small sites",
         "reported": "as the lead reads it",
+        "slope_bedside": "slope at the bedside",
     }
     return said.get(column, column.replace("_", " "))
 
@@ -128,11 +130,11 @@ def targets(rows: Sequence[Row], primary: str, *, lower: bool, others: Sequence[
         check(f"federated at least {AHEAD} above a small site alone", small, small.mean >= AHEAD),
         check(f"distributed noise at epsilon 8 costs at most {COST}", cost, cost.mean >= -COST),
     ]
-    for arm in ("federated", "distributed8"):
-        slope = spread(list(values(rows, arm, "slope").values()))
+    for name, arm in product(("slope", "slope_bedside"), ("federated", "distributed8")):
+        slope = spread(list(values(rows, arm, name).values()))
         made.append(
             Target(
-                f"calibration slope {SLOPES[0]} to {SLOPES[1]}, {WORDS[arm]}",
+                f"calibration {_head(name, primary)} {SLOPES[0]} to {SLOPES[1]}, {WORDS[arm]}",
                 slope.text,
                 SLOPES[0] <= slope.mean <= SLOPES[1] if slope.n else None,
             )

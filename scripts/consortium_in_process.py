@@ -8,6 +8,7 @@ ring: a masked run rounds an update to 2^-32 of its range in the modes none and 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -50,6 +51,7 @@ class Round:
 class Outcome:
     """The released model, float32 (plan.model_size,), and the figures of its last evaluation as the lead sees them.
 
+    `histogram`: what that evaluation opened of the test halves, noise of `noise_std` in each cell included; empty without one.
     `kept`: the model that would be released after so many training rounds, for the rounds asked for.
     """
 
@@ -58,6 +60,8 @@ class Outcome:
     figures: Mapping[str, float]
     rounds: tuple[Round, ...] = field(repr=False)
     kept: Mapping[int, Model] = field(repr=False, default_factory=dict)
+    histogram: NDArray[np.float64] = field(repr=False, default_factory=lambda: np.zeros(0))
+    noise_std: float = 0.0
 
 
 def tape(*seed: object) -> Entropy:
@@ -131,7 +135,9 @@ def train(plan: Plan, trainers: Mapping[str, Trainer], *, keep: Sequence[int] = 
     """Drive `plan` to its end with these sites as survivors of every round; the others of the plan are absent throughout."""
     hub = _Hub(plan, trainers, keep)
     hub.drive()
-    return Outcome(plan, hub.released, hub.rounds[-1].figures if hub.rounds else {}, tuple(hub.rounds), hub.kept)
+    figures = hub.rounds[-1].figures if hub.rounds else {}
+    noise_std = plan.privacy.evaluate_noise * math.sqrt(len(trainers))
+    return Outcome(plan, hub.released, figures, tuple(hub.rounds), hub.kept, hub.histogram, noise_std)
 
 
 class _Hub:
@@ -144,6 +150,7 @@ class _Hub:
         self._state: State = self._strategy.init(parameters_of(plan, self._model))
         self.rounds: list[Round] = []
         self.kept: dict[int, Model] = {}
+        self.histogram = np.zeros(0)
 
     @property
     def released(self) -> Model:
@@ -160,7 +167,8 @@ class _Hub:
             if trained in self._keep:
                 self.kept[trained] = self.released
         if self._plan.schedule.max_evaluate:
-            self._done("evaluate", self._figures(self._ask("evaluate")[0]["histogram"]))
+            self.histogram = self._ask("evaluate")[0]["histogram"]
+            self._done("evaluate", self._figures(self.histogram))
 
     def _train(self) -> None:
         header, mean = self._ask("train")

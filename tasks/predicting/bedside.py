@@ -169,7 +169,12 @@ def _recalibration(exported: Exported, task: Task, name: str) -> Recalibration |
     histogram = np.asarray(cells, dtype=np.float64)
     if histogram.shape != (scoring.cells,):
         return None
-    groups = scoring.calibration_groups(histogram, float(noise))
+    return recalibrated(scoring, histogram, float(noise), name)
+
+
+def recalibrated(scoring: Calibrates, histogram: Floats, noise_std: float, name: str) -> Recalibration | None:
+    """Of what is foretold as `name`, from an opened histogram of the test halves; None where it holds too few."""
+    groups = scoring.calibration_groups(histogram, noise_std)
     found = groups.get(name, groups.get(ONLY))
     return recalibration(found) if found else None
 

@@ -21,7 +21,7 @@ from wire_tap import WireTap
 from client.egress import NO_RUN, EgressManifest
 from client.job import Job
 from client.trainer import Trainer
-from consortium.plan import NOT_PRIVATE, Plan
+from consortium.plan import NOT_PRIVATE, HeaderField, Plan, header_fields
 from consortium.wire import Refusal, decode_reply
 from privacy.ledger import read_entries as read_ledger
 from privacy.manifest import verify_manifest
@@ -354,14 +354,17 @@ def test_no_coordinate_of_an_update_crosses(capture: Capture) -> None:
 
 
 def test_no_count_and_no_statistic_of_a_site_crosses(capture: Capture) -> None:
-    searched = 0
+    searched, planned = 0, list[HeaderField]()
     for captured in both(capture):
         for name, number, header, _ in true_results(capture, captured):
             searched += header.size
             assert search(capture.haystack, header) == [], f"{name}, round {number}: counts in the clear"
             text = b",".join(str(int(value)).encode("ascii") for value in header)
             assert not header.size or text not in capture.haystack
-    assert searched > 500
+        for done in captured.going.done():
+            planned += header_fields(captured.plan, done.round, done.purpose)
+    assert {item.name for item in planned} >= {"statistics", "histogram"}
+    assert searched == len(capture.consortium.sites) * sum(item.length for item in planned)
 
 
 def test_no_metric_crosses(capture: Capture) -> None:
