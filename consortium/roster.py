@@ -15,6 +15,7 @@ from consortium.identity import PUBLIC_SIZE, SigningKey, fingerprint
 KIND = "roster"
 SALT_SIZE = 16
 MAX_SITES = 30  # the masked rings are sized for this (secure aggregation, 4.7)
+HELD_OUT = 0.4  # unless founders choose: 60 % train, 20 % are looked at on the way, 20 % are the test
 SMALLEST_COHORT = 3  # with two sites each learns the other's update by subtraction
 
 

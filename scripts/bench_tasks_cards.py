@@ -27,6 +27,7 @@ from bench_tasks_worlds import World
 
 from client.sides import Side
 from server.pooled import scored_by
+from tasks.cognition_prom.measures import MSIS29, SDMT
 from tasks.effects.pehe import true_relapse, true_worsening
 from tasks.predicting.bedside import Calibrates, recalibrated
 from tasks.predicting.calibrate import ONLY
@@ -238,7 +239,13 @@ CARDS: Mapping[str, Card] = {
         ),
         Foretelling(
             Recipe("cognition_prom", "cognition_prom_baseline", private=("privacy.clip=2", "strategy.options.ema_decay=0.9")),
-            lambda: Measure("mae", absolute_error(4.0), lower_is_better=True),
+            lambda: Measure("mae", absolute_error(SDMT.step), lower_is_better=True),
+            ("r2", "bias", "mae_last", "mae_mean"),
+            ceiling=False,
+        ),
+        Foretelling(
+            Recipe("prom_msis29", "prom_msis29_baseline", private=("privacy.clip=2", "strategy.options.ema_decay=0.9")),
+            lambda: Measure("mae", absolute_error(MSIS29.step), lower_is_better=True),
             ("r2", "bias", "mae_last", "mae_mean"),
             ceiling=False,
         ),

@@ -9,12 +9,13 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 import pandas as pd
-from consortium_in_process import HELD_OUT
 from numpy.typing import NDArray
 
 from client.sides import Sides, Split
+from consortium.roster import HELD_OUT
 from tasks.base import Cohort, Task
 from tasks.episodes.task import EpisodeTask
+from tasks.errors import DataError
 from tasks.registry import find_task
 from tasks.run_options import RunOptions
 from tasks.simulator import Consortium, simulate
@@ -80,7 +81,10 @@ def world_of(name: str, seed: int, *, preset: str = "reclaim", scenario: Scenari
     task, consortium = find_task(name), consortium_of(preset, seed, scenario)
     cohorts = {}
     for site in consortium.sites:
-        cohort = task.cohort_of(site.tables)  # type: ignore[union-attr]  # tasks of the bench read tables
+        try:
+            cohort = task.cohort_of(site.tables)  # type: ignore[union-attr]  # tasks of the bench read tables
+        except DataError:  # nobody usable: a site without questionnaires
+            continue
         cohorts[site.site_id] = replace(cohort, patient_ids=tuple(f"{site.site_id}-{one}" for one in cohort.patient_ids))
     salt = hashlib.sha256(f"split {seed}".encode()).digest()[:16]
     return World(task, seed, consortium, cohorts, salt)

@@ -36,6 +36,7 @@ from server.progress import latest_metric  # noqa: E402
 from server.state import read_state  # noqa: E402
 from tasks.registry import get_task  # noqa: E402
 
+HELD_OUT = 0.3  # as since the first table
 PRIVACY = ("none", "epsilon8", "epsilon3", "epsilon1")
 
 
@@ -53,7 +54,8 @@ class Row:
 
 def compare(name: str, task: str, sites: Path, *, split: int, privacy: str, folder: Path, overrides: list[str]) -> Row:
     salt = bytes([split]) * 16
-    simulate(folder, [f"task.name={task}", f"privacy={privacy}", *overrides], data=sites, show=False, split_salt=salt)
+    choices = [f"task.name={task}", f"privacy={privacy}", *overrides]
+    simulate(folder, choices, data=sites, show=False, held_out=HELD_OUT, split_salt=salt)
     run = RunFolder(folder / "run")
     plan, roster = run.plan(), run.roster()
     recipe = Recipe(

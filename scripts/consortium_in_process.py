@@ -22,7 +22,7 @@ from client.release import Entropy
 from client.trainer import Trainer
 from consortium.identity import SigningKey
 from consortium.plan import Plan, header_fields, header_step
-from consortium.roster import SMALLEST_COHORT, Founder, Member, Roster
+from consortium.roster import HELD_OUT, SMALLEST_COHORT, Founder, Member, Roster
 from server import pooled
 from server import strategy as strategies
 from server.config import LeadConfig, load_config
@@ -32,7 +32,6 @@ from server.strategy import State, Vector
 from tasks.base import Cohort, Task
 from tasks.sums import SumsTask
 
-HELD_OUT = 0.4  # 60 % train, 20 % are looked at on the way, 20 % are the test
 COLLUDERS, ABSENT = 1, 1  # one colluder; a round of all sites but one is the least that a site answers
 CREATED = datetime(2026, 1, 1, tzinfo=UTC)
 LEAD = "lead-in-process"

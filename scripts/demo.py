@@ -25,6 +25,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from consortium.roster import HELD_OUT
 from tasks.cohorts import open_cohort
 from tasks.errors import TaskError
 from tasks.mapping import MAPPING_FILE
@@ -39,7 +40,6 @@ SEED = 1
 TASK_OF_TABLES, TASK_OF_MAPPINGS = "cdp_2y", "cis_conversion"
 # Few patients are held out: each histogram and each of its cells has its own noise, so there are few of both.
 SHORT = ("schedule.rounds=40", "schedule.evaluate_every=40", "task.histogram_bins=8")
-HELD_OUT = 0.4  # 60 % train, 20 % are looked at on the way, 20 % are the test
 START_S = 90.0
 STOP_S = 15.0
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONUNBUFFERED": "1"}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from consortium import roster as rosters
 from consortium.documents import Signed
+from server.cli_arguments import add_held_out
 from server.cli_output import Output
 from server.enrolment import Founding, add_sites, init_hub, make_invite, read_join_request, roster_document, sign_and_follow
 from server.errors import ConfigError
@@ -70,7 +71,7 @@ def _add_init(actions: "argparse._SubParsersAction[argparse.ArgumentParser]", co
     init.add_argument("--host", action="append", required=True, help="name or address of the hub; may be repeated")
     init.add_argument("--colluders", type=int, default=1, help="sites that may collude (default %(default)s; grows to a third)")
     init.add_argument("--minimum-cohort", type=int, default=3, help="fewest sites of a round (default %(default)s)")
-    init.add_argument("--held-out", type=float, default=0.25, help="part of the patients never trained on (default %(default)s)")
+    add_held_out(init)
     init.set_defaults(handler=init_home)
 
 

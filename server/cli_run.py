@@ -14,10 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 from consortium.plan import KIND, sign_plan, verify_plan
-from consortium.roster import MAX_SITES
+from consortium.roster import HELD_OUT, MAX_SITES
 from server import rounds
 from server.baseline import Against, against, write_against
 from server.card import NOT_PRIVATE_BANNER, epsilon_note, epsilon_words
+from server.cli_arguments import add_held_out
 from server.cli_output import Output
 from server.cli_reports import run_path
 from server.config import LeadConfig, load_config
@@ -79,11 +80,15 @@ def simulate(
     data: Path,
     workers: int | None = None,
     show: bool = True,
+    held_out: float = HELD_OUT,
     split_salt: bytes | None = None,
 ) -> RunState:
-    """Plan, sign and run over one simulated site per folder below `data`; everything lies in `folder` afterwards."""
+    """Plan, sign and run over one simulated site per folder below `data`; everything lies in `folder` afterwards.
+
+    `held_out`: part of the patients that nobody trains on, in [0, 1). Sites and runs with one `split_salt` part patients alike.
+    """
     config = load_config(["federation=roster", *overrides])
-    prepared = prepare_simulated(folder, config, data=data, split_salt=split_salt)
+    prepared = prepare_simulated(folder, config, data=data, held_out=held_out, split_salt=split_salt)
     run = plan_simulated(folder, config, prepared, data=data)
     if show:
         roster = prepared.roster
@@ -92,10 +97,13 @@ def simulate(
     return run_simulated(run, prepared, workers=workers, show=show)
 
 
-def prepare_simulated(folder: Path, config: LeadConfig, *, data: Path, split_salt: bytes | None = None) -> Prepared:
+def prepare_simulated(
+    folder: Path, config: LeadConfig, *, data: Path, held_out: float = HELD_OUT, split_salt: bytes | None = None
+) -> Prepared:
     """The simulated sites of a configuration, enrolled, with a policy that allows what it asks."""
     policy = SIMULATED_POLICY.format(task=config.task.name)
-    return prepare(folder / "sites", task=config.task.name, data=data, policy=policy, split_salt=split_salt)
+    sites, task = folder / "sites", config.task.name
+    return prepare(sites, task=task, data=data, policy=policy, held_out_fraction=held_out, split_salt=split_salt)
 
 
 def plan_simulated(folder: Path, config: LeadConfig, prepared: Prepared, *, data: Path) -> RunFolder:
@@ -221,6 +229,7 @@ def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", c
     source.add_argument("--data", type=Path, help="folder with one folder per site instead")
     simulated.add_argument("--patients", type=int, default=200, help="patients of an invented hospital (default %(default)s)")
     simulated.add_argument("--seed", type=int, default=1, help="of the invented patients; nothing secret depends on it")
+    add_held_out(simulated)
     simulated.add_argument("--workers", type=int, help="processes (default: one a core)")
     simulated.add_argument(
         "--row-gap", action="store_true", help="also with rows parted instead of patients: how much that feigns (privacy=none)"
@@ -379,7 +388,7 @@ def simulate_command(home: LeadHome, args: argparse.Namespace, out: Output) -> i
             raise ConfigError(f"--sites {args.sites} must be 3 to {MAX_SITES}, --patients {args.patients} at least 20")
         data = args.out / "data"
         write_hospitals(data, args.sites, [args.patients] * args.sites, args.seed)
-    state = simulate(args.out, args.overrides, data=data, workers=args.workers, show=not out.as_json)
+    state = simulate(args.out, args.overrides, data=data, workers=args.workers, show=not out.as_json, held_out=args.held_out)
     if args.row_gap and state.phase == "finished":
         out.say(measured_row_gap(args.out, args.overrides, data=data, workers=args.workers).words)
     if args.baseline and state.phase == "finished":
@@ -390,19 +399,24 @@ def simulate_command(home: LeadHome, args: argparse.Namespace, out: Output) -> i
 def measured_row_gap(folder: Path, overrides: Sequence[str], *, data: Path, workers: int | None = None) -> RowGap:
     """The run in `folder` once more below `folder/rows`, with rows parted by the same salt; the gap is kept beside the run."""
     run = folder / "run"
-    salt = RunFolder(run).roster().split_salt
-    simulate(folder / "rows", [*overrides, ROW_OVERRIDE], data=data, workers=workers, show=False, split_salt=salt)
+    _again(folder / "rows", run, [*overrides, ROW_OVERRIDE], data, workers)
     gap = row_gap(run, folder / "rows" / "run")
     write_row_gap(run, gap)
     return gap
+
+
+def _again(folder: Path, run: Path, overrides: Sequence[str], data: Path, workers: int | None) -> None:
+    """Another simulated run in `folder`, whose patients are parted as those of `run`."""
+    roster = RunFolder(run).roster()
+    held_out, salt = roster.held_out_fraction, roster.split_salt
+    simulate(folder, overrides, data=data, workers=workers, show=False, held_out=held_out, split_salt=salt)
 
 
 def measured_against(folder: Path, baseline: str, overrides: Sequence[str], *, data: Path, workers: int | None = None) -> Against:
     """The task's baseline below `folder/baseline`, with the same terms and split; the comparison is kept beside the run."""
     run = folder / "run"
     others = [word for word in overrides if not word.lstrip("+").startswith(("task=", "task.", "modalities="))]
-    salt = RunFolder(run).roster().split_salt
-    simulate(folder / "baseline", [f"task={baseline}", *others], data=data, workers=workers, show=False, split_salt=salt)
+    _again(folder / "baseline", run, [f"task={baseline}", *others], data, workers)
     found = against(run, folder / "baseline" / "run")
     write_against(run, found)
     return found

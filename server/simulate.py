@@ -19,7 +19,7 @@ from typing import IO
 from consortium.canonical import integer, pack, parse_integer, parse_text, text, unpack
 from consortium.documents import Signed
 from consortium.identity import SigningKey
-from consortium.roster import SMALLEST_COHORT, Founder, Member, Roster, founders_fingerprint, sign_roster
+from consortium.roster import HELD_OUT, SMALLEST_COHORT, Founder, Member, Roster, founders_fingerprint, sign_roster
 from consortium.wire import Reply, Request
 from server.errors import ServerError
 from server.folder import write_durably
@@ -59,7 +59,7 @@ def prepare(
     task: str,
     data: Path,
     policy: str,
-    held_out_fraction: float = 0.3,
+    held_out_fraction: float = HELD_OUT,
     colluders: int | None = None,
     split_salt: bytes | None = None,
 ) -> Prepared:

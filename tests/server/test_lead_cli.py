@@ -162,6 +162,8 @@ def test_a_plan_of_another_lead_is_not_signed(
         (("status", "absent", "privacy=none"), 2),
         (("plan", "schedule.round=9"), 2),
         (("sign", "absent.plan"), 2),
+        (("simulate", "--out", "x", "--held-out", "1.0"), 2),
+        (("simulate", "--out", "x", "--held-out", "a third"), 2),
         (("status", "absent"), 1),
         (("report", "absent"), 1),
         (("model", "export", "absent", "--out", "x"), 1),
