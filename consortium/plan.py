@@ -8,6 +8,7 @@ from data: a normaliser that moved with one patient would reveal that patient.
 import math
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from consortium.canonical import SITE_ID
@@ -208,7 +209,7 @@ class Plan:
             _require(self.privacy.honest == 1, f"honest {self.privacy.honest} in mode {self.privacy.mode}: each site stands alone")
         _require(min(vars(self.deadlines).values()) >= 1, "every deadline must be at least 1 second")
 
-    @property
+    @cached_property  # a site asks for it in every round
     def digest(self) -> bytes:
         return Signed.of(KIND, self).digest
 
