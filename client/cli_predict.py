@@ -21,15 +21,14 @@ from tasks.errors import DataError
 
 if TYPE_CHECKING:
     from tasks.exported import Exported
-    from tasks.predicting.bedside import Prediction, Reason
+    from tasks.predicting.bedside import Prediction, Quantity, Reason
     from tasks.predicting.course import Course
 
 FORMAT = "wardround/predictions/1"
 WIDTH = 100  # columns of the text
 CAUTION = (
-    "Research software, not a medical device: no decision about a patient may rest on it. Intervals are those of the calibrated "
-    "risk of patients with this score; what else differs between them is not in it. Reasons say what the model responds to, not "
-    "what causes the outcome."
+    "Research software, not a medical device: no decision about a patient may rest on it. An interval is of what is said beside "
+    "it and of nothing else. Reasons say what the model responds to, not what causes the outcome."
 )
 EXAMPLES = """examples:
   wardround-site predict model/ --patient P-0123                   one patient, with all reasons
@@ -42,7 +41,9 @@ only its owner reads it, and it stays in the hospital.
 exit status: 0 done, 1 the model or the tables cannot be used, 2 usage or configuration"""
 BLIND = "The run's noise hides the range of its training patients: NOBODY IS REFUSED for being unlike them."
 WHY = "why (+ raises, - lowers)"
-HEAD = ("patient", "day", "quantity", "value", "low", "high", "unit", "abstained")
+NOTHING = 0.005  # a contribution below is shown as 0.00
+BEFORE = ("patient", "day", "quantity", "value", "low", "high", "unit", "abstained")
+HEAD = (*BEFORE, "level", "interval_of")
 
 
 def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -124,7 +125,7 @@ def _check_known(known: Sequence[str], wanted: Sequence[str]) -> None:
 
 def _is_ours(path: Path) -> bool:
     if path.suffix == ".csv":
-        return beginning_with(",".join(HEAD).encode() + b"\n")(path)
+        return beginning_with(",".join(BEFORE).encode())(path)  # an earlier version's, too
     return beginning_with(b'{\n "format": "' + FORMAT.encode())(path)
 
 
@@ -152,9 +153,10 @@ def _as_csv(found: Sequence["Prediction"]) -> bytes:
     writer.writerow(HEAD)
     for each in found:
         if each.abstained:
-            writer.writerow((each.patient, each.day, "", "", "", "", "", each.abstained))
+            writer.writerow((each.patient, each.day, "", "", "", "", "", each.abstained, "", ""))
         for one in each.quantities:
-            writer.writerow((each.patient, each.day, one.name, one.value, one.low, one.high, one.unit, ""))
+            level, of = (one.interval.level, one.interval.of) if one.interval else ("", "")
+            writer.writerow((each.patient, each.day, one.name, one.value, one.low, one.high, one.unit, "", level, of))
     return text.getvalue().encode()
 
 
@@ -164,9 +166,15 @@ def _kind(exported: "Exported") -> str:
 
 def _show(found: Sequence["Prediction"], courses: "dict[str, Course]", out: Output) -> None:
     silent = sum(bool(each.abstained) for each in found)
-    out.rows("predictions", [row for each in found for row in _rows(each)], empty="no patient whom the model serves")
-    for one in next((each.quantities for each in found if each.quantities), ()):
+    told = _in_order(next((each.quantities for each in found if each.quantities), ()))
+    intervals = list(dict.fromkeys(one.interval for one in told if one.interval))
+    heading = intervals[0].name if len(intervals) == 1 else "interval"
+    rows = [row for each in found for row in _rows(each, heading)]
+    out.rows("predictions", rows, empty="no patient whom the model serves")
+    for one in told:
         out.say(_wrapped(f"{one.name}: {one.meaning}"))
+    for interval in intervals:
+        out.say(_wrapped(f"{interval.name}: holds {interval.of}"))
     if len(found) == 1 and not silent:
         _explain(found[0], out)
     if len(found) == 1 and courses:
@@ -190,23 +198,30 @@ def _show_course(course: "Course | None", out: Output) -> None:
         )
 
 
-def _rows(each: "Prediction") -> list[dict[str, object]]:
+def _in_order(quantities: "Sequence[Quantity]") -> "list[Quantity]":
+    """Risks of nearer horizons first."""
+    return sorted(quantities, key=lambda one: one.years or 0.0)
+
+
+def _rows(each: "Prediction", heading: str) -> list[dict[str, object]]:
     head: dict[str, object] = {"patient": each.patient, "day": "" if each.day is None else each.day}
     if each.abstained:
-        return [head | {"what": "none", "value": "", "95 % interval": "", WHY: each.abstained}]
-    first = ", ".join(f"{_sign(reason)}{reason.column} {_value(reason)}" for reason in each.reasons[:2])
+        return [head | {"what": "none", "value": "", heading: "", WHY: each.abstained}]
+    first = ", ".join(f"{_sign(reason)}{reason.column} {_value(reason)}" for reason in _telling(each)[:2])
     return [
         head
         | {
             "what": one.name,
             "value": _number(one.value, one.unit),
-            "95 % interval": f"{_number(one.low, one.unit)} to {_number(one.high, one.unit)}"
-            if one.low is not None and one.high is not None
-            else "not measured",
-            WHY: first if at == 0 else "",
+            heading: "not measured" if one.low is None or one.high is None else _span(one.low, one.high, one.unit),
+            WHY: first if one is each.quantities[0] else "",
         }
-        for at, one in enumerate(each.quantities)
+        for one in _in_order(each.quantities)
     ]
+
+
+def _telling(each: "Prediction") -> "list[Reason]":
+    return [reason for reason in each.reasons if abs(reason.contribution) >= NOTHING]
 
 
 def _sign(reason: "Reason") -> str:
@@ -214,7 +229,11 @@ def _sign(reason: "Reason") -> str:
 
 
 def _value(reason: "Reason") -> str:
-    return f"{reason.value} {reason.unit}".rstrip()
+    return reason.value if reason.unit == "count" else f"{reason.value} {reason.unit}".rstrip()
+
+
+def _span(low: float, high: float, unit: str) -> str:
+    return f"{low:+.1f} to {high:+.1f} {unit}" if unit else f"{_number(low, unit)} to {_number(high, unit)}"
 
 
 def _number(value: float, unit: str) -> str:
@@ -235,6 +254,6 @@ def _explain(each: "Prediction", out: Output) -> None:
                 "this patient": _value(reason),
                 f"adds ({scale})": f"{reason.contribution:+.2f}",
             }
-            for reason in each.reasons
+            for reason in _telling(each)
         ],
     )

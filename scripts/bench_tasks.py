@@ -4,6 +4,7 @@
     scripts/bench_tasks.py                                 every task, ten consortia, into scripts/results/tasks (an hour or two)
     scripts/bench_tasks.py --tasks cdp_2y --seeds 101 102  one task, two consortia
     scripts/bench_tasks.py --demo                          seconds that each task takes through `wardround-lead simulate`
+    scripts/bench_tasks.py --null 40 2                     what tasks on effects find where treatments do nothing
     scripts/bench_tasks.py --real                          the comparison with pooled training on real hospitals, unchanged
 
 15 sites, 7,500 patients, 60 % of whose usable ones train, 20 % are looked at on the way and 20 % are the test, by patient. Arms and
@@ -101,12 +102,23 @@ def main() -> int:
         "--demo", action="store_true", help="instead: time `wardround-lead simulate` of each task on the preset demo"
     )
     parser.add_argument("--real", action="store_true", help="instead: compare with pooled training on real hospitals")
+    parser.add_argument(
+        "--null",
+        nargs=2,
+        type=int,
+        metavar=("DEMO", "RECLAIM"),
+        help="instead: what tasks on effects find where treatments do nothing, in so many consortia of each preset",
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.demo or args.real:
         from bench_tasks_whole import demo, real
 
         return demo(args.tasks, args.out, args.json) if args.demo else real(args.out, args.json)
+    if args.null:
+        from bench_tasks_null import null
+
+        return null(dict(zip(("demo", "reclaim"), args.null, strict=True)), args.out, versions())
     described, console, everything = machine(), Console(), {}
     args.out.mkdir(parents=True, exist_ok=True)
     columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())

@@ -33,7 +33,7 @@ from tasks.predicting.bedside import Calibrates, recalibrated
 from tasks.predicting.calibrate import ONLY
 from tasks.registry import get_task
 
-ARMS = ("oracle", "pooled", "federated", "personalised", *PRIVATE, "local", "baseline", "rows", "null")
+ARMS = ("oracle", "pooled", "federated", "personalised", *PRIVATE, "local", "baseline", "rows")
 Figures = dict[str, float]
 
 
@@ -117,7 +117,6 @@ class Foretelling:
     @property
     def arms(self) -> tuple[str, ...]:
         missing = {
-            "null": True,
             "oracle": not self.ceiling,
             "personalised": self.personal is None,
             "baseline": not self.recipe.baseline,

@@ -1,4 +1,4 @@
-"""Effects of treatment in `scripts/bench tasks`: how far from true ones they are, and what is found where there is none."""
+"""Effects of treatment in `scripts/bench tasks`: how far from true ones they are. What is found where there are none: `--null`."""
 
 from __future__ import annotations
 
@@ -9,19 +9,16 @@ import numpy as np
 import pandas as pd
 from bench_tasks_arms import PRIVATE, Models, Recipe, federated, local, pooled, told
 from bench_tasks_measures import Floats, Told, all_figures
-from bench_tasks_worlds import World, world_of
+from bench_tasks_worlds import World
 from numpy.typing import NDArray
 
 from client.sides import Side
 from tasks.effects.learners import EFFECT
 from tasks.effects.pehe import sqrt_pehe
-from tasks.simulator.presets import PLACEBO_NULL
 from tasks.treatment_response.task import TreatmentResponse
 
-NULL_WORLDS = 4  # for each seed: 40 in ten seeds, so that one find more or less is 2.5 %
-NEXT_WORLD = 10_000
 True_ = Callable[[pd.DataFrame, Sequence[str], NDArray[np.int64]], Floats]
-ARMS = ("pooled", "federated", *PRIVATE, "local", "baseline", "null")
+ARMS = ("pooled", "federated", *PRIVATE, "local", "baseline")
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,6 @@ class Effects:
             "correlation",
             "ate",
             "ad_wabc",
-            "false_finds",
             "reported",
         )
 
@@ -76,8 +72,6 @@ class Effects:
         }
 
     def run(self, world: World, arm: str) -> dict[str, float]:
-        if arm == "null":
-            return self._null(world)
         sides = {site: each.test for site, each in world.sides.items()}
         models = self._models(world, arm)
         outputs = told(world.task, models, sides)  # type: ignore[arg-type]
@@ -124,25 +118,6 @@ class Effects:
         starts = world.consortium.truth[site].tables["truth_starts"]
         true = self.true(starts, episodes.patients, episodes.days)
         return world.sides_of(replace(cohort, values=true[:, None])).test
-
-    def _null(self, world: World) -> dict[str, float]:
-        """How often something is found where treatments do nothing: an average effect, or an order of patients."""
-        found = []
-        for number in range(NULL_WORLDS):
-            nothing = world_of(
-                self.name, world.seed + NEXT_WORLD * number, preset=world.consortium.preset.name, scenario=PLACEBO_NULL
-            )
-            sides = {site: each.test for site, each in nothing.sides.items()}
-            models = federated(nothing, self.recipe)
-            figures = all_figures(nothing.task, told(nothing.task, models, sides), sides)  # type: ignore[arg-type]
-            found.append((figures["effect_found"], figures["order_found"], figures["ate"]))
-        effect, order, ate = np.array(found).T
-        return {
-            "false_finds": float(np.maximum(effect, order).mean()),
-            "false_effects": float(effect.mean()),
-            "false_orders": float(order.mean()),
-            "ate": float(ate.mean()),
-        }
 
 
 def _joined(parts: Mapping[str, Floats], sites: Sequence[str]) -> Floats:

@@ -21,7 +21,6 @@ WORDS = {
     "local": "each site alone",
     "baseline": "baseline, federated",
     "rows": "federated, split by rows (leaks)",
-    "null": "federated, where treatments do nothing",
 }
 CLOSE, AHEAD, COST = 0.01, 0.03, 0.03
 SLOPES = (0.9, 1.1)
@@ -156,7 +155,6 @@ def _of_special_tasks(rows: Sequence[Row]) -> list[Target]:
         ("federated", "ari", "adjusted Rand index at least 0.5 against the true states", lambda mean: mean >= 0.5),
         ("federated", "log_likelihood_gain", "the chain of four strata beaten, federated", lambda mean: mean > 0),
         ("distributed8", "log_likelihood_gain", "the chain of four strata beaten, epsilon 8", lambda mean: mean > 0),
-        ("null", "false_finds", "at most 5 % false finds where treatments do nothing", lambda mean: mean <= 0.05),
     )
     found = [(what, spread(list(values(rows, arm, name).values())), met) for arm, name, what, met in wanted]
     return [Target(what, each.text, met(each.mean)) for what, each, met in found if each.n]

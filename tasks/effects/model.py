@@ -65,7 +65,8 @@ class EffectModel(nn.Module):  # type: ignore[misc]  # torch is not followed by 
         outcome = self.output["outcome"](inputs).unflatten(-1, (-1, FOLDS))
         average = self.output["average"](torch.ones_like(inputs[..., :1]))
         modified = self._modified(inputs, average)
-        effect = self._effect(average + modified, outcome.detach())
+        # A slope in the inputs (`tasks.predicting.reasons`) goes through the baseline risk, too; one in the parameters does not.
+        effect = self._effect(average + modified, outcome if inputs.requires_grad else outcome.detach())
         penalty = math.sqrt(self.options.shrinkage) * modified
         return torch.cat([propensity, outcome, effect.unsqueeze(-2), penalty.expand_as(effect).unsqueeze(-2)], dim=-2)
 

@@ -14,10 +14,13 @@ from typing import Final
 import numpy as np
 
 from tasks.effects import figures as of
+from tasks.effects.bedside import line
 from tasks.effects.cells import ARMS, STRATA, edges, strata_of
+from tasks.effects.found import effect_found, order_found
 from tasks.effects.learners import EFFECT, OUTCOME, TREATED, TREATMENT
 from tasks.errors import ContractError
 from tasks.metrics import Z95, Figure, figure
+from tasks.predicting.told import Correction
 from tasks.scoring.base import Floats, Places, Scored
 from tasks.scoring.binary import probabilities
 from tasks.scoring.names import NOISE_DOMINATES
@@ -25,9 +28,7 @@ from tasks.scoring.names import NOISE_DOMINATES
 MOST_BINS: Final = 600
 OUTSIDE: Final = 2  # cells after the others: outside the overlap, and one that stays empty
 HALF_STEP: Final = 0.5  # of a count, for slopes by finite differences
-# Two things may be declared found: an effect, and that it differs. Each has a chance of 2.5 % where there is nothing, so both 5 %.
-Z_EFFECT: Final = 2.241403  # two-sided
-Z_ORDER: Final = 1.959964  # one-sided: an order worse than chance is no finding
+AT_ONCE: Final = 2**20  # numbers in the histograms that are looked at together
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,9 @@ class EffectScoring:
     def figures(self, histogram: Floats, *, noise_std: float = 0.0) -> Mapping[str, float]:
         """See `tasks.effects.figures`; each but a fifth's with an interval of 95 %, from patients and noise.
 
-        `effect_found` and `order_found`: 1.0 where data say that there is an average effect (Mantel-Haenszel test), and that
-        patients predicted to gain more do gain more (score test of `effect_slope`). Where nothing is to be found both together are
-        wrong in one of twenty runs.
+        `effect_found` and `order_found`: 1.0 where data say that there is an average effect, and that patients predicted to gain
+        more do gain more, each by more than strata may leave of confounding (`tasks.effects.found`). Where nothing is to be found
+        one of twenty runs at most says either.
         """
         cells = np.asarray(histogram[:-OUTSIDE], dtype=np.float64).reshape(self.bins, STRATA, ARMS)
         everybody = float(cells.sum()) + float(histogram[-OUTSIDE])
@@ -84,9 +85,9 @@ class EffectScoring:
         found |= self._fifths(cells)
         if everybody > 0:
             found["outside_overlap"] = min(max(float(histogram[-OUTSIDE]) / everybody, 0.0), 1.0)
-        effect, order = known["ate"], known["effect_slope"]
-        found["effect_found"] = float(effect is not None and abs(effect.value) > Z_EFFECT * effect.se > 0)
-        found["order_found"] = float(order is not None and order.value > Z_ORDER * order.se > 0)
+        effect = known["ate"]
+        found["effect_found"] = float(effect_found(cells, noise_std))
+        found["order_found"] = float(order_found(cells, noise_std))
         found[NOISE_DOMINATES] = float(effect is None or effect.noise_se > effect.sampling_se)
         return found
 
@@ -94,6 +95,10 @@ class EffectScoring:
         seen = {f"effect_fifth_{at + 1}": of.fifth(cells, at) for at in range(of.FIFTHS)}
         predicted = {f"predicted_fifth_{at + 1}": of.predicted_fifth(cells, at) for at in range(of.FIFTHS)}
         return {name: value for name, value in (seen | predicted).items() if math.isfinite(value)}
+
+    def correction(self, histogram: Floats, noise_std: float) -> Correction:
+        """How predicted effects came out: `tasks.predicting.bedside.Corrects`."""
+        return line(np.asarray(histogram[:-OUTSIDE], dtype=np.float64).reshape(self.bins, STRATA, ARMS), noise_std)
 
 
 def _named(name: str, each: Figure) -> dict[str, float]:
@@ -104,7 +109,7 @@ def _named(name: str, each: Figure) -> dict[str, float]:
 def _known(name: str, cells: Floats, noise_std: float) -> Figure | None:
     """The figure with its errors; None where it cannot be said."""
     make = of.FIGURES[name]
-    value = make(cells)
+    value = float(make(cells))
     if not math.isfinite(value):
         return None
     found = figure(value, _slopes(make, cells), cells, noise_std)
@@ -115,14 +120,18 @@ def _known(name: str, cells: Floats, noise_std: float) -> Figure | None:
     return Figure(value, sampling, found.noise_se, value - error, value + error)
 
 
-def _slopes(make: Callable[[Floats], float], cells: Floats) -> Floats:
+def _slopes(make: Callable[[Floats], Floats], cells: Floats) -> Floats:
     """d figure / d cell by central differences, (like cells); 0 where a step leaves what can be said."""
-    slopes = np.zeros_like(cells)
-    for place in np.ndindex(cells.shape):
+    slopes = np.zeros(cells.size)
+    some = max(1, AT_ONCE // cells.size)
+    for first in range(0, cells.size, some):
+        places = np.arange(first, min(first + some, cells.size))
         ends = []
         for step in (HALF_STEP, -HALF_STEP):
-            moved = cells.copy()
-            moved[place] += step
-            ends.append(make(moved))
-        slopes[place] = ends[0] - ends[1] if all(map(math.isfinite, ends)) else 0.0
-    return slopes / (2.0 * HALF_STEP)
+            moved = np.repeat(cells.reshape(1, -1), len(places), axis=0)
+            moved[np.arange(len(places)), places] += step
+            ends.append(make(moved.reshape(-1, *cells.shape)))
+        with np.errstate(invalid="ignore"):
+            found = (ends[0] - ends[1]) / (2.0 * HALF_STEP)
+        slopes[places] = np.where(np.isfinite(ends[0]) & np.isfinite(ends[1]), found, 0.0)
+    return slopes.reshape(cells.shape)

@@ -12,7 +12,7 @@ import torch
 from tasks.hazards.figures import Counted, fates
 from tasks.hazards.grid import QUARTERS_A_YEAR
 from tasks.hazards.likelihood import risks_by_quarter
-from tasks.hazards.scoring import risk_centres
+from tasks.hazards.scoring import risk_means
 from tasks.metrics import LEAST_MASS
 from tasks.predicting.base import Foretold
 from tasks.predicting.calibrate import Group
@@ -34,9 +34,11 @@ def foretold(outputs: Tensor, causes: Sequence[str], says: Sequence[str], views:
     risks = risks_by_quarter(outputs.double(), len(causes))
     return {
         name_of(view, causes): Foretold(
-            f"{says[view.cause - 1]} within {view.years} year{'' if view.years == 1 else 's'}"
+            f"within {view.years} year{'' if view.years == 1 else 's'} {says[view.cause - 1]}"
             + (", before any other kind" if len(causes) > 1 else ""),
             risks[:, QUARTERS_A_YEAR * view.years - 1, view.cause - 1],
+            event=causes[view.cause - 1],
+            years=view.years,
         )
         for view in views
     }
@@ -65,7 +67,8 @@ def _groups(block: Block, histogram: Floats, noise_std: float) -> list[Group]:
     longest = float(weights[-1])
     rivals = float((weights**2).sum()) if block.kinds > 1 else 0.0
     noise = noise_std / block.weight * math.sqrt(max(float((weights**2).sum()), longest**2 + rivals))
+    risks = risk_means(block.view.years, cases + controls, math.sqrt(2.0) * noise)
     return [
         Group(float(risk), float(case + control) / longest, float(case) / longest, noise / longest)
-        for risk, case, control in zip(risk_centres(block.view.years, block.bins), cases, controls, strict=True)
+        for risk, case, control in zip(risks, cases, controls, strict=True)
     ]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tasks.errors import ContractError
 from tasks.hazards.grid import LONGEST_YEARS, QUARTERS_A_YEAR
 from tasks.metrics import CalibrationGroup
+from tasks.metrics.histogram import mean_places
 from tasks.predicting.calibrate import Group
 from tasks.scoring.base import Floats, Places, Scored
 from tasks.scoring.groups import Grouping
@@ -190,6 +191,11 @@ def risk_bins(risk: Floats, years: int, bins: int) -> Places:
 def risk_centres(years: int, bins: int) -> Floats:
     """The risk that stands for each bin, (bins,): that of the middle of its hazards' logarithms."""
     return _risk_at((np.arange(bins) + 0.5) / bins, years)
+
+
+def risk_means(years: int, counts: Floats, noise_std: float) -> Floats:
+    """The risk of the patients of each bin, (bins,): at the mean of their hazards' logarithms (`mean_places`)."""
+    return _risk_at(mean_places(counts, noise_std), years)
 
 
 def risk_edges(years: int, bins: int) -> Floats:

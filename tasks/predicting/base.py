@@ -15,11 +15,17 @@ from tasks.errors import ContractError
 
 @dataclass(frozen=True)
 class Foretold:
-    """`values` (n_records,), differentiable. A probability if `unit` is "", else in that unit."""
+    """`values` (n_records,), differentiable. A probability if `unit` is "", else in that unit.
+
+    `event`, `years`: of a probability that this event comes first within so many years. Those of one event do not fall with the
+    years, and different events exclude each other (`tasks.predicting.coherent`).
+    """
 
     meaning: str
     values: Tensor = field(repr=False)
     unit: str = ""
+    event: str = ""
+    years: float = 0.0
 
     @property
     def score(self) -> Tensor:

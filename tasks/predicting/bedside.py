@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 import numpy as np
@@ -16,14 +16,17 @@ from tasks.features import Design
 from tasks.predicting.base import Foretold, foretold_by
 from tasks.predicting.bounds import TrainingRange
 from tasks.predicting.calibrate import ONLY, Group, Recalibration, recalibration
+from tasks.predicting.coherent import coherent, unmeasured
 from tasks.predicting.reasons import by_column, contributions
+from tasks.predicting.told import Correction, Interval, Told
 from tasks.run_options import ROWS
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import Tensor
 
     from tasks.episodes.past import Episodes, Past
-    from tasks.scoring.base import Floats
+    from tasks.scoring.base import Floats, Scoring
 
 REASONS: Final = 5  # shown of each prediction
 
@@ -34,6 +37,15 @@ class Calibrates(Protocol):
 
     def calibration_groups(self, histogram: Floats, noise_std: float) -> Mapping[str, Sequence[Group]]:
         """Held-out patients of similar prediction, by the name of what is foretold (`Foretells.foretold`), or `ONLY`."""
+        ...
+
+
+@runtime_checkable
+class Corrects(Protocol):
+    """A scoring of one quantity that is no probability, whose histogram says how far off it was."""
+
+    def correction(self, histogram: Floats, noise_std: float) -> Correction | None:
+        """None where too little is known."""
         ...
 
 
@@ -72,7 +84,11 @@ class Patients:
 
 @dataclass(frozen=True)
 class Quantity:
-    """One thing foretold of one patient. `low`, `high`: of the calibrated value, None where the run measured no calibration."""
+    """One thing foretold of one patient.
+
+    `low`, `high`, `interval` (what lies between them, how often): None where the run measured none. `event`, `years`: of a risk by
+    a horizon (`tasks.predicting.base.Foretold`).
+    """
 
     name: str
     meaning: str
@@ -80,11 +96,14 @@ class Quantity:
     value: float
     low: float | None
     high: float | None
+    interval: Interval | None = None
+    event: str = ""
+    years: float | None = None
 
 
 @dataclass(frozen=True)
 class Reason:
-    """`contribution` to the first quantity (log-odds of a calibrated probability, else its unit), against the average training
+    """`contribution` to the first quantity as it is told (log-odds of a risk, else its unit), against the average training
     patient."""
 
     column: str
@@ -122,13 +141,13 @@ def predict(exported: Exported, task: Task, patients: Patients) -> list[Predicti
     silent = range_of(exported, task).abstain(patients.values)
     model, inputs = model_of(exported, task), inputs_of(exported, task, patients.values)
     with torch.no_grad():
-        foretold = foretold_by(task, model(torch.from_numpy(np.ascontiguousarray(inputs))))
+        outputs = model(torch.from_numpy(np.ascontiguousarray(inputs)))
+        foretold = foretold_by(task, outputs)
+        known = corrections_of(exported, task, foretold)
+        told = told_by(task, outputs, known)
     first = next(iter(foretold))
-    parts = contributions(model, exported.parameters, inputs, lambda outputs: foretold_by(task, outputs)[first].score)
-    known = {name: None if one.unit else _recalibration(exported, task, name) for name, one in foretold.items()}
-    numbers = {name: _calibrated(one, known[name]) for name, one in foretold.items()}
-    slope = 1.0 if (calibrated := known[first]) is None else calibrated.b  # what is shown is the calibrated risk
-    why = {name: slope * part for name, part in by_column(design, parts).items()}
+    parts = contributions(model, exported.parameters, inputs, lambda outputs: told_by(task, outputs, known)[first].score)
+    why = by_column(design, parts)
     found = []
     for at, (name, day) in enumerate(zip(patients.names, patients.days, strict=True)):
         reason = silent[at] or _not_finite(foretold, at)
@@ -136,10 +155,7 @@ def predict(exported: Exported, task: Task, patients: Patients) -> list[Predicti
         if reason:
             found.append(Prediction(name, seen, reason))
             continue
-        quantities = tuple(
-            Quantity(key, one.meaning, one.unit, *(None if each is None else float(each[at]) for each in numbers[key]))  # type: ignore[arg-type]  # the first is never None
-            for key, one in foretold.items()
-        )
+        quantities = tuple(_quantity(key, one, told[key], known.get(key), at) for key, one in foretold.items())
         found.append(Prediction(name, seen, "", quantities, _reasons(design, why, patients.values, at)))
     return found
 
@@ -157,19 +173,33 @@ def _not_finite(foretold: Mapping[str, Foretold], at: int) -> str:
     return "" if whole else "the model gives no number for this patient"
 
 
-def _recalibration(exported: Exported, task: Task, name: str) -> Recalibration | None:
-    """From the run's own held-out patients; None where it measured none, or too few."""
+def told_by(task: Task, outputs: Tensor, known: Mapping[str, Correction]) -> dict[str, Told]:
+    """What is told of each quantity, by name: as `known` corrects it, and no risk against another. Differentiable."""
+    foretold = foretold_by(task, outputs)
+    told = {name: known[name].told(one.score) if name in known else unmeasured(one.score) for name, one in foretold.items()}
+    return coherent(foretold, told)
+
+
+def corrections_of(exported: Exported, task: Task, foretold: Mapping[str, Foretold]) -> dict[str, Correction]:
+    """By name of what is foretold, from the run's own held-out patients; without what it did not measure, or on too few."""
     evaluation = exported.facts.get("evaluation")
     if not isinstance(evaluation, dict) or exported.options.split == ROWS:  # of patients who trained it: too good
-        return None
+        return {}
     scoring = scoring_of(exported, task)
     cells, noise = evaluation.get("histogram"), evaluation.get("noise_std")
-    if not isinstance(scoring, Calibrates) or not isinstance(cells, list) or not isinstance(noise, int | float):
-        return None
+    if not isinstance(cells, list) or not isinstance(noise, int | float):
+        return {}
     histogram = np.asarray(cells, dtype=np.float64)
     if histogram.shape != (scoring.cells,):
-        return None
-    return recalibrated(scoring, histogram, float(noise), name)
+        return {}
+    found = {name: _correction(scoring, histogram, float(noise), name, one.unit) for name, one in foretold.items()}
+    return {name: one for name, one in found.items() if one is not None}
+
+
+def _correction(scoring: Scoring, histogram: Floats, noise_std: float, name: str, unit: str) -> Correction | None:
+    if unit:
+        return scoring.correction(histogram, noise_std) if isinstance(scoring, Corrects) else None
+    return recalibrated(scoring, histogram, noise_std, name) if isinstance(scoring, Calibrates) else None
 
 
 def recalibrated(scoring: Calibrates, histogram: Floats, noise_std: float, name: str) -> Recalibration | None:
@@ -179,9 +209,11 @@ def recalibrated(scoring: Calibrates, histogram: Floats, noise_std: float, name:
     return recalibration(found) if found else None
 
 
-def _calibrated(one: Foretold, known: Recalibration | None) -> tuple[Floats, Floats | None, Floats | None]:
-    values = one.values.double().numpy()
-    return (values, None, None) if known is None else known.risks(values)
+def _quantity(name: str, one: Foretold, told: Told, known: Correction | None, at: int) -> Quantity:
+    scores = (told.score[at], told.low[at], told.high[at])
+    value, low, high = (float(score if one.unit else torch.sigmoid(score)) for score in scores)
+    plain = Quantity(name, one.meaning, one.unit, value, None, None, event=one.event, years=one.years or None)
+    return plain if known is None else replace(plain, low=low, high=high, interval=known.interval)
 
 
 def _reasons(design: Design, why: Mapping[str, Floats], values: Values, at: int) -> tuple[Reason, ...]:

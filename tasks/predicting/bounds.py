@@ -87,7 +87,8 @@ class TrainingRange:
             numbers = values[:, names.index(column.name)]
             with np.errstate(invalid="ignore"):
                 outside = np.flatnonzero((numbers < low) | (numbers > high))
-            limits = f"{max(low, column.limits[0]):.3g} to {min(high, column.limits[1]):.3g} {column.unit}".rstrip()
+            unit = "" if column.unit == "count" else column.unit
+            limits = f"{max(low, column.limits[0]):.3g} to {min(high, column.limits[1]):.3g} {unit}".rstrip()
             for record in outside:
                 found[record].append(f"{column.name} (trained on {limits})")
         return found

@@ -10,10 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tasks.predicting.told import RISK_INTERVAL, Interval, Told
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Floats = NDArray[np.float64]
 Z95: Final = 1.959964
@@ -22,6 +27,7 @@ LEAST_GROUPS: Final = 3
 STEPS: Final = 50
 PRIOR_SD: Final = (2.0, 0.5)  # of a around 0 and of b around 1: what is not measured is left as the model says it
 EDGE: Final = 1e-4  # probabilities are kept this far from 0 and 1
+FURTHEST_LOGIT: Final = math.log1p(-EDGE) - math.log(EDGE)
 
 
 @dataclass(frozen=True)
@@ -37,19 +43,32 @@ class Group:
 
 @dataclass(frozen=True)
 class Recalibration:
-    """`a`, `b` and their covariance (2, 2)."""
+    """The line a + b x on a score, `covariance` (2, 2) of both; `interval`: what its interval is of.
+
+    `furthest`: scores beyond +- this count as that, as in the cells that the line was fitted to.
+    """
 
     a: float
     b: float
     covariance: Floats
+    interval: Interval = RISK_INTERVAL
+    furthest: float = FURTHEST_LOGIT
+
+    def told(self, score: Tensor) -> Told:
+        """On the score's own scale, (n,); log-odds of a risk."""
+        x = score.clamp(-self.furthest, self.furthest)
+        (aa, ab), (_, bb) = self.covariance.tolist()
+        spread = Z95 * (aa + 2.0 * ab * x + bb * x**2).clamp(min=0.0).sqrt()
+        middle = self.a + self.b * x
+        return Told(middle, middle - spread, middle + spread)
 
     def risks(self, predicted: Floats) -> tuple[Floats, Floats, Floats]:
         """(risk, low, high), (n,) each in (0, 1): the calibrated risk and its 95 % interval."""
-        x = _logit(predicted)
-        at = np.stack([np.ones_like(x), x])
-        middle = self.a + self.b * x
-        spread = Z95 * np.sqrt(np.maximum(np.einsum("in,ij,jn->n", at, self.covariance, at), 0.0))
-        return _logistic(middle), _logistic(middle - spread), _logistic(middle + spread)
+        import torch  # plans import this module and need none
+
+        told = self.told(torch.from_numpy(_logit(predicted)))
+        risk, low, high = (_logistic(part.numpy()) for part in (told.score, told.low, told.high))
+        return risk, low, high
 
 
 def recalibration(groups: Sequence[Group]) -> Recalibration | None:

@@ -33,4 +33,9 @@ def quality_of(exported: Exported, task: Task) -> str:
         "NOISE IS OF ITS SIZE, do not read it" if drowned else "",
         "ROWS WERE PARTED, NOT PATIENTS: too good" if exported.options.split == ROWS else "",
     ]
-    return "; ".join([said, *filter(None, remarks)])
+    return "; ".join([said, *(_within(remark) for remark in remarks if remark)])
+
+
+def _within(remark: str) -> str:
+    """As part of a sentence: a capital is kept where more of them follow."""
+    return remark[0].lower() + remark[1:] if remark[1:2].islower() else remark

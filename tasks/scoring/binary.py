@@ -12,7 +12,7 @@ import numpy as np
 from tasks.disclosure import Sharpness
 from tasks.errors import ContractError
 from tasks.metrics import CalibrationGroup, Figure, PooledMetrics, Scale, pooled_metrics, score_cells
-from tasks.metrics.histogram import centres
+from tasks.metrics.histogram import mean_places, off_scale
 from tasks.predicting.calibrate import ONLY, Group
 from tasks.scoring.base import Floats, Places, Scored
 from tasks.scoring.groups import Grouping
@@ -96,8 +96,8 @@ class BinaryScoring:
         """Held-out patients of each bin of the probability: `tasks.predicting.bedside.Calibrates`."""
         cells, noise = self._everybody(histogram, noise_std)
         zeros, ones = cells.reshape(2, self.bins)
-        middle = centres(self.bins, self.scale)
-        rows = zip(middle, zeros + ones, ones, strict=True)
+        patients = zeros + ones
+        rows = zip(off_scale(mean_places(patients, math.sqrt(2.0) * noise), self.scale), patients, ones, strict=True)
         return {ONLY: [Group(float(at), float(patients), float(events), noise) for at, patients, events in rows]}
 
     def _starts(self) -> list[int]:

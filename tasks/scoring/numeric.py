@@ -19,6 +19,8 @@ import numpy as np
 from tasks.disclosure import Sharpness
 from tasks.errors import ContractError
 from tasks.metrics import LEAST_MASS, Z95, Figure, figure
+from tasks.predicting.own import own
+from tasks.predicting.told import Correction
 from tasks.scoring.base import Floats, Places, Scored
 from tasks.scoring.groups import Grouping
 from tasks.scoring.names import NOISE_DOMINATES, Name
@@ -116,6 +118,11 @@ class NumericScoring:
             if counts.sum() >= Sharpness(noise * math.sqrt(self.bins)).floor and not self._drowned(mine, counts, noise):
                 flat |= _flat({name: mine[name] for name in OF_GROUPS}, key)
         return flat | {NOISE_DOMINATES: float(self._drowned(found, blocks[0], noises[0]))}
+
+    def correction(self, histogram: Floats, noise_std: float) -> Correction | None:
+        """How far off predictions were: `tasks.predicting.bedside.Corrects`. None where the errors of too few say too little."""
+        blocks, noises = self._blocks(histogram, noise_std)
+        return own(blocks[0], self._error_edges(), float(noises[0]))
 
     def _within(self, values: Floats) -> Floats:
         return np.clip(np.nan_to_num(values, nan=(self.low + self.high) / 2), self.low, self.high)

@@ -11,6 +11,7 @@ from tasks.hazards.scoring import HazardScoring, View, risk_bins
 from tasks.predicting.base import Foretells
 from tasks.predicting.bedside import Calibrates
 from tasks.predicting.calibrate import recalibration
+from tasks.predicting.coherent import coherent, unmeasured
 from tasks.raw_pira.task import TASK as RAW_PIRA
 from tasks.scoring.base import Scored
 from tasks.spms_transition.task import TASK as SPMS
@@ -93,6 +94,37 @@ def test_intervals_cover_the_true_risk_though_half_are_lost(noise: float, people
         _, low, high = found.risks(asked)
         hits.append((low <= truth) & (truth <= high))
     assert np.mean(hits) > 0.9
+
+
+@pytest.mark.parametrize("noise", [0.0, 1.5])
+def test_risks_made_coherent_come_true_as_often_as_they_say(noise: float) -> None:
+    """400 test patients, a model that foretells hazards too low: under noise, horizons calibrated alone contradict each other in
+    most runs, and the mean told risk of many patients is the true one at every horizon all the same."""
+    views = (View(1, 5), View(1, 1), View(1, 2), View(1, 3))
+    scoring, names = HazardScoring(16, ("event",), views, "uno_c"), [f"event_{years}y" for years in (1, 2, 3, 5)]
+    rng, off, fell = np.random.default_rng(8), [], 0
+    asked = rng.lognormal(-3.2, 0.7, 300)
+    new = foretold(torch.from_numpy(outputs_of(asked, 20)), ("event",), ("it happens",), views)
+    truth = np.stack([-np.expm1(-1.6 * years * asked) for years in (1, 2, 3, 5)], axis=1)
+    for _ in range(60):
+        yearly = rng.lognormal(-3.2, 0.7, 400)
+        event, lost = np.ceil(4 * rng.exponential(1 / (1.6 * yearly))), np.floor(4 * rng.exponential(12, 400))
+        happened = (event <= lost) & (event <= 20)
+        clean = np.where(happened, event - 1, np.minimum(lost, 20))
+        labels = np.stack([clean, np.where(happened, event, clean), happened], axis=1)
+        groups = scoring.calibration_groups(histogram_of(scoring, yearly, labels) + rng.normal(0, noise, scoring.cells), noise)
+        known = {name: found for name in groups if (found := recalibration(groups[name])) is not None}
+        alone = {name: known[name].told(one.score) if name in known else unmeasured(one.score) for name, one in new.items()}
+        told = coherent(new, alone)
+        before, after = (torch.sigmoid(torch.stack([of[name].score for name in names], dim=1)).numpy() for of in (alone, told))
+        fell += int((np.diff(before, axis=1) < 0).any())
+        assert (np.diff(after, axis=1) >= -1e-9).all()
+        off.append([(part - truth).mean(0) for part in (before, after)])
+    alone_off, told_off = np.mean(off, axis=0)
+    error = np.std(off, axis=0)[1] / np.sqrt(60)
+    assert fell >= (30 if noise else 1)
+    assert (np.abs(told_off) < np.abs(alone_off) + 2 * error + 0.002).all()  # pooling adds nothing to what calibration is off by
+    assert np.abs(told_off).max() < (0.025 if noise else 0.015)
 
 
 def test_without_an_event_nothing_is_said_to_be_calibrated() -> None:

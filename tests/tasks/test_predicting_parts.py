@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from tasks.base import Column, Contract, Label
 from tasks.features import Design
+from tasks.metrics import Scale, score_histogram
 from tasks.models import build_model, initial_parameters, n_parameters
 from tasks.predicting.bounds import FAR, TrainingRange
 from tasks.predicting.calibrate import ONLY, Group, recalibration
@@ -48,6 +49,23 @@ def test_contributions_add_up_to_the_difference_from_the_average_patient(name: s
     found = by_column(DESIGN, parts)
     assert list(found) == list(CONTRACT.column_names)
     np.testing.assert_allclose(sum(found.values()), parts.sum(axis=1))
+
+
+def test_contributions_add_up_though_the_score_bends_between_two_steps() -> None:
+    """What pooling and the ends of a scale make of a score: level up to a bend, steep behind it."""
+    model = build_model("logistic", DESIGN.n_inputs, {})
+    weights = np.linspace(1.0, 2.0, n_parameters(model)).astype(np.float32)
+
+    def score(outputs: torch.Tensor) -> torch.Tensor:
+        return 5 * (outputs - 2.345).clamp(min=0.0)
+
+    from tasks.models import load_parameters
+
+    load_parameters(model, weights)
+    with torch.no_grad():
+        whole = score(model(torch.from_numpy(inputs()))) - score(model(torch.zeros(DESIGN.n_inputs)))
+    assert (whole > 5).any()
+    np.testing.assert_allclose(contributions(model, weights, inputs(), score).sum(axis=1), whole.numpy(), atol=5e-3)
 
 
 def test_a_logistic_contribution_is_weight_times_input() -> None:
@@ -149,3 +167,19 @@ def test_a_range_that_noise_made_narrow_silences_nobody_ordinary() -> None:
     assert TrainingRange(DESIGN, MEAN, narrow, doubt=0.05).blind  # and this is told beside every prediction
     far = np.array([[100.0, 1.0, 0.0, 0.0]])
     assert TrainingRange(DESIGN, MEAN, narrow, doubt=0.0001).abstain(far) != [""]
+
+
+@pytest.mark.parametrize("scale", ["probability", "root_odds"])
+@pytest.mark.parametrize("noise", [0.0, 2.0])
+def test_few_and_wide_bins_do_not_flatten_the_slope_of_a_model_that_is_right(scale: Scale, noise: float) -> None:
+    rng = np.random.default_rng(5)
+    bins, slopes = 8, []
+    for _ in range(60):
+        score = rng.normal(-1.6, 0.75, 1500)
+        risk = 1.0 / (1.0 + np.exp(-score))
+        counts = score_histogram((rng.random(1500) < risk).astype(np.int8), risk, bins, scale)
+        groups = BinaryScoring(bins, scale=scale).calibration_groups(counts + rng.normal(0.0, noise, 2 * bins), noise)
+        found = recalibration(groups[ONLY])
+        assert found is not None
+        slopes.append(found.b)
+    assert 0.93 < np.mean(slopes) < 1.1  # at the middles of the bins: 0.82 to 0.86
