@@ -3,9 +3,11 @@
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from client import cli_harmonise, cli_import, cli_withdraw
 from client.cli_cohort import add_cohort_commands
+from client.cli_data_images import add_options, check_images, image_folder
 from client.cli_output import Output
 from client.clock import utc
 from client.config import load_config
@@ -18,11 +20,15 @@ from tasks.errors import DataError
 from tasks.mapping import MAPPING_FILE
 from tasks.ms.contract import CONTRACT
 from tasks.ms.dictionary import dictionary_json, dictionary_page
-from tasks.ms.findings import SUMMARY, ContractReport
+from tasks.ms.findings import LOCAL, SUMMARY
 from tasks.ms.quarantine import write_private
 from tasks.ms.reading import holds_contract_tables
 from tasks.ms.report_page import report_page
 from tasks.registry import get_task
+
+if TYPE_CHECKING:
+    from tasks.imaging.report import ImageReport
+    from tasks.ms.validate import Validated
 
 QUARANTINE = "quarantine"
 VALIDATE_EXAMPLES = """examples:
@@ -32,7 +38,9 @@ VALIDATE_EXAMPLES = """examples:
 A folder with mapping.yaml holds the hospital's own table; one with manifest.json, or with patients.csv and the like, tables
 of the data contract (see `wardround-site data dictionary`). Rows that break a rule are written, with reasons, to the
 quarantine; the tables stay as they are. The report names patients by pseudonym: it stays in the hospital.
-exit status: 0 the tables can be used, 1 rows are in quarantine or a file cannot be used, 2 usage or configuration"""
+Images are checked where there are any: in `images` beside the tables (a link to another disk will do), in --images FOLDER,
+or in --folder itself, as BIDS or as its images.yaml says. Each file is read once; --headers is quick and reads no voxel.
+exit status: 0 tables and images can be used, 1 rows are in quarantine or a file cannot be used, 2 usage or configuration"""
 DICTIONARY_EXAMPLE = """example:
   wardround-site data dictionary --html dictionary.html           to read in a browser or to print"""
 
@@ -51,7 +59,8 @@ def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     validate.add_argument(
         "--quarantine", type=Path, metavar="FOLDER", help="where rows that break a rule go (default: in the tables' folder)"
     )
-    validate.add_argument("--allow-quarantine", action="store_true", help="status 0 even if rows are in quarantine")
+    validate.add_argument("--allow-quarantine", action="store_true", help="status 0 even if rows or images are set aside")
+    add_options(validate)
     validate.set_defaults(handler=told_without_cells("the check", _validate))
     about = "the data dictionary: every table, column, code and rule"
     dictionary = kinds.add_parser("dictionary", help=about, description=about, epilog=DICTIONARY_EXAMPLE, formatter_class=shape)
@@ -67,29 +76,65 @@ def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 def _validate(home: Home, args: argparse.Namespace, out: Output) -> int:
     folder = args.folder.expanduser() if args.folder else load_config(home).data
-    if not holds_contract_tables(folder, CONTRACT):
-        return _validate_mapping(home, args, folder, out)
-    report = _checked(folder, args)
+    images = image_folder(folder, args)
+    if holds_contract_tables(folder, CONTRACT):
+        return _validate_tables(home, args, folder, images, out)
+    if images is not None and not (folder / MAPPING_FILE).is_file():
+        return _validate_images(args, images, out)
+    return _validate_mapping(home, args, folder, images, out)
+
+
+def _validate_tables(home: Home, args: argparse.Namespace, folder: Path, images: Path | None, out: Output) -> int:
+    """Tables of the data contract, and the images whose patients they are about."""
+    validated, seen = _checked(folder, images, args)
+    report = validated.report
     shown: dict[str, object] = report.to_dict()
     text = report.to_text()
     if (folder / MAPPING_FILE).is_file():
         mapped = load_cohort(folder, get_task(load_config(home).task).contract).report
         shown, text = {"contract": shown, "mapping": mapped.to_dict()}, f"{text}\n{mapped.to_text()}"
-    _print(shown, text, out)
-    return 0 if report.passed(allow_quarantine=args.allow_quarantine) else 1
+    _print(*_with_images(shown, text, seen), out)
+    good = seen is None or seen.passed(allow_quarantine=args.allow_quarantine)
+    return 0 if good and report.passed(allow_quarantine=args.allow_quarantine) else 1
 
 
-def _checked(folder: Path, args: argparse.Namespace) -> ContractReport:
+def _checked(folder: Path, images: Path | None, args: argparse.Namespace) -> "tuple[Validated, ImageReport | None]":
     from tasks.ms.validate import validate_folder  # here: pandas and pandera are for those who check tables
 
     html = page(args.html) if args.html else None
     share = free(args.share, "--share", _is_summary) if args.share else None
-    report = validate_folder(folder, quarantine=args.quarantine or folder / QUARANTINE).report
+    validated = validate_folder(folder, quarantine=args.quarantine or folder / QUARANTINE)
+    seen = check_images(images, args, validated.accepted) if images else None
     if html:
-        write_private(html, report_page(report, f"{utc()[:16].replace('T', ' ')} UTC"))
+        from tasks.imaging.report_page import TITLE, image_part
+
+        more = [("images", TITLE, image_part(seen))] if seen else []
+        write_private(html, report_page(validated.report, _now(), more))
     if share:
-        write_private(share, json.dumps(report.shareable(), indent=1) + "\n")
-    return report
+        write_private(share, json.dumps(validated.report.shareable(), indent=1) + "\n")
+    return validated, seen
+
+
+def _with_images(shown: dict[str, object], text: str, seen: "ImageReport | None") -> tuple[dict[str, object], str]:
+    return (shown, text) if seen is None else ({**shown, "images": seen.to_dict()}, f"{text}\n{seen.to_text()}")
+
+
+def _validate_images(args: argparse.Namespace, images: Path, out: Output) -> int:
+    """Images alone."""
+    if given := [name for name in ("share", "quarantine") if getattr(args, name)]:
+        raise ConfigError(f"--{given[0]} is for tables of the data contract; {images} holds images")
+    from tasks.imaging.report_page import image_page
+
+    html = page(args.html) if args.html else None
+    seen = check_images(images, args, None)
+    if html:
+        write_private(html, image_page(seen, _now()))
+    _print({"images": seen.to_dict()}, f"{LOCAL}\n{seen.to_text()}", out)
+    return 0 if seen.passed(allow_quarantine=args.allow_quarantine) else 1
+
+
+def _now() -> str:
+    return f"{utc()[:16].replace('T', ' ')} UTC"
 
 
 def _is_summary(path: Path) -> bool:
@@ -99,15 +144,16 @@ def _is_summary(path: Path) -> bool:
         return False
 
 
-def _validate_mapping(home: Home, args: argparse.Namespace, folder: Path, out: Output) -> int:
-    """The hospital's own table, by its mapping."""
+def _validate_mapping(home: Home, args: argparse.Namespace, folder: Path, images: Path | None, out: Output) -> int:
+    """The hospital's own table, by its mapping, and images by themselves."""
     if args.folder and not (folder / MAPPING_FILE).is_file():
-        raise DataError(f"{folder} holds neither {MAPPING_FILE} nor tables of the data contract, such as patients.csv")
+        raise DataError(f"{folder} holds neither {MAPPING_FILE} nor tables of the data contract, such as patients.csv, nor images")
     if given := [name for name in ("html", "share", "quarantine") if getattr(args, name)]:
         raise ConfigError(f"--{given[0]} is for tables of the data contract; {folder} holds a table with {MAPPING_FILE}")
     report = load_cohort(folder, get_task(load_config(home).task).contract).report
-    _print(report.to_dict(), report.to_text(), out)
-    return 0
+    seen = check_images(images, args, None) if images else None
+    _print(*_with_images(report.to_dict(), report.to_text(), seen), out)
+    return 0 if seen is None or seen.passed(allow_quarantine=args.allow_quarantine) else 1
 
 
 def _print(shown: dict[str, object], text: str, out: Output) -> None:

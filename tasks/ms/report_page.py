@@ -19,11 +19,13 @@ TAGS: Final[dict[Severity, Html]] = {
 }
 
 
-def report_page(report: ContractReport, made: str) -> str:
-    """The whole page; `made`: when, as people read it."""
+def report_page(report: ContractReport, made: str, more: Sequence[tuple[str, str, Html]] = ()) -> str:
+    """The whole page; `made`: when, as people read it; `more`: sections that follow, each with anchor and title."""
     grouped = by_table(report.findings)
     links = [("tables", "What became of each table"), ("findings", "What was found")]
-    links += [("complete", "How complete the tables are")] if any(each.columns for each in report.tables) else []
+    complete = any(each.columns for each in report.tables)
+    links += [("complete", "How complete the tables are")] if complete else []
+    links += [(anchor, title) for anchor, title, _ in more]
     body = [
         element("h1", "Check of the hospital's tables"),
         paragraph(f"Data contract version {report.contract_version}{_site(report)}, {made}", class_="sub"),
@@ -34,8 +36,9 @@ def report_page(report: ContractReport, made: str) -> str:
         section("tables", "What became of each table", _tables(report)),
         section("findings", "What was found", *(_found(name, found) for name, found in grouped.items()), *_nothing(grouped)),
     ]
-    if len(links) > 2:
+    if complete:
         body.append(section("complete", "How complete the tables are", *_complete(report)))
+    body += [section(anchor, title, part) for anchor, title, part in more]
     return page("Check of the hospital's tables", body)
 
 
