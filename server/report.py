@@ -141,7 +141,7 @@ def write_report(run_dir: Path, target: Path | None = None) -> Path:
     path = target or folder.report
     plan = folder.plan()
     result, measured = result_of(folder, plan), [read_against(run_dir), read_row_gap(run_dir)]
-    said = [each.words for each in measured if each]
+    said = [f"{each.words[:1].upper()}{each.words[1:]}." for each in measured if each]
     written = page(plan, read_state(run_dir), colluders=folder.roster().colluders, result=result, said=said)
     write_durably(path, written.encode())
     return path
