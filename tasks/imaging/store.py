@@ -35,6 +35,7 @@ class Scan:
     images: Mapping[str, Path]  # by modality: FLAIR, T1w, T2w, T1w_ce; at least one
     mask: Path | None  # of lesions
     scanner: str  # "" if nothing says it
+    subject: str = ""  # as the folder names it
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def _scan(layout: Layout, key: Key, files: Sequence[Found], owner: Owner) -> Sca
             del headers[role]
     mask = _mask(layout, masks, space, headers[reference])
     paths = {role: chosen[role].path for role in MODALITIES if role in headers}
-    return Scan(owner.patient, key[1], owner.day, paths, mask, owner.scanner)
+    return Scan(owner.patient, key[1], owner.day, paths, mask, owner.scanner, key[0])
 
 
 def _space(images: Sequence[Found], masks: Sequence[Found]) -> str:
