@@ -142,7 +142,8 @@ class Foretelling:
             return self._figures(world, told(world.task, models, leaked), leaked)  # type: ignore[arg-type]
         models = self._models(world, arm)
         said = next(iter(models.values())).reported if arm not in ("local", "personalised") else {}
-        found = self._figures(world, told(world.task, models, sides), sides) | self._bedside(world, models)  # type: ignore[arg-type]
+        found = self._figures(world, told(world.task, models, sides), sides)  # type: ignore[arg-type]
+        found |= self._bedside(world, models) if arm != "baseline" else {}
         reported = {"reported": said[self.primary]} if self.primary in said else {}
         return found | reported | {f"reported_{name}": value for name, value in said.items()}
 

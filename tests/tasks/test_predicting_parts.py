@@ -171,10 +171,10 @@ def test_a_range_that_noise_made_narrow_silences_nobody_ordinary() -> None:
 
 @pytest.mark.parametrize("scale", ["probability", "root_odds"])
 @pytest.mark.parametrize("noise", [0.0, 2.0])
-def test_few_and_wide_bins_do_not_flatten_the_slope_of_a_model_that_is_right(scale: Scale, noise: float) -> None:
+def test_wide_bins_do_not_flatten_the_slope_of_a_model_that_is_right(scale: Scale, noise: float) -> None:
     rng = np.random.default_rng(5)
-    bins, slopes = 8, []
-    for _ in range(60):
+    bins, slopes = 16, []
+    for _ in range(100):
         score = rng.normal(-1.6, 0.75, 1500)
         risk = 1.0 / (1.0 + np.exp(-score))
         counts = score_histogram((rng.random(1500) < risk).astype(np.int8), risk, bins, scale)
@@ -182,4 +182,16 @@ def test_few_and_wide_bins_do_not_flatten_the_slope_of_a_model_that_is_right(sca
         found = recalibration(groups[ONLY])
         assert found is not None
         slopes.append(found.b)
-    assert 0.93 < np.mean(slopes) < 1.1  # at the middles of the bins: 0.82 to 0.86
+    assert 0.96 < np.mean(slopes) < 1.04  # at the middles of the bins: 0.94 to 0.96
+
+
+def test_a_model_with_few_values_is_recalibrated_about_as_at_the_middles_of_its_bins() -> None:
+    rng, bins, slopes = np.random.default_rng(6), 16, []
+    for _ in range(60):
+        score = rng.choice([-1.2, -0.7, -0.2], size=2000, p=[0.6, 0.3, 0.1])
+        risk = 1.0 / (1.0 + np.exp(-score))
+        counts = score_histogram((rng.random(2000) < risk).astype(np.int8), risk, bins, "root_odds")
+        found = recalibration(BinaryScoring(bins, scale="root_odds").calibration_groups(counts.astype(float), 0.0)[ONLY])
+        assert found is not None
+        slopes.append(found.b)
+    assert 0.8 < np.mean(slopes) < 1.2
