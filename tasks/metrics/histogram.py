@@ -51,8 +51,8 @@ def mean_places(counts: Floats, noise_std: float = 0.0) -> Floats:
     """Where the patients of each of equally wide bins are on average, (bins,) on a scale from 0 to 1.
 
     Most of a bin's patients are on the side of the crowd: its middle is too far out, and a slope over middles too flat. Sheppard's
-    (1898) correction for a normal crowd: w^2 / 12 / variance of the way to the mean; at most a twelfth, as few values in few bins are
-    no such crowd. `counts` (bins,), each with noise of `noise_std`: the less the variance is known, the less is moved.
+    (1898) correction for a normal crowd: w^2 / 12 / variance of the way to the mean; at most a twelfth, as few values in few bins
+    are no such crowd. `counts` (bins,), each with noise of `noise_std`: the less the variance is known, the less is moved.
     """
     bins = len(counts)
     middles, width = (np.arange(bins) + 0.5) / bins, 1.0 / bins
