@@ -95,9 +95,10 @@ class Effects:
     def _against_truth(self, world: World, outputs: Told) -> dict[str, float]:
         """Over test records of all sites, and of small ones, each record once."""
         true = {site: self._true_sides(world, site).values[:, 0] for site in world.sites}
-        found = {site: outputs[site][:, EFFECT, :].mean(-1) for site in world.sites}
-        every, small = _joined(true, world.sites), [site for site in world.small if len(true[site])]
-        guess = _joined(found, world.sites)
+        tested = [site for site in world.sites if len(true[site])]
+        found = {site: outputs[site][:, EFFECT, :].mean(-1) for site in tested}
+        every, small = _joined(true, tested), [site for site in world.small if site in tested]
+        guess = _joined(found, tested)
         error = {"small": sqrt_pehe(_joined(found, small), _joined(true, small))} if small else {}
         return error | {
             "sqrt_pehe": sqrt_pehe(guess, every),
