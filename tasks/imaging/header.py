@@ -90,8 +90,12 @@ def open_stream(path: Path) -> Iterator[IO[bytes]]:
 def read_header(path: Path) -> Header:
     """The header of `path`, judged; `ImageError` if the file cannot be used as a volume. Nothing of the size it claims is held."""
     with open_stream(path) as stream:
-        block = stream.read(540)
-    return parse_header(block)
+        return header_of(stream)
+
+
+def header_of(stream: IO[bytes]) -> Header:
+    """The header at the begin of a stream."""
+    return parse_header(stream.read(540))
 
 
 def parse_header(block: bytes) -> Header:
@@ -190,10 +194,15 @@ def _geometry(raw: Nifti1Header, shape: Shape) -> tuple[Affine, list[Remark]]:
 
 def _affine(raw: Nifti1Header, shape: Shape) -> tuple[Affine, list[Remark]]:
     """The affine as it is written, in the file's unit: the sform, else the qform."""
+    sform, remarks = raw.get_sform(coded=True)[0], []
+    if raw["pixdim"][0] == 0:  # 0 counts as 1, as the format has it
+        raw["pixdim"][0] = 1
     try:
-        sform, qform = raw.get_sform(coded=True)[0], raw.get_qform(coded=True)[0]
+        qform = raw.get_qform(coded=True)[0]
     except (HeaderDataError, ValueError, np.linalg.LinAlgError):
-        raise ImageError("affine", "the rotation in its header is none") from None
+        if sform is None:
+            raise ImageError("affine", "the rotation in its header is none") from None
+        qform, remarks = None, [Remark("forms_differ", "the qform is no rotation")]
     chosen = sform if sform is not None else qform
     if chosen is None:
         raise ImageError("no_position", "its header does not say which way the head lies (qform and sform are both unset)")
@@ -201,7 +210,7 @@ def _affine(raw: Nifti1Header, shape: Shape) -> tuple[Affine, list[Remark]]:
     if not np.isfinite(affine).all() or min(spacing_of(affine)) == 0 or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
         raise ImageError("affine", "the position in its header is not finite, or flattens the image")
     if sform is None or qform is None or not np.isfinite(qform).all():
-        return affine, []
+        return affine, remarks
     apart = float(np.linalg.norm(corners(shape, affine) - corners(shape, qform), axis=1).max())
     return affine, [Remark("forms_differ", f"by {apart:.1f}")] if apart > APART * min(spacing_of(affine)) else []
 

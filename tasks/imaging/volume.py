@@ -22,10 +22,11 @@ from numpy.typing import DTypeLike, NDArray
 
 from tasks.imaging.errors import ImageError
 from tasks.imaging.geometry import Affine, Shape, spacing_of
-from tasks.imaging.header import Header, Remark, open_stream, read_header
+from tasks.imaging.header import Header, Remark, header_of, open_stream
 
 BLOCK: Final = 1 << 20
 CUT: Final = 0.5  # where a mask of fractions is cut
+ROUNDING: Final = 1e-3  # by which interpolation and scaled integers may pass 0 and 1 in such a mask
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,10 @@ def read_lesions(path: Path) -> Read:
     marked = data != 0
     if not marked.any():
         remarks.append(Remark("empty_mask", ""))
-    elif data.min() < 0:
+    elif data.min() < -ROUNDING:
         raise ImageError("mask_values", "it has values below 0")
-    elif data.max() > data[marked].min():
-        if data.max() > 1:
+    elif data.min() < 0 or data.max() > data[marked].min():
+        if data.max() > 1 + ROUNDING:
             raise ImageError("mask_values", "it has several values besides 0, and nothing says which of them are lesions")
         remarks.append(Remark("mask_fractions", f"cut at {CUT:g}"))
         marked = data >= CUT
@@ -108,8 +109,10 @@ def read_lesions(path: Path) -> Read:
 
 
 def _read(path: Path) -> tuple[Header, NDArray[np.float32], str, tuple[Remark, ...]]:
-    header = read_header(path)
-    raw = _raw_voxels(path, header)
+    with open_stream(path) as stream:  # opened once: a file replaced meanwhile would lend its voxels to the old one's position
+        header = header_of(stream)
+        stream.seek(0)
+        raw = _raw_voxels(stream, header)
     digest = hashlib.sha256(f"{header.shape} {header.dtype.str} ".encode())
     digest.update(raw)
     stored = np.frombuffer(raw, dtype=header.dtype).reshape(header.shape, order="F")
@@ -125,18 +128,17 @@ def _read(path: Path) -> tuple[Header, NDArray[np.float32], str, tuple[Remark, .
     return header, data, digest.hexdigest(), (*header.remarks, remark)
 
 
-def _raw_voxels(path: Path, header: Header) -> bytearray:
+def _raw_voxels(stream: IO[bytes], header: Header) -> bytearray:
     """The voxels' bytes, exactly; memory grows with what is there, not with what the header claims."""
-    with open_stream(path) as stream:
-        _skip(stream, header.offset)
-        raw = bytearray()
-        while len(raw) < header.voxel_bytes:
-            block = stream.read(min(BLOCK, header.voxel_bytes - len(raw)))
-            if not block:
-                raise ImageError("damaged", f"it breaks off after {len(raw)} of {header.voxel_bytes} bytes of voxels")
-            raw += block
-        if stream.read(1):  # the end is reached on purpose: only then is the check sum compared
-            raise ImageError("damaged", "it goes on after the last voxel that its header claims")
+    _skip(stream, header.offset)
+    raw = bytearray()
+    while len(raw) < header.voxel_bytes:
+        block = stream.read(min(BLOCK, header.voxel_bytes - len(raw)))
+        if not block:
+            raise ImageError("damaged", f"it breaks off after {len(raw)} of {header.voxel_bytes} bytes of voxels")
+        raw += block
+    if stream.read(1):  # the end is reached on purpose: only then is the check sum compared
+        raise ImageError("damaged", "it goes on after the last voxel that its header claims")
     return raw
 
 

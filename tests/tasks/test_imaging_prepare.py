@@ -329,6 +329,20 @@ def test_a_lesion_outside_the_box_around_the_head_is_counted(phantom: PhantomSca
     assert found.mask_ml_outside == pytest.approx(0.512, abs=0.001)
 
 
+@pytest.mark.parametrize("tilt_deg", [3.0, 30.0])
+def test_a_turned_mask_inside_the_box_is_not_said_to_be_outside(phantom: PhantomScan, tmp_path: Path, tilt_deg: float) -> None:
+    image = phantom.images["FLAIR"]
+    centre = image.affine @ np.array([*(np.array(image.shape) - 1) / 2, 1.0])
+    mask = ball((21, 23, 25), 9.0)
+    turned = volume(mask.data, (1.0, 1.0, 1.0), tilt_deg)
+    turned.affine[:3, 3] = centre[:3] - turned.affine[:3, :3] @ (np.array(mask.shape) - 1) / 2
+    for spacing in ((1.5, 1.5, 3.0), (4.0, 4.0, 4.0), (1.0, 1.0, 1.0)):
+        found = prepare(written(tmp_path / "a", {"FLAIR": image}, turned), Recipe(spacing, ("FLAIR",)))
+        assert found.mask is not None
+        assert found.mask.any()
+        assert found.mask_ml_outside == 0
+
+
 def test_without_a_crop_and_a_spacing_the_grid_is_the_images(phantom: PhantomScan, tmp_path: Path) -> None:
     found = prepare(written(tmp_path, phantom.images), Recipe(None, ("FLAIR",), crop="none"))
     assert found.channels.shape[1:] == phantom.images["FLAIR"].shape
@@ -351,6 +365,12 @@ def test_a_file_that_is_gone_is_an_image_error(tmp_path: Path) -> None:
 
 
 # -- recipes ------------------------------------------------------------------------------------------------------------------
+
+
+def test_equal_recipes_have_equal_digests_however_their_numbers_are_written() -> None:
+    whole = Recipe((1, 2, 1), ("FLAIR", "T1w"), margin_mm=8, low=-5, high=10)
+    assert whole == Recipe((1.0, 2.0, 1.0))
+    assert whole.digest == Recipe((1.0, 2.0, 1.0)).digest
 
 
 def test_every_field_of_a_recipe_is_in_its_digest() -> None:

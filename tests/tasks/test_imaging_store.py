@@ -185,6 +185,34 @@ def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
             open_store(folder)
 
 
+@pytest.mark.parametrize("where", ["sub-02/FLAIR.nii.gz", "sub-02/Ses-01/anat/sub-02_ses-01_FLAIR.nii.gz"])
+def test_a_subject_whose_images_lie_elsewhere_than_bids_has_them_is_told(tmp_path: Path, where: str) -> None:
+    right_session(tmp_path, "01")
+    put(tmp_path / where, nifti(voxels("astray")))
+    found = [each.place for each in open_store(tmp_path).findings if each.rule.name == "no_image"]
+    assert found == ["subject 02"]
+
+
+@pytest.mark.parametrize(
+    "table", ["session_id\tday\r\nses-01\t12\r\n\t\r\n\t\r\n", "\ufeffsession_id \t day\r\nses-01\t12\r\n"]
+)
+def test_what_a_spreadsheet_adds_to_a_table_hinders_nothing(tmp_path: Path, table: str) -> None:
+    right_session(tmp_path, "01", day=None)
+    (tmp_path / "sub-01/sub-01_sessions.tsv").write_bytes(table.encode())
+    store = open_store(tmp_path)
+    assert store.scans[0].day == 12
+    assert "side_file" not in rules(store)
+
+
+@pytest.mark.parametrize("target", ["images", "/no/such/disk"])
+def test_a_link_to_images_that_leads_nowhere_is_refused_and_never_taken_for_no_images(tmp_path: Path, target: str) -> None:
+    (tmp_path / "images").symlink_to(target)
+    beside = images_beside(tmp_path)
+    assert beside is not None
+    with pytest.raises(DataError, match="link that leads nowhere.*mounted"):
+        open_store(beside)
+
+
 # -- a map --------------------------------------------------------------------------------------------------------------------
 
 MAP = """format: wardround/images
@@ -294,6 +322,14 @@ def test_a_name_twice_in_a_template_must_be_the_same_name(tmp_path: Path) -> Non
         'format: wardround/images\nformat_version: 1\nscans: "{patient}/{patient}_{session}"\nimages:\n  FLAIR: FLAIR.nii.gz\n'
     )
     assert [(scan.patient, scan.session) for scan in open_store(tmp_path).scans] == [("A", "1")]
+
+
+def test_folders_whose_names_cannot_be_a_patient_or_a_session_are_told(tree: Path) -> None:
+    for folder in ("Two Words/a", "p_3/2 b"):
+        put(tree / folder / "FLAIR.nii.gz", nifti(voxels(folder)))
+    store = open_store(tree)
+    assert len(store.scans) == 3
+    assert sorted(each.place for each in store.findings if each.rule.name == "name") == ["Two Words", "p_3/2 b"]
 
 
 # -- real folders -------------------------------------------------------------------------------------------------------------

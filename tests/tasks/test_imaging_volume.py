@@ -121,6 +121,57 @@ def test_a_mask_is_0_and_1_whatever_marks_it(tmp_path: Path) -> None:
     assert [each.code for each in read.remarks] == ["mask_fractions"]
 
 
+def test_a_mask_of_fractions_that_rounding_moved_past_0_or_1_is_cut_like_any_other(tmp_path: Path) -> None:
+    mask = lesion("a")
+    soft = mask.astype(np.float32)
+    soft[tuple(np.argwhere(mask)[0])] = 1.0001
+    soft[tuple(np.argwhere(mask == 0)[0])] = -1e-7
+    read = read_lesions(put(tmp_path / "a.nii.gz", nifti(soft)))
+    assert np.array_equal(read.volume.data, mask)
+    assert [each.code for each in read.remarks] == ["mask_fractions"]
+    for wrong in (-0.1, 1.1):
+        soft[0, 0, 0] = wrong
+        with pytest.raises(ImageError) as caught:
+            read_mask(put(tmp_path / "b.nii.gz", nifti(soft)))
+        assert caught.value.code == "mask_values"
+
+
+@pytest.mark.parametrize("codes", [(1, 0), (1, 1)])
+def test_a_qfac_of_0_counts_as_1_as_the_format_has_it(tmp_path: Path, codes: tuple[int, int]) -> None:
+    path = put(tmp_path / "a.nii.gz", patched(nifti(DATA), codes=codes, pixdim=(0, 2, 2, 2, 1, 1, 1, 1)))
+    read = read_image(path)
+    assert np.allclose(read.volume.affine, nib.load(path).affine)
+    assert np.allclose(read.volume.affine, AFFINE)
+    assert read.remarks == ()
+
+
+def test_a_qform_that_is_none_hinders_no_image_with_an_sform_and_is_told(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.nii.gz", patched(nifti(DATA), quatern=(5.0, 5.0, 5.0, 0, 0, 0)))
+    read = read_image(path)
+    assert np.allclose(read.volume.affine, AFFINE)
+    assert [each.code for each in read.remarks] == ["forms_differ"]
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_one_of_the_two_and_no_mixture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flipped = np.diag([-1.0, 1, 1, 1]) @ AFFINE
+    path, other = put(tmp_path / "a.nii.gz", nifti(DATA)), put(tmp_path / "b.nii.gz", nifti(voxels("two"), flipped))
+    opened = Path.open
+
+    def swapping(self: Path, mode: str = "r") -> object:
+        handle = opened(self, mode)
+        if other.exists():
+            other.replace(path)
+        return handle
+
+    monkeypatch.setattr(Path, "open", swapping)
+    read = read_volume(path)
+    assert not other.exists()
+    assert np.array_equal(read.data, DATA)
+    assert np.allclose(read.affine, AFFINE)
+
+
 # -- what is refused ----------------------------------------------------------------------------------------------------------
 
 
