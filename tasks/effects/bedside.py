@@ -42,9 +42,10 @@ def _fitted(cells: Floats, noise_std: float) -> tuple[Floats, Floats]:
     slopes = inputs.T @ ((trust * counts)[:, None] * inputs)
     centre, sd = np.array(PRIOR).T
     prior, theta = np.diag(sd**-2), centre
+    unseen = 1.0 / (max(float(cells.sum()), 0.0) + 2.0)  # as one more patient adds (Laplace): few of one fate make nothing certain
     for _ in range(STEPS):
         rest = outcome - inputs @ theta
-        spread = trust**2 * np.maximum(counts + noise_std**2, 0.0) * rest**2
+        spread = trust**2 * np.maximum(counts + noise_std**2, 0.0) * (rest**2 + unseen)
         errors = inputs.T @ (spread[:, None] * inputs) + LEAST * np.eye(len(theta))
         weighed = np.linalg.solve(errors, slopes)  # both are symmetric
         precision = slopes @ weighed + prior

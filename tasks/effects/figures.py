@@ -64,12 +64,16 @@ def ad_wabc(cells: Floats) -> Floats:
 
 
 def policy_gain(cells: Floats) -> Floats:
-    """Events avoided, per patient, by giving high efficacy only to those predicted to benefit, compared with giving it to all."""
+    """Events avoided, per patient, by giving high efficacy only to those predicted to benefit, compared with giving it to all.
+
+    NaN of nobody.
+    """
     bins = cells.shape[-3]
     harmed = cells[..., bins // 2 :, :, :]  # 0 is a bound
     spared = difference(harmed.sum(-3)).value
-    share = np.maximum(harmed.sum((-3, -2, -1)), 0.0) / np.maximum(cells.sum((-3, -2, -1)), 1e-12)
-    return np.asarray(np.where(np.isnan(spared), 0.0, share * spared))
+    patients = cells.sum((-3, -2, -1))
+    share = np.maximum(harmed.sum((-3, -2, -1)), 0.0) / np.maximum(patients, 1e-12)
+    return np.asarray(np.where(patients > 0, np.where(np.isnan(spared), 0.0, share * spared), np.nan))
 
 
 def slope(cells: Floats) -> Floats:

@@ -98,9 +98,12 @@ def _places(layout: Layout, top: Path) -> Iterator[_Place]:
         if not LABEL.fullmatch(sub):
             layout.find("name", subject, "a subject's label has letters and digits alone")
             continue
-        if layout.within(subject / "anat") and (subject / "anat").is_dir():
+        sessions, plain = list(layout.folders(subject, "ses-")), layout.within(subject / "anat") and (subject / "anat").is_dir()
+        if plain:
             yield _Place((sub, ""), subject / "anat")
-        for session in layout.folders(subject, "ses-"):
+        elif not sessions and top == layout.root and not any(subject.glob("ses-*")) and not (subject / "anat").is_symlink():
+            layout.sessions.add((sub, ""))
+        for session in sessions:
             ses = session.name.removeprefix("ses-")
             if not LABEL.fullmatch(ses):
                 layout.find("name", session, "a session's label has letters and digits alone")

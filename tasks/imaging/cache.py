@@ -84,10 +84,16 @@ class Cache:
             raise CacheError(f"{workers} workers: at least 1")
         self._ready()
         found: dict[int, Outcome] = {}
-        for number, outcome in self._outcomes(scans, workers):
-            found[number] = outcome
-            if done is not None:
-                done(scans[number], outcome)
+        try:
+            for number, outcome in self._outcomes(scans, workers):
+                found[number] = outcome
+                if done is not None:
+                    done(scans[number], outcome)
+        except MemoryError as error:
+            raise CacheError(
+                f"the memory does not suffice for {workers} workers: run again with fewer workers, or a larger spacing in the"
+                " recipe; what is finished is kept"
+            ) from error
         return tuple(found[number] for number in range(len(scans)))
 
     def unused(self, kept: Iterable[Outcome]) -> tuple[str, ...]:
@@ -105,8 +111,8 @@ class Cache:
         """What the folder holds of other recipes."""
         if not self.folder.is_dir():
             return ()
-        others = [path for path in sorted(self.folder.iterdir()) if path != self.place and (path / "recipe.json").is_file()]
-        return tuple(Stale(path, *_size(path)) for path in others)
+        others = [path for path in sorted(self.folder.iterdir()) if path != self.place and not path.is_symlink()]
+        return tuple(Stale(path, *_size(path)) for path in others if (path / "recipe.json").is_file())
 
     def remove_stale(self) -> None:
         """Removes the entries of other recipes; files that are none of ours stay, with their folder."""

@@ -70,14 +70,15 @@ def folder_words(key: Key) -> str:
 
 def owned(layout: Layout, links: Links | None) -> dict[Key, Owner]:
     """Whose each session is, and its day; sessions that contradict the tables are findings and left out."""
-    keys = sorted(layout.sessions | {each.key for each in layout.files if each.role in MODALITIES})
+    with_images = {each.key for each in layout.files if each.role in MODALITIES}
+    keys = sorted(layout.sessions | with_images)
     if links is None:
         found = {key: Owner(key[0], layout.days.get(key), layout.scanners.get(key, "")) for key in keys}
     else:
         found = _by_tables(layout, links, keys)
         _unseen(layout, links, keys, found)
     for key, owner in found.items():
-        if owner.day is None:
+        if owner.day is None and key in with_images:
             layout.findings.append(Finding(rule_called("no_day"), folder_words(key)))
     return found
 

@@ -35,6 +35,7 @@ FORMAT: Final = "wardround/images"
 FORMAT_VERSION: Final = "1"
 KNOWN: Final = ("format", "format_version", "root", "scans", "images", "mask", "change", "sessions")
 PLACES: Final = {"{patient}": f"(?P<patient>{PATTERNS['id']})", "{session}": "(?P<session>[A-Za-z0-9][A-Za-z0-9.-]{0,39})"}
+ANYTHING: Final = {"{patient}": "(?P<patient>.+)", "{session}": "(?P<session>.+)"}
 
 
 @dataclass(frozen=True)
@@ -131,23 +132,25 @@ def _scans(layout: Layout, template: str) -> Iterator[tuple[Key, Path]]:
 
 
 def _fitting(layout: Layout, folder: Path, part: str, known: Mapping[str, str]) -> Iterator[tuple[Path, dict[str, str]]]:
-    pattern = _pattern(part, known)
+    pattern, loose = _pattern(part, known, PLACES), _pattern(part, known, ANYTHING)
     for path in layout.folders(folder):
         if match := pattern.fullmatch(path.name):
             yield path, {**known, **match.groupdict()}
+        elif loose.fullmatch(path.name):
+            layout.find("name", path, "a patient or a session has letters, digits and . - alone, a patient also _, at most 40")
 
 
-def _pattern(part: str, known: Mapping[str, str]) -> re.Pattern[str]:
+def _pattern(part: str, known: Mapping[str, str], places: Mapping[str, str]) -> re.Pattern[str]:
     """One part of the template; what is known already, or stands there twice, must be the same again."""
     pieces, seen = [], set(known)
     for piece in re.split(r"(\{patient\}|\{session\})", part):
         name = piece.strip("{}")
-        if piece not in PLACES:
+        if piece not in places:
             pieces.append(re.escape(piece))
         elif name in known:
             pieces.append(re.escape(known[name]))
         else:
-            pieces.append(f"(?P={name})" if name in seen else PLACES[piece])
+            pieces.append(f"(?P={name})" if name in seen else places[piece])
             seen.add(name)
     return re.compile("".join(pieces))
 

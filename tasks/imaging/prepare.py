@@ -22,11 +22,11 @@ from tasks.imaging.errors import ImageError
 from tasks.imaging.geometry import Affine
 from tasks.imaging.head import head_box, normalised
 from tasks.imaging.layout import MODALITIES
-from tasks.imaging.resample import Flags, Grid, grid_of, resampled, resampled_mask, respaced
+from tasks.imaging.resample import SNAP_VOXELS, Flags, Grid, grid_of, resampled, resampled_mask, respaced
 from tasks.imaging.store import Scan
 from tasks.imaging.volume import Volume, read_mask, read_volume
 
-VERSION: Final = 1  # of what these modules compute: raise it with any change of a prepared value, and every entry is made anew
+VERSION: Final = 2  # of what these modules compute: raise it with any change of a prepared value, and every entry is made anew
 SPACING_MM: Final = (0.2, 10.0)  # smallest and largest that a recipe may ask for
 LEAST_SHARED: Final = 0.5  # of the head's box that a sequence must cover
 
@@ -48,9 +48,11 @@ class Recipe:
     version: int = VERSION
 
     def __post_init__(self) -> None:
-        if self.spacing_mm is not None and not all(SPACING_MM[0] <= side <= SPACING_MM[1] for side in self.spacing_mm):
+        if self.spacing_mm is not None and (
+            len(self.spacing_mm) != 3 or not all(SPACING_MM[0] <= side <= SPACING_MM[1] for side in self.spacing_mm)
+        ):
             raise ContractError(
-                f"spacing {self.spacing_mm} mm: each from {SPACING_MM[0]} to {SPACING_MM[1]}, or none for the scan's own"
+                f"spacing {self.spacing_mm} mm: three, each from {SPACING_MM[0]} to {SPACING_MM[1]}, or none for the scan's own"
             )
         if not self.modalities or len(set(self.modalities)) < len(self.modalities) or not set(self.modalities) <= set(MODALITIES):
             raise ContractError(f"modalities {list(self.modalities)}: one or more of {list(MODALITIES)}, each once")
@@ -65,8 +67,10 @@ class Recipe:
 
     @property
     def text(self) -> str:
-        """Canonical JSON of all fields."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        """Canonical JSON of all fields; a number is the same written as 1 and as 1.0."""
+        spacing = None if self.spacing_mm is None else [float(side) for side in self.spacing_mm]
+        numbers = {name: float(getattr(self, name)) + 0.0 for name in ("margin_mm", "low", "high")}  # + 0.0: no negative zero
+        return json.dumps({**asdict(self), **numbers, "spacing_mm": spacing}, sort_keys=True, separators=(",", ":"))
 
     @property
     def digest(self) -> str:
@@ -149,10 +153,18 @@ def _mask(path: Path | None, grid: Grid) -> tuple[Flags | None, float | None, fl
         return None, None, 0.0
     drawn = read_mask(path).canonical()
     drawn_ml = float(np.count_nonzero(drawn.data > 0.5)) * grid_of(drawn).voxel_ml
-    mask = resampled_mask(drawn, grid)
-    outside_ml = drawn_ml - float(np.count_nonzero(mask)) * grid.voxel_ml
-    half_a_voxel = 0.5001 * grid.voxel_ml  # what rounding to whole voxels may cost
-    return mask, drawn_ml, outside_ml if outside_ml > half_a_voxel else 0.0
+    return resampled_mask(drawn, grid), drawn_ml, _outside_ml(drawn, grid)
+
+
+def _outside_ml(mask: Volume, grid: Grid) -> float:
+    """Volume of the mask's voxels whose centres lie beyond `grid`, by position: what resampling rounds is not counted."""
+    between = np.linalg.solve(grid.affine, mask.affine)  # index of the mask -> index of the grid
+    ends = np.asarray(grid.shape) - 0.5
+    count = 0
+    for x, plane in enumerate(mask.data):  # plane by plane: places of all voxels of a full mask would be gigabytes
+        at = np.argwhere(plane > 0.5) @ between[:3, 1:3].T + (between[:3, 0] * x + between[:3, 3])
+        count += int(np.count_nonzero(((at < -0.5 - SNAP_VOXELS) | (at > ends + SNAP_VOXELS)).any(axis=1)))
+    return count * grid_of(mask).voxel_ml
 
 
 def _shape(channels: NDArray[Any]) -> tuple[int, int, int]:

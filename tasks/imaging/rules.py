@@ -160,7 +160,7 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule(
         "name",
         "warning",
-        "Files in anat are named as BIDS says.",
+        "Folders of subjects and sessions, and files in anat, are named as BIDS or the map says.",
         "It is not used. Rename it, or say in images.yaml which file is what.",
     ),
     Rule("misplaced", "error", "A file's name has the subject and session of its folder.", "Find out which is right."),

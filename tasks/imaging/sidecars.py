@@ -45,12 +45,13 @@ def read_table(path: Path, key: str, also: str = "") -> Sequence[Row]:
         rows = list(csv.reader(io.StringIO(_text(path), newline=""), delimiter="\t", strict=True))
     except csv.Error:
         raise SideFileError("it is no table with tabs") from None
-    header = rows[0] if rows else []
+    rows = [row for row in rows if any(cell.strip() for cell in row)]  # spreadsheets end a table with rows of empty cells
+    header = [name.strip() for name in rows[0]] if rows else []
     if key not in header or len(set(header)) != len(header):
         raise SideFileError(f"its first line lacks {key}, or has a column twice")
-    if any(len(row) != len(header) for row in rows[1:] if row):
+    if any(len(row) != len(header) for row in rows[1:]):
         raise SideFileError("a row has more or fewer cells than the first line")
-    found = [{name: _cell(cell) for name, cell in zip(header, row, strict=True)} for row in rows[1:] if row]
+    found = [{name: _cell(cell) for name, cell in zip(header, row, strict=True)} for row in rows[1:]]
     if len({(row[key], row.get(also)) for row in found}) != len(found):
         raise SideFileError("two of its rows are about the same")
     return found

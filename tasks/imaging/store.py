@@ -63,9 +63,10 @@ def holds_images(folder: Path) -> bool:
 
 
 def images_beside(tables: Path) -> Path | None:
-    """The image folder of a site's tables: `images` beside them. It may be a link to another disk."""
+    """The image folder of a site's tables: `images` beside them. It may be a link to another disk; one that leads nowhere is no
+    sign that there are no images: `open_store` refuses it."""
     folder = tables / IMAGES
-    return folder if folder.is_dir() else None
+    return folder if folder.is_dir() or folder.is_symlink() else None
 
 
 def open_store(folder: Path, links: Links | None = None) -> Store:
@@ -73,9 +74,11 @@ def open_store(folder: Path, links: Links | None = None) -> Store:
 
     `DataError` if it is no image folder, `MappingError` if its map is wrong. What single files lack is in the findings.
     """
-    root = folder.resolve()
-    if not root.is_dir() or not holds_images(root):
+    if folder.is_symlink() and not folder.exists():
+        raise DataError(f"{folder} is a link that leads nowhere: is the disk with the images mounted?")
+    if not holds_images(folder):
         raise DataError(f"{folder} holds neither {MAP_FILE} nor folders sub-*: it is no image folder")
+    root = folder.resolve()
     layout = find_mapped(root) if (root / MAP_FILE).is_file() else find_bids(root)
     usable = owned(layout, links)
     scans = []

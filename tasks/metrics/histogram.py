@@ -52,7 +52,8 @@ def mean_places(counts: Floats, noise_std: float = 0.0) -> Floats:
 
     Most of a bin's patients are on the side of the crowd: its middle is too far out, and a slope over middles too flat. Sheppard's
     (1898) correction for a normal crowd: w^2 / 12 / variance of the way to the mean; at most a twelfth, as few values in few bins
-    are no such crowd. `counts` (bins,), each with noise of `noise_std`: the less the variance is known, the less is moved.
+    are no such crowd, and never out of the bin. `counts` (bins,), each with noise of `noise_std`: the less the variance is known,
+    the less is moved.
     """
     bins = len(counts)
     middles, width = (np.arange(bins) + 0.5) / bins, 1.0 / bins
@@ -61,7 +62,8 @@ def mean_places(counts: Floats, noise_std: float = 0.0) -> Floats:
         return middles
     off = middles - min(max(float(counts @ middles) / total, 0.0), 1.0)
     variance = (float(counts @ off**2) + DOUBT * noise_std * math.sqrt(float((off**4).sum()))) / total - width**2 / 12.0
-    return np.asarray(middles - width**2 / 12.0 / max(variance, width**2) * off, dtype=np.float64)
+    moved = width**2 / 12.0 / max(variance, width**2) * off
+    return np.asarray(middles - np.clip(moved, -width / 2.0, width / 2.0), dtype=np.float64)
 
 
 def edges(bins: int, scale: Scale = "probability") -> Floats:

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from tasks.features import Design, Inputs
 from tasks.models import split_parameters
 
-STEPS: Final = (64, 512, 4096)  # of the path, midpoint rule: 64 are exact for linear models; more where a bend falls between two
-EXACT: Final = 1e-3  # of the score: what contributions may be off by, if so many steps can help it
+STEPS: Final = (64, 512)  # of the path, midpoint rule: 64 are exact for linear models; more where a bend falls between two
+EXACT: Final = 1e-3  # of the score: what is left over, above which more steps are taken
 Floats = NDArray[np.float64]
 Score = Callable[[Tensor], Tensor]  # outputs (batch, ...) of a model -> one number each, (batch,)
 
@@ -39,7 +39,13 @@ def contributions(model: nn.Module, weights: NDArray[np.float32], inputs: Inputs
         if len(left):
             found[left] = _integrated(scored, ends[left], steps)
             left = torch.nonzero((found.sum(1) - whole).abs() > EXACT)[:, 0]
-    return np.asarray(found.numpy(), dtype=np.float64)
+    return np.asarray(_closed(found, whole).numpy(), dtype=np.float64)
+
+
+def _closed(found: Tensor, whole: Tensor) -> Tensor:
+    """`found` (n_records, n_inputs) with what the steps left over shared out by size, so that rows sum to `whole` (n_records,)."""
+    size = found.abs()
+    return found + (whole - found.sum(1))[:, None] * size / size.sum(1, keepdim=True).clamp(min=1e-300)
 
 
 def _integrated(scored: Score, ends: Tensor, steps: int) -> Tensor:

@@ -94,6 +94,16 @@ def test_an_empty_histogram_tells_nothing_but_the_model() -> None:
     assert (high - low > 100).all()
 
 
+@pytest.mark.parametrize("happened", [0, 1])
+def test_few_patients_of_one_fate_do_not_make_an_effect_certain(happened: int) -> None:
+    few = np.zeros((BINS, STRATA, ARMS))
+    few[4:8, 1:4, [happened, 2 + happened]] = 1.0  # 12 treated, 12 not; of 12 alike the true share may be a quarter off
+    value, low, high = told(few, 0.0)
+    assert (low <= 0.0).all()
+    assert (high >= 0.0).all()
+    assert (high - low > 20).all(), value
+
+
 def test_the_scoring_corrects_and_what_lies_outside_the_overlap_has_no_say() -> None:
     scoring = EffectScoring(BINS)
     assert isinstance(scoring, Corrects)

@@ -190,6 +190,12 @@ def test_any_histogram_gives_figures_that_are_numbers(seed: int, bins: int, nois
     assert {"effect_found", "order_found"} <= set(found)
 
 
+@pytest.mark.parametrize("noise", [0.0, 2.0])
+def test_of_nobody_no_figure_is_told(noise: float) -> None:
+    scoring = EffectScoring(4)
+    assert set(scoring.figures(np.zeros(scoring.cells), noise_std=noise)) == {"effect_found", "order_found", "noise_dominates"}
+
+
 def test_an_output_that_is_no_number_is_counted_outside_and_nowhere_else() -> None:
     scoring = EffectScoring(BINS)
     found = scored(*people(8, 6))

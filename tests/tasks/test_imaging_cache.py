@@ -258,6 +258,19 @@ def test_entries_of_other_recipes_can_be_listed_and_removed(cache: Cache, scans:
     assert states(cache.fill(scans[:1])) == ["kept"]
 
 
+def test_a_link_to_another_cache_is_not_followed_when_stale_entries_are_removed(
+    cache: Cache, scans: tuple[Scan, ...], tmp_path: Path
+) -> None:
+    elsewhere = Cache(tmp_path / "elsewhere", cache.recipe)
+    (made,) = elsewhere.fill(scans[:1])
+    cache.fill(scans[:1])
+    (cache.folder / "link").symlink_to(elsewhere.place)
+    assert cache.stale() == ()
+    cache.remove_stale()
+    assert made.entry is not None
+    assert made.entry.path.is_file()
+
+
 def test_foreign_files_are_never_removed(cache: Cache, scans: tuple[Scan, ...]) -> None:
     other = Cache(cache.folder, replace(RECIPE, high=9.0))
     other.fill(scans[:1])
@@ -275,6 +288,20 @@ def test_a_removed_entry_that_is_mapped_can_still_be_read(cache: Cache, scans: t
     assert np.isfinite(array).all()
     with pytest.raises(CacheError, match="prepare the scans again"):
         entry(outcomes[0]).array()
+
+
+def test_memory_that_runs_out_is_an_error_that_says_what_to_do(
+    cache: Cache, scans: tuple[Scan, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(scan: Scan, recipe: Recipe) -> None:
+        raise MemoryError
+
+    cache.fill(scans[:1])
+    monkeypatch.setattr("tasks.imaging.cache.prepare", refuse)
+    with pytest.raises(CacheError, match=r"memory.*fewer workers.*larger spacing"):
+        cache.fill(scans)
+    monkeypatch.undo()
+    assert states(cache.fill(scans[:1])) == ["kept"]
 
 
 def test_an_empty_list_of_scans_fills_nothing(cache: Cache) -> None:

@@ -393,6 +393,7 @@ def test_every_field_of_a_recipe_is_in_its_digest() -> None:
     [
         ({"spacing_mm": (0.1, 1.0, 1.0)}, "spacing"),
         ({"spacing_mm": (1.0, float("nan"), 1.0)}, "spacing"),
+        ({"spacing_mm": (1.0, 1.0)}, "spacing"),
         ({"modalities": ()}, "modalities"),
         ({"modalities": ("FLAIR", "FLAIR")}, "modalities"),
         ({"modalities": ("PET",)}, "modalities"),

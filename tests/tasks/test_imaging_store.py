@@ -193,9 +193,7 @@ def test_a_subject_whose_images_lie_elsewhere_than_bids_has_them_is_told(tmp_pat
     assert found == ["subject 02"]
 
 
-@pytest.mark.parametrize(
-    "table", ["session_id\tday\r\nses-01\t12\r\n\t\r\n\t\r\n", "\ufeffsession_id \t day\r\nses-01\t12\r\n"]
-)
+@pytest.mark.parametrize("table", ["session_id\tday\r\nses-01\t12\r\n\t\r\n\t\r\n", "\ufeffsession_id \t day\r\nses-01\t12\r\n"])
 def test_what_a_spreadsheet_adds_to_a_table_hinders_nothing(tmp_path: Path, table: str) -> None:
     right_session(tmp_path, "01", day=None)
     (tmp_path / "sub-01/sub-01_sessions.tsv").write_bytes(table.encode())
@@ -209,7 +207,7 @@ def test_a_link_to_images_that_leads_nowhere_is_refused_and_never_taken_for_no_i
     (tmp_path / "images").symlink_to(target)
     beside = images_beside(tmp_path)
     assert beside is not None
-    with pytest.raises(DataError, match="link that leads nowhere.*mounted"):
+    with pytest.raises(DataError, match=r"link that leads nowhere.*mounted"):
         open_store(beside)
 
 

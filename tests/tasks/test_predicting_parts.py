@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tasks.base import Column, Contract, Label
 from tasks.features import Design
 from tasks.metrics import Scale, score_histogram
+from tasks.metrics.histogram import mean_places
 from tasks.models import build_model, initial_parameters, n_parameters
 from tasks.predicting.bounds import FAR, TrainingRange
 from tasks.predicting.calibrate import ONLY, Group, recalibration
@@ -65,7 +66,7 @@ def test_contributions_add_up_though_the_score_bends_between_two_steps() -> None
     with torch.no_grad():
         whole = score(model(torch.from_numpy(inputs()))) - score(model(torch.zeros(DESIGN.n_inputs)))
     assert (whole > 5).any()
-    np.testing.assert_allclose(contributions(model, weights, inputs(), score).sum(axis=1), whole.numpy(), atol=5e-3)
+    np.testing.assert_allclose(contributions(model, weights, inputs(), score).sum(axis=1), whole.numpy(), rtol=1e-6)
 
 
 def test_a_logistic_contribution_is_weight_times_input() -> None:
@@ -195,3 +196,9 @@ def test_a_model_with_few_values_is_recalibrated_about_as_at_the_middles_of_its_
         assert found is not None
         slopes.append(found.b)
     assert 0.8 < np.mean(slopes) < 1.2
+
+
+@pytest.mark.parametrize("counts", [[1000.0, *[0.0] * 30, 1.0], [*[0.0] * 16, 500.0, 500.0, *[0.0] * 13, 3.0]])
+def test_the_patients_of_a_bin_are_taken_to_be_within_it(counts: list[float]) -> None:
+    places, bins = mean_places(np.array(counts)), len(counts)
+    assert (np.abs(places * bins - (np.arange(bins) + 0.5)) <= 0.5 + 1e-9).all()
