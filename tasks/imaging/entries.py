@@ -22,6 +22,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.durable import sync_folder
 from tasks.errors import DataError
 from tasks.imaging.geometry import Affine, Shape
 from tasks.imaging.prepare import Prepared, Recipe
@@ -168,7 +169,7 @@ def write_whole(path: Path, parts: Iterable[bytes | memoryview]) -> None:
             file.flush()
             os.fsync(file.fileno())
             os.replace(temporary, path)  # before the lock goes with the handle
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -207,14 +208,6 @@ def _is_at(handle: int, name: str) -> bool:
         return os.path.samestat(os.fstat(handle), os.stat(name))
     except FileNotFoundError:
         return False
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _description(path: Path) -> dict[str, Any] | None:

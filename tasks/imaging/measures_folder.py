@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from tasks.durable import sync_folder, write_new
 from tasks.errors import DataError
 from tasks.imaging.layout import Key
 from tasks.imaging.measures_brain import is_fast_loss, z_score
@@ -64,12 +65,12 @@ def write_measured(folder: Path, out: Path, merged: Merged, more: str) -> None:
     try:
         new.mkdir(mode=0o700)
         _copy_others(folder, new)
-        _write(new / "mri.csv", merged.to_csv())
-        _write(new / MORE_FILE, more)
+        write_new(new / "mri.csv", merged.to_csv())
+        write_new(new / MORE_FILE, more)
         _write_manifest(folder, new, len(merged.rows))
-        _sync(new)
+        sync_folder(new)
         new.replace(out)
-        _sync(out.parent)
+        sync_folder(out.parent)
     except OSError as error:
         raise DataError(f"{out} cannot be written: {error.strerror or 'the system refuses'}; nothing was changed") from error
     finally:
@@ -97,7 +98,7 @@ def _write_manifest(folder: Path, new: Path, rows: int) -> None:
     entry = Entry("mri.csv", file_digest(new / "mri.csv"), rows)
     modalities = tuple(sorted({*manifest.modalities, MRI.modality}))
     changed = replace(manifest, tables={**manifest.tables, "mri": entry}, modalities=modalities)
-    _write(new / MANIFEST_FILE, changed.to_json())
+    write_new(new / MANIFEST_FILE, changed.to_json())
 
 
 def more_as_csv(found: Sequence[Measured], rows: Mapping[Key, Row], changes: Sequence[ChangeMask]) -> str:
@@ -135,19 +136,3 @@ def _more(each: Measured, mask: ChangeMask | None) -> dict[str, str]:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
-
-
-def _write(path: Path, content: str) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from tasks.durable import sync_folder, write_new
 from tasks.importing.base import Imported
 from tasks.importing.errors import ImportRefused
 from tasks.ms.contract import CONTRACT
@@ -99,13 +100,13 @@ def _write(imported: Imported, folder: Path, site: str) -> Manifest:
     for table in CONTRACT.tables:
         if (frame := imported.tables.get(table.name)) is not None:
             path = folder / f"{table.name}.csv"
-            _write_durably(path, table_as_csv(frame, [column for column in table.columns if column.name in frame.columns]))
+            write_new(path, table_as_csv(frame, [column for column in table.columns if column.name in frame.columns]))
             if strange := [name for name in frame.columns if name not in table.names]:
                 raise ImportRefused(f"the importer gave {table.name} the column {strange[0]!r}, which the contract does not have")
             entries[table.name] = Entry(path.name, file_digest(path), len(frame))
     modalities = tuple(sorted({CONTRACT.table(name).modality for name in entries}))
     manifest = Manifest(site, CONTRACT.version, entries, modalities)
-    _write_durably(folder / MANIFEST_FILE, manifest.to_json())
+    write_new(folder / MANIFEST_FILE, manifest.to_json())
     return manifest
 
 
@@ -130,14 +131,6 @@ def cell_text(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.0f}" if value.is_integer() else repr(value)
     return str(value)
-
-
-def _write_durably(path: Path, content: str) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _keep_others(folder: Path, new: Path) -> None:
@@ -172,7 +165,7 @@ def _take_place(new: Path, folder: Path) -> None:
                 older.rename(former)
             raise
         shutil.rmtree(older, ignore_errors=True)
-    _sync(folder.parent)
+    sync_folder(folder.parent)
 
 
 def _clear_leftovers(folder: Path) -> None:
@@ -191,11 +184,3 @@ def _exchange(first: Path, second: Path) -> None:
     if rename(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _EXCHANGE) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

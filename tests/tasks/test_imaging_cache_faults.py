@@ -311,7 +311,7 @@ def test_a_file_system_without_locks_is_written_to_and_never_swept(folder: Path,
 
 # -- the disk refuses ---------------------------------------------------------------------------------------------------------
 
-CALLS = ("mkstemp", "write", "fsync", "replace", "_sync_folder")
+CALLS = ("mkstemp", "write", "fsync", "replace", "sync_folder")
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch, call: str, code: int) -> None:
@@ -333,7 +333,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch, call: str, code: int) -> None:
     if call == "write":
         real = os.fdopen
         monkeypatch.setattr(entries_module.os, "fdopen", lambda handle, mode: Full(real(handle, mode)))
-    elif call == "_sync_folder":
+    elif call == "sync_folder":
         monkeypatch.setattr(entries_module, call, refused)
     elif call == "mkstemp":
         monkeypatch.setattr(entries_module.tempfile, "mkstemp", refused)
@@ -346,7 +346,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch, call: str, code: int) -> None:
 def test_a_disk_that_refuses_at_any_step_is_an_error_that_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int
 ) -> None:
-    left = {f"{KEY}.npy"} if call == "_sync_folder" else set()  # renamed; only whether it would outlast a power cut is in doubt
+    left = {f"{KEY}.npy"} if call == "sync_folder" else set()  # renamed; only whether it would outlast a power cut is in doubt
     with monkeypatch.context() as patch:
         refuse(patch, call, code)
         with pytest.raises(CacheError, match="free space on its disk") as caught:

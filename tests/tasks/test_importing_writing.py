@@ -92,7 +92,7 @@ def test_a_folder_that_is_no_former_export_is_refused_and_untouched(tmp_path: Pa
     assert everything(tmp_path) == before
 
 
-@pytest.mark.parametrize("broken", ["_exchange", "_keep_others", "_write_durably", "file_digest"])
+@pytest.mark.parametrize("broken", ["_exchange", "_keep_others", "write_new", "file_digest"])
 @pytest.mark.parametrize("older", [False, True])
 def test_a_failure_at_any_step_leaves_the_former_export_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, older: bool
@@ -147,14 +147,16 @@ writing.write_contract(imported("b"), out, site="klinik", replace=True)
 """
 
 
-@pytest.mark.parametrize(("step", "after"), [("_keep_others", False), ("_exchange", False), ("_exchange", True), ("_sync", False)])
+@pytest.mark.parametrize(
+    ("step", "after"), [("_keep_others", False), ("_exchange", False), ("_exchange", True), ("sync_folder", False)]
+)
 def test_a_killed_import_leaves_a_whole_export(tmp_path: Path, step: str, after: bool) -> None:
     out = tmp_path / "out"
     write_contract(imported("a"), out, site="klinik")
     script = KILLED.format(path=[str(Path(__file__).parent), str(Path(__file__).resolve().parents[2])], after=after)
     ended = subprocess.run([sys.executable, "-c", script, step, out], capture_output=True, text=True, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
-    new = (step, after) in {("_exchange", True), ("_sync", False)}
+    new = (step, after) in {("_exchange", True), ("sync_folder", False)}
     assert names(out) == (["b"] if new else ["a"])
     assert validate_folder(out).report.file_errors == 0
     if new:
