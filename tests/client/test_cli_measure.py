@@ -166,7 +166,11 @@ def test_a_folder_that_is_there_or_inside_the_tables_is_refused(run: Run, tables
 
 
 def test_neither_out_nor_dry_run_is_a_usage_error(run: Run, tables: Path) -> None:
-    run("--folder", tables, status=2)
+    before = files(tables)
+    _, errors = run("--folder", tables, status=2)
+    assert "--out" in errors
+    assert "--dry-run" in errors
+    assert files(tables) == before
 
 
 def test_a_damaged_mask_ends_with_status_1_and_the_rest_is_written(run: Run, tables: Path, tmp_path: Path) -> None:
@@ -229,4 +233,6 @@ def test_a_clinical_task_sees_what_was_measured(run: Run, tmp_path: Path) -> Non
 
 def test_images_that_nobody_else_needs_are_not_touched(run: Run, tables: Path, tmp_path: Path) -> None:
     put(image_path(tables / "images", "S1", "01", "PDw"), b"no image, and none that is measured")
-    run("--folder", tables, "--out", tmp_path / "new")
+    told, _ = run("--folder", tables, "--out", tmp_path / "new", "--json")
+    assert "mask_unusable" not in shown(told)["not_measured"]
+    assert rows(tmp_path / "new")[0]["t2_vol_ml"] != ""
