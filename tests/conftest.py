@@ -1,4 +1,4 @@
-"""For all tests: a program that sets up logging inside a test must not write to that test's closed output afterwards."""
+"""For all tests: logging set up inside a test ends with it, and weights of fresh models are the same in every run."""
 
 import logging
 import os
@@ -10,6 +10,13 @@ import pytest
 
 os.environ.setdefault("MKL_CBWR", "AUTO")  # as `client` sets it: a test may use torch before it imports that
 sys.path.insert(0, str(Path(__file__).parent / "shared"))  # the folder itself would hide the packages named like its own
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Before any fixture of the test: a test that builds a model must find the same weights in whatever order tests run."""
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)

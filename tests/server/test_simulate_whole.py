@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 import pooled_reference as pooled
 
+from consortium.roster import HELD_OUT
 from privacy.accountant import ENFORCE_INTERVAL, epsilon
 from privacy.entries import SpendRecord
 from privacy.events import SharedGaussianEvent, as_exposed
@@ -37,7 +38,6 @@ from tasks.splits import TEST, TRAINING, parts_of
 pytestmark = pytest.mark.slow
 
 SALT = bytes(range(16))
-HELD_OUT = 0.3
 TASK = "cis_conversion"
 STEPS = 5
 Cli = Callable[..., tuple[int, str, str]]
