@@ -33,7 +33,7 @@ from tasks.predicting.bedside import Calibrates, recalibrated
 from tasks.predicting.calibrate import ONLY
 from tasks.registry import get_task
 
-ARMS = ("oracle", "pooled", "federated", "personalised", *PRIVATE, "local", "baseline", "rows")
+ARMS = ("oracle", "taught", "pooled", "federated", "personalised", *PRIVATE, "local", "baseline", "rows")
 Figures = dict[str, float]
 
 

@@ -12,12 +12,14 @@ from sklearn.metrics import adjusted_rand_score
 
 from client.sides import Side
 from tasks.disease_states.task import TASK, frame_of
-from tasks.states.expectation import smoothed_states
+from tasks.states.expectation import UNKNOWN, smoothed_states, vectors
 from tasks.states.maximisation import fitted
-from tasks.states.sequences import STEP, STEP_D, sequences_of
+from tasks.states.measures import Floats, Ints
+from tasks.states.sequences import STEP, STEP_D, Sequences, sequences_of
 from tasks.sums import Choice, Records, stage_sizes, stages_done
 
-ARMS = ("pooled", "federated", *PRIVATE, "local")
+ARMS = ("taught", "pooled", "federated", *PRIVATE, "local")
+FIRST_STATE = 1  # in the simulator's truth
 NEVER = np.iinfo(np.int64).max
 
 
@@ -63,7 +65,7 @@ class States:
         sides = {site: each.test for site, each in world.sides.items()}
         said = next(iter(models.values())).reported if arm != "local" else {}
         found = self._figures(models, sides, world.sites)
-        small = self._figures(models, sides, world.small).get(self.primary)
+        small = self._figures(models, sides, world.small).get(self.primary) if world.small else None
         return (
             found
             | ({} if small is None else {"small": small})
@@ -73,6 +75,8 @@ class States:
         )
 
     def _models(self, world: World, arm: str) -> Models:
+        if arm == "taught":
+            return _taught(world, pooled(world, self.recipe))
         if arm == "pooled":
             return pooled(world, self.recipe)
         if arm == "local":
@@ -108,14 +112,43 @@ def _agreement(world: World, models: Models, sides: Mapping[str, Side]) -> float
         frame = frame_of(choice_of(models[site]))
         sequences = sequences_of(frame, side.values, side.owners, side.patients)
         states = smoothed_states(fitted(frame, stages_of(models[site])), sequences)[0].state.argmax(axis=2)
-        first = np.full(side.patients, NEVER)
-        np.minimum.at(first, side.owners, side.values[:, STEP].astype(np.int64))
-        places = {name.removeprefix(f"{site}-"): at for at, name in enumerate(side.ids)}
-        visits = world.consortium.truth[site].tables["truth_states"]
-        visits = visits[visits["patient_id"].isin(places)]
-        owner = visits["patient_id"].map(places).to_numpy(dtype=np.int64)
-        at = visits["day"].to_numpy() // STEP_D - first[owner]
-        inside = (at >= 0) & (at < sequences.length[owner])
-        true.append(visits["state"].to_numpy()[inside])
-        found.append(states[owner[inside], at[inside]])
+        owner, at, state = _true_states(world, site, side, sequences.length)
+        true.append(state)
+        found.append(states[owner, at])
     return float(adjusted_rand_score(np.concatenate(true), np.concatenate(found)))
+
+
+def _true_states(world: World, site: str, side: Side, length: Ints) -> tuple[Ints, Ints, Ints]:
+    """Of every visit within the patients' grids: whose it is, its step, and the true state from 0 on, in the order of time."""
+    first = np.full(side.patients, NEVER)
+    np.minimum.at(first, side.owners, side.values[:, STEP].astype(np.int64))
+    places = {name.removeprefix(f"{site}-"): at for at, name in enumerate(side.ids)}
+    visits = world.consortium.truth[site].tables["truth_states"].sort_values(["patient_id", "day"])
+    visits = visits[visits["patient_id"].isin(places)]
+    owner = visits["patient_id"].map(places).to_numpy(dtype=np.int64)
+    at = visits["day"].to_numpy() // STEP_D - first[owner]
+    inside = (at >= 0) & (at < length[owner])
+    return owner[inside], at[inside], visits["state"].to_numpy(dtype=np.int64)[inside] - FIRST_STATE
+
+
+def _taught(world: World, like: Models) -> Models:
+    """The same model and number of iterations with the true state of every training visit told: what states can be found again by
+    these measures at all, were the fit perfect."""
+    trained = next(iter(like.values()))
+    frame = frame_of(choice_of(trained))
+    stages: list[Floats] = []
+    sites: dict[str, tuple[Sequences, Ints]] = {}
+    for site, sides in world.sides.items():
+        side = sides.training
+        sequences = sequences_of(frame, side.values, side.owners, side.patients)
+        owner, at, state = _true_states(world, site, side, sequences.length)
+        grid = np.full((side.patients, max(sequences.steps, 1)), UNKNOWN)
+        grid[owner, at] = state
+        sites[site] = sequences, grid[sequences.owner, sequences.at]
+    patients = sum(sequences.patients for sequences, _ in sites.values())
+    for _ in range(frame.iterations):
+        parameters = fitted(frame, stages)
+        sums = [vectors(frame, parameters, *each).sum(axis=0) for each in sites.values()]
+        stages.append(np.sum(sums, axis=0) / patients)
+    model = np.concatenate([[float(len(stages))], *stages]).astype(np.float32)
+    return dict.fromkeys(world.sites, Trained(trained.plan, model))

@@ -12,6 +12,7 @@ from scipy.stats import t as student
 
 WORDS = {
     "oracle": "oracle: true state and hazards",
+    "taught": "taught the true states of training visits",
     "pooled": "pooled: all rows in one place",
     "federated": "federated, no noise",
     "personalised": "personalised, no noise",

@@ -16,11 +16,19 @@ from tasks.states.parameters import Parameters
 from tasks.states.sequences import NO_STRATUM, Sequences
 from tasks.states.structure import N_STATES, N_STRATA
 
+UNKNOWN = -1  # the state of a row, where states are told
 
-def smoothed_states(parameters: Parameters, sequences: Sequences) -> tuple[Smoothed, Evidence]:
-    """States and transitions given all rows, and what each row says."""
+
+def smoothed_states(parameters: Parameters, sequences: Sequences, known: Ints | None = None) -> tuple[Smoothed, Evidence]:
+    """States and transitions given all rows, and what each row says.
+
+    `known` (n,): the state of each row from elsewhere, such as a simulator's truth, or `UNKNOWN`.
+    """
     found = evidence(parameters, sequences.y)
-    grid = sequences.on_grid(found.log_density, 0.0)
+    density = found.log_density
+    if known is not None:
+        density = np.where((known == UNKNOWN)[:, None] | (known[:, None] == np.arange(N_STATES)), density, -np.inf)
+    grid = sequences.on_grid(density, 0.0)
     return smooth(parameters.initial, parameters.transitions, sequences.cells_on_grid(), grid, sequences.length), found
 
 
@@ -38,9 +46,9 @@ def strata_on_grid(sequences: Sequences) -> Floats:
     return sequences.on_grid(rows, 0.0)
 
 
-def vectors(frame: Frame, parameters: Parameters, sequences: Sequences) -> Floats:
-    """(patients, frame.size); a patient without rows has zeros."""
-    smoothed, found = smoothed_states(parameters, sequences)
+def vectors(frame: Frame, parameters: Parameters, sequences: Sequences, known: Ints | None = None) -> Floats:
+    """(patients, frame.size); a patient without rows has zeros. `known`: see `smoothed_states`."""
+    smoothed, found = smoothed_states(parameters, sequences, known)
     chain = smoothed_chain(parameters, sequences)
     share = smoothed.state[sequences.owner, sequences.at]  # (n, 8): chance of each state, of each row
     parts = _factor_parts(parameters, found, share) | _measure_parts(frame, parameters, found, share, sequences.y)
