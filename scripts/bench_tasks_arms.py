@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -115,8 +116,8 @@ def _tried(world: World, words: Sequence[str], site: str) -> tuple[int, float]:
         sides = (trainer.sides.validation, trainer.sides.test)
         for stop, model in train(plan, {POOLED: trainer}, keep=stops).kept.items():
             losses[stop] = losses.get(stop, 0.0) + _loss(task, plan, model, sides)
-    best = min(losses, key=lambda stop: losses[stop])
-    return best, losses[best]
+    best = min(losses, key=lambda stop: losses[stop], default=STOPS[0])  # who has too few to try stays near the start
+    return best, losses.get(best, math.inf)
 
 
 def rows_split(world: World, recipe: Recipe) -> tuple[Models, RunOptions]:
