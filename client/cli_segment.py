@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from client.cli_output import Output
+from client.clock import utc
 from client.config import load_config
 from client.errors import ConfigError, SiteError
 from client.files import write_atomic
@@ -30,6 +31,7 @@ if TYPE_CHECKING:  # torch and nibabel are for those who segment
 CAUTION = "Research software, not a medical device: look at every mask before it is used, and decide nothing about a patient by it."
 EXAMPLES = """examples:
   wardround-site segment model/ --out /srv/masks                       every session of this site's images
+  wardround-site segment model/ --out /srv/masks --html                and a page with slices to look at
   wardround-site segment model/ --folder /mnt/bids --out /srv/masks --patient P-0123
 MODEL is a folder that `wardround-lead model export` wrote. The new folder is laid out as BIDS has it for derivatives, a mask on the
 grid of the session's first image, and segmented.csv with volumes, numbers of lesions and, where somebody has drawn a mask, Dice.
@@ -56,6 +58,9 @@ def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the new folder")
     command.add_argument("--folder", type=Path, help="folder with tables and images, or images (default: the site's data folder)")
     command.add_argument("--patient", action="append", default=[], metavar="ID", help="pseudonym; may be given several times")
+    command.add_argument(
+        "--html", action="store_true", help="also segmented.html in it: slices with outlines, volumes against drawn ones"
+    )
     command.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print the result as JSON")
     command.set_defaults(handler=told_without_cells("the segmentation", _segment))
 
@@ -74,6 +79,8 @@ def _segment(home: Home, args: argparse.Namespace, out: Output) -> int:
         raise DataError(f"{len(missing)} of {len(set(args.patient))} patients have no session of images that can be used")
     chosen = [scan for scan in scans if not args.patient or scan.patient in args.patient]
     told = _all(exported, task, chosen, target)
+    if args.html:
+        _write(target / "segmented.html", _page(exported, told).encode())
     _show(exported, told, target, out)
     return 1 if any(each.found is None for each in told) else 0
 
@@ -157,6 +164,21 @@ def _as_csv(told: Sequence[Told]) -> bytes:
         )  # fmt: skip
         writer.writerow((scan.patient, scan.session, "" if scan.day is None else scan.day, *numbers, each.reason))
     return text.getvalue().encode()
+
+
+def _page(exported: "Exported", told: Sequence[Told]) -> str:
+    from tasks.imaging.segmented_page import Shown, segmented_page
+
+    shown = []
+    for each in told:
+        if each.found is not None:
+            day = "" if each.scan.day is None else f", day {each.scan.day}"
+            session = f", session {each.scan.session}" if each.scan.session else ""
+            found = each.found
+            name = f"{each.scan.patient}{session}{day}"
+            shown.append(Shown(name, found.lesion_ml, found.lesions, found.dice, found.drawn_ml, found.pictures))
+    model = f"{exported.task.name}, run {exported.run_id}; {exported.facts.get('privacy_in_words')}"
+    return segmented_page(shown, model=model, made=f"Made {utc()}")
 
 
 def _show(exported: "Exported", told: Sequence[Told], target: Path, out: Output) -> None:

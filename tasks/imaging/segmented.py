@@ -12,6 +12,7 @@ from tasks.base import Options
 from tasks.imaging.prepare import prepare
 from tasks.imaging.resample import Grid, grid_of, resampled_mask
 from tasks.imaging.segmentation_scores import score_scan
+from tasks.imaging.segmented_page import pictures
 from tasks.imaging.task import ImageTask
 from tasks.imaging.volume import Volume, read_mask, read_volume
 
@@ -30,6 +31,7 @@ class Segmented:
     lesions: int  # of at least 3 mm3
     dice: float | None
     drawn_ml: float | None
+    pictures: tuple[tuple[str, bytes], ...] = field(repr=False)  # PNG files of slices with outlines, and what each shows
 
 
 def segmented(task: ImageTask, model: nn.Module, scan: Scan, options: Options, columns: Sequence[str]) -> Segmented:
@@ -38,7 +40,8 @@ def segmented(task: ImageTask, model: nn.Module, scan: Scan, options: Options, c
     prepared = prepare(scan, recipe)
     chances = task.chances(prepared.channels.astype(np.float32), prepared.present, model)
     reference = next(scan.images[name] for name in recipe.modalities if name in scan.images)
-    grid = grid_of(read_volume(reference).canonical())
+    image = read_volume(reference).canonical()
+    grid = grid_of(image)
     found = resampled_mask(Volume((chances > 0.5).astype(np.float32), prepared.affine), grid)
     drawn = None if scan.mask is None else resampled_mask(read_mask(scan.mask).canonical(), grid)
     scores = score_scan(found, np.zeros(grid.shape, np.bool_) if drawn is None else drawn, grid.voxel_ml)
@@ -48,6 +51,7 @@ def segmented(task: ImageTask, model: nn.Module, scan: Scan, options: Options, c
         scores.predicted_lesions,
         None if drawn is None else scores.dice,
         None if drawn is None else scores.true_ml,
+        pictures(image.data, found, drawn, grid.spacing_mm),
     )
 
 

@@ -54,7 +54,7 @@ class ImageTask(Protocol):
         ...
 
     def chances(self, channels: Patches, present: NDArray[np.bool_], apply: Apply) -> NDArray[np.float32]:
-        """Chance of each voxel (x, y, z) of a prepared scan `channels` (C, x, y, z), of which sequences `present` (C,) are there."""
+        """Chance of each voxel (x, y, z) of a prepared scan `channels` (C, x, y, z), of which those `present` (C,) are there."""
         ...
 
     def judged(self, entry: Entry, apply: Apply) -> NDArray[np.float64]:

@@ -64,7 +64,10 @@ def segment(*words: object) -> int:
 
 def test_each_session_gets_a_mask_on_the_grid_of_its_own_image(model: Path, hospital: Path, tmp_path: Path) -> None:
     out = tmp_path / "masks"
-    assert segment(model, "--folder", hospital, "--out", out) == 0
+    assert segment(model, "--folder", hospital, "--out", out, "--html") == 0
+    page = (out / "segmented.html").read_text()
+    assert page.count("data:image/png;base64,") >= 4
+    assert "P003, session 02, day 400" in page
     rows = list(csv.DictReader((out / "segmented.csv").open()))
     assert [(row["patient"], row["session"]) for row in rows] == [("P001", "01"), ("P002", "01"), ("P003", "01"), ("P003", "02")]
     for row, scan in zip(rows, open_store(hospital).scans, strict=True):
