@@ -39,7 +39,15 @@ def _guard(home: Home, args: argparse.Namespace, out: Output) -> int:
     config = load_config(home)
     audit = audit_folder(home.root)
     key = population_key(home.population_key)
-    source = data_source(home.load_roster(), folder=config.data, tasks=config.tasks, threads=config.threads, audit=audit, key=key)
+    source = data_source(
+        home.load_roster(),
+        folder=config.data,
+        tasks=config.tasks,
+        threads=config.threads,
+        audit=audit,
+        key=key,
+        cache=home.prepared,
+    )
     trainer = TrainerProcess(source, log.warning)
     site = open_site(
         home,

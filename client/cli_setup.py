@@ -116,7 +116,7 @@ def _data(home: Home) -> str:
     for task in config.tasks:
         if not patients.trainer(task).sides.training.patients:
             raise ConfigError(f"no patient is left for training {task}: see `wardround-site data validate`")
-    return f"the tables fit {', '.join(config.tasks)}"
+    return f"fits {', '.join(config.tasks)}"
 
 
 def _space(home: Home) -> str:

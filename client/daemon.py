@@ -41,11 +41,18 @@ def harden_process() -> None:
 
 
 def data_source(
-    roster: Roster, *, folder: Path, tasks: tuple[str, ...], threads: int = 1, audit: Path | None = None, key: bytes = b""
+    roster: Roster,
+    *,
+    folder: Path,
+    tasks: tuple[str, ...],
+    threads: int = 1,
+    audit: Path | None = None,
+    key: bytes = b"",
+    cache: Path | None = None,
 ) -> DataSource:
     if not folder.is_dir():
         raise ConfigError(f"the data folder {folder} does not exist: set `data:` in site.yaml to the folder with the tables")
-    return DataSource(folder, tasks, roster.split_salt, roster.held_out_fraction, threads, audit, key)
+    return DataSource(folder, tasks, roster.split_salt, roster.held_out_fraction, threads, audit, key, cache)
 
 
 def create_ledger(home: Home, *, site: str, key: SigningKey, roster: Roster, population: str, now: float) -> None:

@@ -81,6 +81,11 @@ class Home:
         return private_folder(self.root / "egress")
 
     @property
+    def prepared(self) -> Path:
+        """Of scans, as tasks on images read them; made when the first is prepared. It can be deleted: it is made anew."""
+        return self.root / "prepared"
+
+    @property
     def log(self) -> Path:
         return private_folder(self.root / "log") / "guard.log"
 

@@ -27,6 +27,7 @@ from tasks.base import Task
 from tasks.cohorts import open_cohort
 from tasks.errors import ContractError, ModelFileError
 from tasks.exported import Exported, inputs_of, model_of, read_exported
+from tasks.imaging.task import ImageTask
 from tasks.models import initial_parameters, split_parameters
 from tasks.registry import get_task
 from tasks.run_options import ROWS
@@ -70,6 +71,8 @@ def patients_of(exported: Exported, source: DataSource, *, site: str = "") -> Pa
     if (exported.task.name, exported.task.version) != (task.name, task.version):
         theirs = f"{exported.task.name} {exported.task.version}"
         raise ConfigError(f"the model is of task {theirs}, this site has {task.name} {task.version}")
+    if isinstance(task, ImageTask):
+        raise ConfigError(f"the model is of images ({task.name}): this attack is on models of tables")
     if exported.options.split == ROWS:
         raise ConfigError("the model's run parted rows, not patients: everybody is on both sides, and nobody is a member or none")
     cohort = open_cohort(task, source.folder)

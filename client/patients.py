@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from client.errors import TrainerError
 from client.job import Job, Population, Result
 from tasks.cohorts import data_state, open_patients
+from tasks.imaging.task import ImageTask
 from tasks.registry import find_task
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class DataSource:
     threads: int = 1
     audit: Path | None = None  # where the canaries of a plan write what they measured; None: they are not used
     population_key: bytes = field(default=b"", repr=False)
+    cache: Path | None = None  # of prepared scans
 
 
 class Patients:
@@ -66,7 +68,7 @@ class Patients:
         from client.trainer import Trainer  # imports torch: in the child, and in a simulation's worker
 
         source = self._source
-        now = data_state(source.folder)
+        now = data_state(source.folder, images=any(isinstance(find_task(name), ImageTask) for name in source.tasks))
         if now != self._seen:
             self._open.clear()
             self._seen = now
@@ -77,7 +79,7 @@ class Patients:
             opened = open_patients(found, source.folder)
             trainer = Trainer(
                 found, opened.cohort, salt=source.salt, held_out_fraction=source.held_out_fraction, entropy=os.urandom,
-                audit=source.audit,
+                audit=source.audit, cache=source.cache,
             )  # fmt: skip
             self._open[task] = trainer, population_of(opened.cohort.patient_ids, opened.withdrawn, source.population_key)
         return self._open[task]

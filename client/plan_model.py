@@ -10,6 +10,7 @@ from client.errors import Refused
 from consortium.plan import ModelRef, Plan
 from tasks.base import Task
 from tasks.features import Design
+from tasks.imaging.task import ImageTask
 from tasks.models import parameter_specs
 from tasks.run_options import run_options, scoring_of
 from tasks.scoring.base import Scoring
@@ -49,12 +50,18 @@ def model_of(task: Task, plan: Plan, engine: str = "") -> PlanModel:
     return _known[key][1]
 
 
+def _input_shape(task: Task, plan: Plan) -> tuple[int, ...]:
+    if isinstance(task, ImageTask):
+        return task.input_shape(plan.task.columns)
+    return (Design(task.contract, plan.task.columns).n_inputs,)
+
+
 def _built(task: Task, plan: Plan, engine: str) -> PlanModel:
     options = dict(plan.model.options)
     model = task.build_model(plan.model.name, run_options(options).model, plan.task.columns)
     if parameter_specs(model) != tuple((spec.name, spec.shape) for spec in plan.model.parameters):
         raise Refused("MODEL", "the plan's parameter schema is not that of the named model in this code version")
-    shape = Shape(task.records, (Design(task.contract, plan.task.columns).n_inputs,), task.label_shape)
+    shape = Shape(task.records, _input_shape(task, plan), task.label_shape)
     scoring = scoring_of(task, options, plan.histogram_bins)
     refuse_unread(run_options(options).by, task.contract, plan.task.columns)
     try:

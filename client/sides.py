@@ -1,6 +1,9 @@
 """A site's patients on the sides of the split, with their records: every release is a sum of one bounded vector per patient."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,13 +14,16 @@ from tasks.errors import ContractError
 from tasks.run_options import PATIENTS, ROWS, RunOptions
 from tasks.splits import NOWHERE, TEST, TRAINING, VALIDATION, Parts, parts_of, parts_of_rows
 
+if TYPE_CHECKING:
+    from tasks.imaging.store import Scan
+
 
 @dataclass(frozen=True)
 class Side:
     """Records side by side by patient: `values` (n_records, n_columns) with NaN for missing, `labels` (n_records, ...).
 
     `owners` (n_records,): which of the `patients` each record belongs to, ascending from 0. `ids`: the patients' own; they are
-    hashed where something is drawn for a patient, and go nowhere.
+    hashed where something is drawn for a patient, and go nowhere. `scans`: of each record, where the task reads images.
     """
 
     values: FloatMatrix
@@ -25,6 +31,7 @@ class Side:
     owners: NDArray[np.intp]
     patients: int
     ids: tuple[str, ...] = field(default=(), repr=False)
+    scans: tuple[Scan, ...] = field(default=(), repr=False)
 
     @property
     def counts(self) -> NDArray[np.intp]:
@@ -111,4 +118,5 @@ def _side(cohort: Cohort, chosen: NDArray[np.bool_], at_most: int) -> Side:
     rows = order[last]
     names = dict(zip(of.tolist(), cohort.patient_ids, strict=True))
     ids = tuple(names[int(patient)] for patient in found)
-    return Side(cohort.values[rows], cohort.labels[rows], owners[last].astype(np.intp), len(counts), ids)
+    scans = tuple(cohort.scans[row] for row in rows) if cohort.scans else ()
+    return Side(cohort.values[rows], cohort.labels[rows], owners[last].astype(np.intp), len(counts), ids, scans)

@@ -6,14 +6,15 @@ same sums leave without bound and noise, and only because both plan and policy s
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from client.batches import Batches, Encoder
+from client.batches import Encoder
 from client.canaries import Canaries, noised_with_canaries
-from client.engines import Engine, PatientBatch, gradients_as_inputs, like, plain_sum, sum_of
+from client.engines import Engine, PatientBatch, Patients, gradients_as_inputs, like, plain_sum, sum_of
 from client.errors import Refused
 from client.job import Job, Result
 from client.plan_model import PlanModel, model_of
@@ -26,10 +27,14 @@ from privacy.terms import signal_bound
 from tasks.base import Cohort, Task
 from tasks.errors import ContractError
 from tasks.features import Design
+from tasks.imaging.task import ImageTask
 from tasks.models import split_parameters
 from tasks.run_options import ROWS, run_options
 from tasks.scoring.base import Scored, summed
 from tasks.sums import SumsTask, TestedSums
+
+if TYPE_CHECKING:
+    from client.scans import ScanEncoder
 
 FEDPROX = "fedprox"
 Released = FloatVector | GridVector  # real numbers, or whole grid steps in mode distributed
@@ -49,8 +54,11 @@ class Trainer:
         entropy: Entropy,
         audit: Path | None = None,
         engine: str = "",
+        cache: Path | None = None,
     ) -> None:
         """`audit`: the folder for what a plan's canaries measure here; None: they are not used.
+
+        `cache`: the folder of prepared scans, for tasks on images.
 
         `engine`: the name of the one that clips and sums (`client.engines`); the fastest if it is empty.
         """
@@ -58,8 +66,10 @@ class Trainer:
         self._audit = audit
         self._engine = engine
         self._entropy = entropy
-        self._split = Split(cohort, salt=salt, held_out_fraction=held_out_fraction, at_most=task.records)
+        at_most = task.sessions if isinstance(task, ImageTask) else task.records
+        self._split = Split(cohort, salt=salt, held_out_fraction=held_out_fraction, at_most=at_most)
         self._encoder = None if isinstance(task, SumsTask) else Encoder(task)
+        self._scans = _scan_encoder(task, cache) if isinstance(task, ImageTask) else None
 
     @property
     def sides(self) -> Sides:
@@ -81,16 +91,13 @@ class Trainer:
         if job.purpose == "describe":
             return Result(self._describe(job.plan, self._sides(job).training), _nothing(job.plan))
         sides = self._sides(job)
-        batches = self._encoder_of().batches(job.plan, sides, buffers)
         fields = header_fields(job.plan, job.round_number, job.purpose)
         header = self._patients(job.plan, sides.training) if PATIENTS in fields else _nothing(job.plan)
         if any(item != PATIENTS for item in fields):
-            header = np.concatenate([header, self._evaluate(job, weights, sides, batches)])
+            header = np.concatenate([header, self._evaluate(job, weights, sides, buffers)])
         body = _nothing(job.plan)
         if body_length(job.plan, job.purpose):
-            rate = run_options(dict(job.plan.model.options)).drop_rate
-            training = self._encoder_of().with_dropped(job, sides.training, buffers, rate) if rate else batches.training
-            body = self._train(job, weights, training)
+            body = self._train(job, weights, self._training(job, sides, buffers))
         return Result(header, body)
 
     def _check(self, plan: Plan) -> None:
@@ -176,15 +183,28 @@ class Trainer:
         grid = np.array([training.patients << plan.privacy.grid_bits], dtype=np.int64)
         return self._released(plan, grid, plan.privacy.count_noise, bound)
 
-    def _evaluate(self, job: Job, weights: Weights, sides: Sides, batches: Batches) -> Released:
+    def _training(self, job: Job, sides: Sides, buffers: Weights) -> Patients:
+        """The training patients as this round has them."""
+        if self._scans is not None:
+            return self._scans.training(job, sides.training)
+        rate = run_options(dict(job.plan.model.options)).drop_rate
+        if rate:
+            return self._encoder_of().with_dropped(job, sides.training, buffers, rate)
+        return self._encoder_of().batches(job.plan, sides, buffers).training
+
+    def _evaluate(self, job: Job, weights: Weights, sides: Sides, buffers: Weights) -> Released:
         """Histogram of the validation half beside training, of the test half at the end.
 
         Every patient counts once in each block, parted among its records.
         """
         final = job.purpose == "evaluate"
-        side, patients = (sides.test, batches.test) if final else (sides.validation, batches.validation)
-        built = self._model(job.plan)
-        scored = Scored(outputs_of(built, weights, patients), side.labels, side.values)
+        side, built = sides.test if final else sides.validation, self._model(job.plan)
+        if self._scans is not None:
+            scored = self._scans.scored(job.plan, built, weights, side)
+        else:
+            batches = self._encoder_of().batches(job.plan, sides, buffers)
+            outputs = outputs_of(built, weights, batches.test if final else batches.validation)
+            scored = Scored(outputs, side.labels, side.values)
         return self._histogram(job.plan, summed(built.scoring, scored, side.counts[side.owners], job.plan.privacy.grid_bits))
 
     def _histogram(self, plan: Plan, grid: GridVector) -> Released:
@@ -193,7 +213,7 @@ class Trainer:
             return np.asarray(grid * bound.step, dtype=np.float64)
         return self._released(plan, grid, plan.privacy.evaluate_noise, bound)
 
-    def _train(self, job: Job, weights: Weights, patients: PatientBatch) -> Released:
+    def _train(self, job: Job, weights: Weights, patients: Patients) -> Released:
         """Local minus global weights after `local_steps` steps, each a noised sum over a public normaliser; (n_parameters,).
 
         Under strategy fedprox a step is also pulled back to the global weights (`proximal_mu`): it looks at no patient.
@@ -206,12 +226,12 @@ class Trainer:
         mu = proximal_mu(plan)
         start = weights.astype(np.float64)
         current = start
-        for _ in range(plan.schedule.local_steps):
-            summed = self._summed(plan, current.astype(np.float32), self._drawn(plan, patients))
+        for step in range(plan.schedule.local_steps):
+            summed = self._summed(plan, current.astype(np.float32), self._drawn(plan, patients.step(step)))
             current = current - plan.schedule.local_rate * (summed / normaliser + mu * (current - start))
         return current - start
 
-    def _share(self, job: Job, weights: Weights, patients: PatientBatch) -> GridVector:
+    def _share(self, job: Job, weights: Weights, patients: Patients) -> GridVector:
         """The exact clipped sum, saturated where a plan's ring ends, with this site's share of the noise; grid steps."""
         plan, bound = job.plan, Bound(job.plan.privacy.clip, job.plan.privacy.grid_bits)
         most = signal_bound(plan, job.site)
@@ -219,22 +239,22 @@ class Trainer:
         np.clip(total, -most, most, out=total)
         return self._noised_step(plan, total, bound)
 
-    def _drawn(self, plan: Plan, patients: PatientBatch) -> PatientBatch:
+    def _drawn(self, plan: Plan, patients: Patients) -> Patients:
         """This step's patients, each drawn with the plan's rate; all of them, uncopied, at rate 1."""
         drawn = poisson_mask(len(patients), plan.privacy.sample_rate, self._entropy)
         return patients if drawn.all() else patients.chosen(np.flatnonzero(drawn))
 
-    def _summed(self, plan: Plan, weights: Weights, drawn: PatientBatch) -> FloatVector:
+    def _summed(self, plan: Plan, weights: Weights, drawn: Patients) -> FloatVector:
         if not plan.private:
             built = self._model(plan)
-            return plain_sum(built.model, built.loss, split_parameters(built.model, weights), [drawn])
+            return plain_sum(built.model, built.loss, split_parameters(built.model, weights), drawn.parts())
         bound = Bound(plan.privacy.clip, plan.privacy.grid_bits)
         total = self._clipped_sum(plan, weights, drawn, bound)
         return np.asarray(self._noised_step(plan, total, bound) * bound.step, dtype=np.float64)
 
-    def _clipped_sum(self, plan: Plan, weights: Weights, drawn: PatientBatch, bound: Bound) -> GridVector:
+    def _clipped_sum(self, plan: Plan, weights: Weights, drawn: Patients, bound: Bound) -> GridVector:
         built = self._model(plan)
-        return sum_of(built.engine, split_parameters(built.model, weights), [drawn], bound)
+        return sum_of(built.engine, split_parameters(built.model, weights), drawn.parts(), bound)
 
     def _noised_step(self, plan: Plan, total: GridVector, bound: Bound) -> GridVector:
         """A training step's exact sum with its noise; the plan's canaries are in it while it is noised, and not afterwards."""
@@ -245,6 +265,12 @@ class Trainer:
             clipped=lambda rows: clipped_like(self._model(plan).engine, rows, bound),
             noised=lambda steps: noised(steps, noise_multiplier=plan.privacy.train_noise, bound=bound, entropy=self._entropy),
         )
+
+
+def _scan_encoder(task: ImageTask, cache: Path | None) -> "ScanEncoder":
+    from client.scans import ScanEncoder  # here: nibabel is for those who read images
+
+    return ScanEncoder(task, cache)
 
 
 def proximal_mu(plan: Plan) -> float:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,8 +105,10 @@ def _config(overrides: tuple[str, ...]) -> LeadConfig:
     return load_config(overrides)
 
 
-def trainers_of(task: Task | SumsTask, cohorts: Mapping[str, Cohort], roster: Roster, *seed: object) -> dict[str, Trainer]:
-    """Every site's trainer; `seed` makes its noise."""
+def trainers_of(
+    task: Task | SumsTask, cohorts: Mapping[str, Cohort], roster: Roster, *seed: object, cache: Path | None = None
+) -> dict[str, Trainer]:
+    """Every site's trainer; `seed` makes its noise. `cache`: of prepared scans, the same for all."""
     return {
         site: Trainer(
             task,
@@ -113,6 +116,7 @@ def trainers_of(task: Task | SumsTask, cohorts: Mapping[str, Cohort], roster: Ro
             salt=roster.split_salt,
             held_out_fraction=roster.held_out_fraction,
             entropy=tape(*seed, site),
+            cache=cache,
         )
         for site, cohort in cohorts.items()
     }

@@ -111,7 +111,15 @@ def site_folders(data: Path) -> list[str]:
 
 
 def _holds_tables(path: Path) -> bool:
-    return path.is_dir() and ((path / MAPPING_FILE).is_file() or holds_contract_tables(path, CONTRACT))
+    if not path.is_dir():
+        return False
+    return (path / MAPPING_FILE).is_file() or holds_contract_tables(path, CONTRACT) or _holds_images(path)
+
+
+def _holds_images(path: Path) -> bool:
+    from tasks.imaging.store import IMAGES, holds_images  # here: nibabel is for those who read images
+
+    return holds_images(path) or holds_images(path / IMAGES)
 
 
 def declared_sizes(data: Path, task: str, held_out_fraction: float) -> dict[str, int]:

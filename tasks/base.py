@@ -19,6 +19,7 @@ from tasks.errors import ContractError
 if TYPE_CHECKING:  # torch takes a second to import; reading and checking tables must not need it
     from torch import Tensor, nn
 
+    from tasks.imaging.store import Scan
     from tasks.report import DataReport
     from tasks.scoring.base import Scoring
 
@@ -165,6 +166,7 @@ class Cohort:
     labels: Targets = field(repr=False)
     report: DataReport = field(repr=False)
     years: NDArray[np.float64] | None = field(default=None, repr=False)  # calendar year of each row's day, NaN = unknown
+    scans: tuple[Scan, ...] = field(default=(), repr=False)  # of each row, where a task reads images; none otherwise
 
     @property
     def size(self) -> int:

@@ -16,7 +16,10 @@ import numpy as np
 from tasks.base import Cohort, Contract, Task
 from tasks.data import load_cohort
 from tasks.errors import DataError
+from tasks.imaging.task import ImageTask
 from tasks.mapping import MAPPING_FILE, read_mapping
+from tasks.ms.contract import CONTRACT
+from tasks.ms.reading import holds_contract_tables
 from tasks.sums import SumsTask
 from tasks.table import read_table
 from tasks.withdrawals import WITHDRAWN_FILE, read_withdrawn
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from tasks.eligibility.admit import Admitted
+    from tasks.imaging.store import Scan
 
 ELIGIBILITY_FILE: Final = "eligibility.yaml"
 
@@ -56,9 +60,12 @@ def open_patients(task: Task | SumsTask, folder: Path) -> OpenedPatients:
     if not folder.is_dir():
         raise DataError(f"there is no data folder {folder}: see site.yaml, or name another one")
     withdrawn = read_withdrawn(folder)
+    if isinstance(task, ImageTask):
+        scans, gone = usable_scans(folder)
+        return OpenedPatients(task.cohort_of_scans(scans), withdrawn | gone)
     if isinstance(task, ReadsTables):
         found = admitted(folder)
-        gone = {name for name, state in found.states.items() if state == "withdrawn"}
+        gone = frozenset(name for name, state in found.states.items() if state == "withdrawn")
         return OpenedPatients(task.cohort_of(found.tables), withdrawn | gone)
     return OpenedPatients(_mapped(folder, task.contract, withdrawn), withdrawn)
 
@@ -94,8 +101,36 @@ def accepted_tables(folder: Path) -> Mapping[str, pd.DataFrame]:
     return checked.accepted
 
 
+def usable_scans(folder: Path) -> tuple[tuple[Scan, ...], frozenset[str]]:
+    """The sessions of everybody who may be in a computation, by names and headers, and who of the tables took consent back.
+
+    Images beside tables of the data contract are those of their patients: consent and criteria are asked there. Images alone
+    are of whomever the folders name. `DataError` if there are no images, or nobody is left.
+    """
+    from tasks.imaging.links import links_of  # here: nibabel is for those who read images
+    from tasks.imaging.store import holds_images, images_beside, open_store
+
+    images = images_beside(folder) or (folder if holds_images(folder) else None)
+    if images is None:
+        raise DataError(f"{folder} has no folder of images: put `images` beside the tables, or a link to it")
+    withdrawn, gone = read_withdrawn(folder), frozenset[str]()
+    if holds_contract_tables(folder, CONTRACT):
+        found = admitted(folder)
+        gone = frozenset(name for name, state in found.states.items() if state == "withdrawn")
+        scans = open_store(images, links_of(found.tables)).scans
+    else:
+        scans = tuple(scan for scan in open_store(images).scans if scan.patient not in withdrawn)
+    if not scans:
+        raise DataError("no session of images can be used: see `wardround-site data validate`")
+    return scans, gone
+
+
 def known_patients(task: Task | SumsTask, folder: Path) -> frozenset[str]:
     """Every pseudonym that the tables have, whether the patient is usable or not; raises as `open_cohort` does."""
+    if isinstance(task, ImageTask) and not holds_contract_tables(folder, CONTRACT):
+        return frozenset(open_cohort(task, folder).patient_ids)
+    if isinstance(task, ImageTask):
+        return frozenset(admitted(folder).states)
     if isinstance(task, ReadsTables):
         return frozenset(admitted(folder).states)
     mapping = read_mapping(folder / MAPPING_FILE, task.contract)
@@ -115,14 +150,18 @@ def _mapped(folder: Path, contract: Contract, withdrawn: frozenset[str]) -> Coho
     return replace(cohort, patient_ids=ids, values=cohort.values[kept], labels=cohort.labels[kept])
 
 
-def data_state(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
-    """What tells that the folder's files are others than before: name, size, time of change and inode of each."""
+def data_state(folder: Path, *, images: bool = False) -> tuple[tuple[str, int, int, int], ...]:
+    """What tells that the folder's files are others than before: name, size, time of change and inode of each.
+
+    `images`: those in folders below it too, through a link `images` as well.
+    """
     found = []
     try:
-        for path in sorted(folder.iterdir()):
+        beside = sorted((folder / "images").rglob("*")) if images else []
+        for path in sorted(folder.rglob("*") if images else folder.iterdir()) + beside:
             if path.is_file():
                 status = path.stat()
-                found.append((path.name, status.st_size, status.st_mtime_ns, status.st_ino))
+                found.append((str(path.relative_to(folder)), status.st_size, status.st_mtime_ns, status.st_ino))
     except OSError as error:
         raise DataError(f"the data folder {folder} cannot be read ({error.strerror}): nothing is computed before it can") from error
     return tuple(found)

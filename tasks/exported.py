@@ -23,6 +23,7 @@ from secagg.model import model_digest
 from tasks.base import Task
 from tasks.errors import ModelFileError
 from tasks.features import Design
+from tasks.imaging.task import ImageTask
 from tasks.registry import get_task
 from tasks.run_options import RunOptions, run_options
 
@@ -121,8 +122,10 @@ def named_tensors(model: ModelRef, buffers: Vector, parameters: Vector) -> dict[
 
 
 def task_of(exported: Exported) -> Task:
-    """The installed task that the model is of. Raises `TaskError`: it is unknown here, or of another version."""
+    """The installed task that the model is of. Raises `TaskError`: it is unknown here, of another version, or of images."""
     task = get_task(exported.task.name)
+    if isinstance(task, ImageTask):
+        raise ModelFileError(f"the model of run {exported.run_id} is of images: use `wardround-site segment`")
     if exported.task.version != task.version:
         raise ModelFileError(
             f"the model of run {exported.run_id} is of task {task.name} {exported.task.version}, this program has {task.version}"

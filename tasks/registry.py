@@ -26,6 +26,7 @@ BUILT_IN = {
     "prom_msis29": "tasks.cognition_prom.task:MSIS29_TASK",
     "treatment_response": "tasks.treatment_response.task:TASK",
     "treatment_response_relapse": "tasks.treatment_response.task:RELAPSE",
+    "lesion_seg": "tasks.lesion_seg.task:TASK",
     "mri_harmonisation": "tasks.mri_harmonisation.task:TASK",
     "disease_states": "tasks.disease_states.task:TASK",
     "eligibility_flow": "tasks.eligibility_flow.task:TASK",

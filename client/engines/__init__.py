@@ -1,6 +1,6 @@
 """Patients' gradients, clipped and summed exactly: nobody's contribution is longer than the bound or depends on anybody else."""
 
-from client.engines.batch import Loss, Parameters, PatientBatch, Shape, of_owners, of_records, of_rows
+from client.engines.batch import Loss, Parameters, PatientBatch, Patients, Shape, of_owners, of_records, of_rows
 from client.engines.choose import NAMES, Engine, choose_engine, gradients_as_inputs, like, sum_of, to_grid
 from client.engines.errors import Unsupported
 from client.engines.plain import plain_sum
@@ -11,6 +11,7 @@ __all__ = [
     "Loss",
     "Parameters",
     "PatientBatch",
+    "Patients",
     "Shape",
     "Unsupported",
     "choose_engine",

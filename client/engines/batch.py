@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -32,6 +33,24 @@ class Shape:
     def __post_init__(self) -> None:
         if self.records < 1:
             raise Unsupported(f"a patient of {self.records} records: the limit is a constant of the task, at least 1")
+
+
+class Patients(Protocol):
+    """Patients to compute on, all in memory or read when their turn comes."""
+
+    def __len__(self) -> int: ...
+
+    def chosen(self, places: NDArray[np.intp]) -> Patients:
+        """The patients at `places`."""
+        ...
+
+    def step(self, number: int) -> Patients:
+        """The same patients as they are in a round's local step `number`, from 0 on."""
+        ...
+
+    def parts(self) -> Iterator[PatientBatch]:
+        """Batches that together hold each patient once."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -69,6 +88,14 @@ class PatientBatch:
         """The patients at `places`, copied."""
         at = torch.from_numpy(places)
         return PatientBatch(self.inputs[at], self.labels[at], self.weights[at])
+
+    def step(self, number: int) -> PatientBatch:
+        """The same in every step."""
+        return self
+
+    def parts(self) -> Iterator[PatientBatch]:
+        """All of it at once."""
+        yield self
 
     def flat(self) -> tuple[Tensor, Tensor, Tensor]:
         """Inputs, labels and weights record by record, (n * R, ...) each."""

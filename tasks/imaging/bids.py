@@ -22,6 +22,7 @@ SUFFIX: Final = re.compile(r"[A-Za-z0-9]+")
 LABEL: Final = re.compile(r"[A-Za-z0-9+]+")
 MAX_NAME: Final = 255
 LESIONS: Final = ("lesion", "lesions")
+PREDICTED: Final = "predicted"  # desc- of masks that a model drew
 CHANGES: Final = ("lesionchange", "newlesion", "newlesions")
 PLAIN: Final = frozenset({"sub", "ses", "space", "ce"})  # what tells images of one session apart without a choice
 
@@ -151,8 +152,8 @@ def _take_mask(layout: Layout, place: _Place, path: Path) -> None:
     """One file of an `anat` folder under derivatives: a mask of lesions, or of their change."""
     if not is_image(path) or (name := parse_name(path.name)) is None or name.suffix not in ("mask", "dseg"):
         return
-    label = name.get("label").lower()
-    if label not in (*LESIONS, *CHANGES):
+    label, by = name.get("label").lower(), name.get("desc").lower()
+    if label not in (*LESIONS, *CHANGES) or by == PREDICTED:  # what a model drew is nothing to learn from
         return
     if name.key != place.key:
         layout.find("misplaced", path)

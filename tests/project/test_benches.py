@@ -13,6 +13,7 @@ SMALL = {
     "import": ("--scale", "0.02"),
     "labels": ("--patients", "60", "--visits", "900", "--repeats", "2"),
     "mri": ("--scans", "6", "--workers", "1", "--repeats", "1"),
+    "mri_train": ("--sites", "3", "--patients", "6", "--rounds", "1", "--widths", "4-8", "--arms", "threshold", "federated"),
     "rounds": ("--sites", "3", "--rounds", "1", "--patients", "40", "--workers", "1"),
     "simulator": ("--only", "demo", "--repeats", "2"),
     "tasks": ("--tasks", "cdp_2y", "--seeds", "1", "2", "--preset", "demo", "--arms", "pooled", "federated", "baseline"),

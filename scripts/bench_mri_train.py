@@ -1,0 +1,235 @@
+#!/usr/bin/env python3
+"""How well lesions are found: a threshold, each site alone, all scans in one place, federated, and what noise costs.
+
+    scripts/bench mri_train                                        six invented sites with 100 patients each (an hour or more)
+    scripts/bench mri_train --sites 3 --patients 20 --rounds 40    minutes
+    scripts/bench mri_train --arms federated --folder phantoms     scans of an earlier call, if they are there
+
+Phantoms of scanners that differ; 60 % of the patients train, figures are of the 20 % of the test, session by session, exact and
+without noise. Plans, trainers, patches and noise are the product's (`consortium_in_process`); transport and masks are left out. The
+threshold is the best single one of normalised FLAIR on the training scans. Intervals: 95 % over test sessions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from bench_machine import machine, machine_line  # noqa: E402
+from consortium_in_process import declared, plan_of, roster_of, train, trainers_of  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.table import Table  # noqa: E402
+
+from client.plan_model import model_of  # noqa: E402
+from client.scans import ScanEncoder  # noqa: E402
+from client.sides import Side  # noqa: E402
+from client.trainer import Trainer  # noqa: E402
+from consortium.plan import Plan  # noqa: E402
+from tasks.base import Cohort  # noqa: E402
+from tasks.cohorts import open_cohort  # noqa: E402
+from tasks.imaging.cache import Cache  # noqa: E402
+from tasks.imaging.phantoms import invented_sites, write_phantoms  # noqa: E402
+from tasks.imaging.segmentation_scores import best_threshold, bland_altman, icc, score_scan  # noqa: E402
+from tasks.lesion_seg.scoring import DICE, F1, FOUND_ML, LOAD_CUTS_ML, TRUE_ML  # noqa: E402
+from tasks.lesion_seg.task import TASK  # noqa: E402
+
+ARMS: Final = ("threshold", "local", "pooled", "federated", "distributed8")
+WORDS: Final = {
+    "threshold": "best single threshold of FLAIR",
+    "local": "each site alone",
+    "pooled": "pooled: all scans in one place",
+    "federated": "federated, no noise",
+    "distributed8": "federated, distributed noise, epsilon 8",
+}
+QUIET: Final = ("privacy=none", "strategy.options.tau=1e-6")  # without noise, Adam's steps may follow the smallest gradients
+POOLED: Final = "pooled"
+ABSENT: Final = ("absent-a", "absent-b")  # a plan names three sites at least; these never answer
+Floats = np.ndarray
+
+
+@dataclass(frozen=True)
+class World:
+    """Cohorts by site, patients named after it; prepared scans in `cache`."""
+
+    cohorts: Mapping[str, Cohort]
+    cache: Path
+    salt: bytes
+    seed: int
+    common: tuple[str, ...]
+
+    def words(self, *more: str) -> list[str]:
+        return ["task=lesion_seg", *self.common, *more]
+
+
+def world_of(folder: Path, options: argparse.Namespace) -> World:
+    if not (folder / "truth").is_dir():
+        write_phantoms(folder, sites=invented_sites(options.sites, options.seed), patients=options.patients, seed=options.seed)
+    cohorts = {}
+    for site in sorted(path.name for path in folder.iterdir() if path.name.startswith("site-")):
+        found = open_cohort(TASK, folder / site)
+        cohorts[site] = replace(found, patient_ids=tuple(f"{site}-{name}" for name in found.patient_ids))
+    salt = hashlib.sha256(f"split {options.seed}".encode()).digest()[:16]
+    common = (
+        f"task.options.spacing_mm={options.spacing}",
+        f"+task.options.widths={options.widths}",
+        f"schedule.rounds={options.rounds}",
+        f"schedule.evaluate_every={options.rounds}",
+        f"strategy.options.rate={options.rate}",
+    )
+    return World(cohorts, folder / "prepared", salt, options.seed, common)
+
+
+def pooled_cohort(world: World) -> Cohort:
+    parts = tuple(world.cohorts.values())
+    return replace(
+        parts[0],
+        patient_ids=tuple(name for part in parts for name in part.patient_ids),
+        values=np.concatenate([part.values for part in parts]),
+        labels=np.concatenate([part.labels for part in parts]),
+        scans=tuple(scan for part in parts for scan in part.scans),
+    )
+
+
+def trained(world: World, cohorts: Mapping[str, Cohort], words: Sequence[str], *seed: object) -> tuple[Plan, Floats]:
+    """Plan and final model over these cohorts as sites."""
+    names = tuple(cohorts) if len(cohorts) > 2 else (*cohorts, *ABSENT)
+    roster = roster_of(names, world.salt)
+    trainers = trainers_of(TASK, cohorts, roster, world.seed, *seed, cache=world.cache)
+    sizes = {**dict.fromkeys(names, 10), **declared(trainers)}
+    plan = plan_of(world.words(*words), roster, sizes)
+    return plan, train(plan, trainers).model
+
+
+def judged(world: World, plan: Plan, model: Floats, side: Side) -> Floats:
+    """What the task's scoring takes, (n_sessions, 4), of one side."""
+    return ScanEncoder(TASK, world.cache).scored(plan, model_of(TASK, plan), model[plan.n_buffers :], side).outputs
+
+
+def sides_of(world: World, name: str) -> dict[str, Side]:
+    return {
+        site: getattr(Trainer(TASK, cohort, salt=world.salt, held_out_fraction=0.4, entropy=os.urandom).sides, name)
+        for site, cohort in world.cohorts.items()
+    }
+
+
+def by_threshold(world: World, sequence: int = 0) -> Floats:
+    """The threshold chosen on all training scans, judged on the test scans."""
+    recipe = TASK.recipe(_options(world), ("flair", "t1w"))
+
+    def scans(name: str) -> list[tuple[Floats, Floats, float]]:
+        found = []
+        for side in sides_of(world, name).values():
+            for outcome in Cache(world.cache, recipe).fill(side.scans):
+                if outcome.entry is not None and (scan := outcome.entry.read()).mask is not None:
+                    voxel_ml = abs(float(np.linalg.det(outcome.entry.grid_affine[:3, :3]))) / 1000
+                    found.append((scan.channels[sequence], scan.mask, voxel_ml))
+        return found
+
+    level = best_threshold([(values, mask) for values, mask, _ in scans("training")]).value
+    rows = []
+    for values, mask, voxel_ml in scans("test"):
+        one = score_scan(values >= level, mask, voxel_ml)
+        rows.append((one.dice, np.nan if one.f1 is None else one.f1, one.predicted_ml, one.true_ml))
+    return np.array(rows)
+
+
+def _options(world: World) -> dict[str, Any]:
+    return dict(plan_of(world.words("privacy=none"), roster_of(tuple(world.cohorts), world.salt),
+                        dict.fromkeys(world.cohorts, 10)).model.options)  # fmt: skip
+
+
+def run(world: World, arm: str) -> Floats:
+    test = {site: side for site, side in sides_of(world, "test").items() if side.patients}
+    if arm == "threshold":
+        return by_threshold(world)
+    if arm == "local":
+        rows = []
+        for site, cohort in world.cohorts.items():
+            if site not in test:
+                continue
+            plan, model = trained(world, {site: cohort}, QUIET, site)
+            rows.append(judged(world, plan, model, test[site]))
+        return np.concatenate(rows)
+    cohorts = {POOLED: pooled_cohort(world)} if arm == "pooled" else world.cohorts
+    words = ("privacy=distributed8",) if arm == "distributed8" else QUIET
+    plan, model = trained(world, cohorts, words, arm)
+    return np.concatenate([judged(world, plan, model, side) for side in test.values()])
+
+
+def figures(rows: Floats) -> dict[str, float]:
+    """Of the sessions with lesions and, of volumes, of all."""
+    rows = rows[~np.isnan(rows[:, DICE])]
+    ill = rows[rows[:, TRUE_ML] > 0]
+    load = np.searchsorted(LOAD_CUTS_ML, ill[:, TRUE_ML], side="right")
+    agreement = bland_altman(rows[:, FOUND_ML], rows[:, TRUE_ML])
+    return {
+        "sessions": float(len(ill)),
+        "dice": float(ill[:, DICE].mean()),
+        "dice_reach": float(1.96 * ill[:, DICE].std(ddof=1) / np.sqrt(len(ill))),
+        **{f"dice_{name}": float(ill[load == at, DICE].mean()) for at, name in enumerate(("small", "medium", "large"))
+           if (load == at).any()},
+        "lesion_f1": float(np.nanmean(ill[:, F1])),
+        "bias_ml": agreement.bias_ml,
+        "low_ml": agreement.low_ml,
+        "high_ml": agreement.high_ml,
+        "icc": icc(rows[:, FOUND_ML], rows[:, TRUE_ML]) or float("nan"),
+    }  # fmt: skip
+
+
+def show(result: dict[str, Any]) -> None:
+    table = Table("", "Dice", "below 2 mL", "2 to 12 mL", "above", "lesion F1", "volume: bias (limits), mL", "ICC", "CPU s")
+    for arm, one in result["arms"].items():
+        loads = [f"{one[name]:.2f}" if (name := f"dice_{load}") in one else "-" for load in ("small", "medium", "large")]
+        volume = f"{one['bias_ml']:+.1f} ({one['low_ml']:.1f} to {one['high_ml']:.1f})"
+        dice = f"{one['dice']:.3f} ± {one['dice_reach']:.3f}"
+        table.add_row(WORDS[arm], dice, *loads, f"{one['lesion_f1']:.2f}", volume, f"{one['icc']:.2f}", f"{one['cpu_s']:.0f}")
+    Console(width=130).print(table)
+    print(machine_line(result["machine"]))
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sites", type=int, default=6)
+    parser.add_argument("--patients", type=int, default=100, help="of each site (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--spacing", type=float, default=4.0, help="of the common grid in mm (default %(default)s)")
+    parser.add_argument("--widths", default="8-16-32", help="channels of the network's levels (default %(default)s)")
+    parser.add_argument("--rate", type=float, default=0.01, help="step of the server's optimiser (default %(default)s)")
+    parser.add_argument("--sample-rate", type=float, default=0.25, help="share of patients in a round (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
+    parser.add_argument("--folder", type=Path, help="where scans are written, or lie (default: a temporary one)")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    result: dict[str, Any] = {"machine": machine(), "options": {k: str(v) for k, v in vars(options).items()}, "arms": {}}
+    with tempfile.TemporaryDirectory() as name:
+        world = world_of(options.folder or Path(name), options)
+        world = replace(world, common=(*world.common, f"privacy.sample_rate={options.sample_rate}"))
+        for arm in options.arms:
+            began = time.process_time()
+            result["arms"][arm] = figures(run(world, arm)) | {"cpu_s": time.process_time() - began}
+            print(f"{arm}: Dice {result['arms'][arm]['dice']:.3f}", file=sys.stderr, flush=True)
+    show(result)
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

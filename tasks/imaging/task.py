@@ -1,0 +1,62 @@
+"""What a task on images has beside `tasks.base.Task`: how scans are prepared, what is drawn of a patient, how a scan is judged.
+
+A row of such a task's cohort is a session with images, `Cohort.scans` says which. A record, as engines know it, is a patch: in
+every step `Task.records` of them are drawn from all sessions of a patient together, so that all of it is one contribution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.base import Cohort, Options
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tasks.imaging.entries import Entry
+    from tasks.imaging.prepare import Recipe
+    from tasks.imaging.store import Scan
+
+Patches = NDArray[np.float32]  # (n, *input_shape)
+Apply: TypeAlias = "Callable[[Tensor], Tensor]"  # the model: inputs (n, *input_shape) to outputs (n, ...)
+
+
+@runtime_checkable
+class ImageTask(Protocol):
+    """Nothing here knows of hospitals, noise or plans; all constants are of the task's version or of its options."""
+
+    @property
+    def sessions(self) -> int:
+        """At most so many sessions of a patient count, the last ones."""
+        ...
+
+    def cohort_of_scans(self, scans: Sequence[Scan]) -> Cohort:
+        """The patients whose sessions can serve, from headers alone, in the order of `scans`. `DataError` if there is nobody."""
+        ...
+
+    def recipe(self, options: Options, columns: Sequence[str]) -> Recipe:
+        """How a scan is prepared for a plan with these model options and columns."""
+        ...
+
+    def input_shape(self, columns: Sequence[str]) -> tuple[int, ...]:
+        """Shape of one record's input."""
+        ...
+
+    def drawn(self, entries: Sequence[Entry], seed: bytes, drop_rate: float) -> tuple[Patches, NDArray[np.float32]]:
+        """Inputs (records, *input_shape) and labels (records, *label_shape) of one patient, from the patient's prepared sessions.
+
+        The same for the same `seed`. `drop_rate`: chance that a sequence is taken from a patch.
+        """
+        ...
+
+    def chances(self, channels: Patches, present: NDArray[np.bool_], apply: Apply) -> NDArray[np.float32]:
+        """Chance of each voxel (x, y, z) of a prepared scan `channels` (C, x, y, z), of which those `present` (C,) are there."""
+        ...
+
+    def judged(self, entry: Entry, apply: Apply) -> NDArray[np.float64]:
+        """What the model makes of one whole session beside its truth, (k,): the `outputs` that the task's scoring takes."""
+        ...

@@ -1,0 +1,145 @@
+"""How whole scans are counted: Dice by how much there is to find, lesions found, and by how much the volume is off.
+
+Three histograms of sessions. Within a bin values are taken to lie in its middle; Dice 0 and 1, which many scans have exactly, have
+bins of their own. Differences of volume have bins of equal width on the signed square root up to `REACH_ML`; beyond counts as that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from tasks.errors import ContractError
+from tasks.metrics import LEAST_MASS, Z95, Figure, figure
+from tasks.scoring.base import NOWHERE, Floats, Places, Scored
+from tasks.scoring.names import NOISE_DOMINATES, Name
+
+DICE, F1, FOUND_ML, TRUE_ML = range(4)  # of a judged session
+JUDGED: Final = 4
+LOADS: Final = ("none", "small", "medium", "large")
+LOAD_CUTS_ML: Final = (2.0, 12.0)  # quartiles of lesion load in published cohorts
+REACH_ML: Final = 40.0  # largest difference of volumes that is told apart
+NOISE_SHARE: Final = 0.1  # of Dice: a standard error from noise above that drowns the figures
+
+
+@dataclass(frozen=True)
+class LesionScoring:
+    """`bins` of each histogram. Outputs (n, 4): Dice, lesion-wise F1, found and true volume in mL; NaN: no such scan."""
+
+    bins: int
+
+    def __post_init__(self) -> None:
+        if self.bins < 4 or self.bins % 2:
+            raise ContractError(f"{self.bins} bins of Dice: an even number, at least 4")
+
+    @property
+    def primary(self) -> str:
+        return "dice"
+
+    @property
+    def lower_is_better(self) -> bool:
+        return False
+
+    @property
+    def cells(self) -> int:
+        return (len(LOADS) + 2) * self.bins
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Dice, by load, has half of the squared weight."""
+        return math.sqrt(0.5), 0.5, 0.5
+
+    def places(self, scored: Scored) -> Places:
+        """A session that could not be prepared is nowhere; of lesions found, one without any and without any found as well."""
+        outputs = np.asarray(scored.outputs, dtype=np.float64)
+        if outputs.ndim != 2 or outputs.shape[1] != JUDGED:
+            return np.full((len(outputs), 3), NOWHERE, dtype=np.int64)
+        dice, f1, found, true = np.nan_to_num(outputs).T
+        load = np.where(true > 0, 1 + np.searchsorted(LOAD_CUTS_ML, true, side="right"), 0)
+        places = np.stack(
+            [
+                load * self.bins + self._share_bin(dice),
+                len(LOADS) * self.bins + self._share_bin(f1),
+                (len(LOADS) + 1) * self.bins + self._difference_bin(found - true),
+            ],
+            axis=1,
+        )
+        places[np.isnan(outputs[:, F1]), 1] = NOWHERE
+        places[np.isnan(outputs[:, DICE])] = NOWHERE
+        return np.asarray(places, dtype=np.int64)
+
+    def figures(self, histogram: Floats, *, noise_std: float = 0.0) -> Mapping[str, float]:
+        """dice of sessions with lesions, also by load; dice_none: share of those without lesions where none is found; lesion_f1;
+        volume_bias_ml and the limits of agreement around it (Bland and Altman 1986)."""
+        cells = np.asarray(histogram, dtype=np.float64)
+        if cells.shape != (self.cells,):
+            raise ContractError(f"a histogram of {self.bins} bins has {self.cells} cells here, got shape {cells.shape}")
+        weights = np.array(self.weights)
+        blocks = cells.reshape(-1, self.bins) / np.repeat(weights, (len(LOADS), 1, 1))[:, None]
+        noise = noise_std / weights
+        shares, found = self._share_values(), {}
+        by_load = {name: _mean(shares, counts, noise[0], 0.0, 1.0) for name, counts in zip(LOADS, blocks, strict=False)}
+        with_lesions = blocks[1 : len(LOADS)].sum(axis=0)
+        found["dice"] = _mean(shares, with_lesions, noise[0] * math.sqrt(len(LOADS) - 1), 0.0, 1.0)
+        found |= {f"dice_{name}": one for name, one in by_load.items()}
+        found["lesion_f1"] = _mean(shares, blocks[len(LOADS)], noise[1], 0.0, 1.0)
+        agreement = self._agreement(blocks[len(LOADS) + 1], float(noise[2]))
+        flat: dict[str, float] = {}
+        for name, one in (found | agreement).items():
+            if one is not None:
+                parts = {"": one.value, "low": one.low, "high": one.high, "noise_se": one.noise_se or None}
+                flat |= {str(Name(name, part)): value for part, value in parts.items() if value is not None}
+        return flat | {NOISE_DOMINATES: float(_drowned(found["dice"], noise_std))}
+
+    def _agreement(self, counts: Floats, noise_std: float) -> dict[str, Figure | None]:
+        values = self._difference_values()
+        bias = _mean(values, counts, noise_std, -REACH_ML, REACH_ML)
+        if bias is None:
+            return {}
+        total = float(counts.sum())
+        squares = _mean((values - bias.value) ** 2, counts, noise_std, 0.0, REACH_ML**2)
+        if squares is None or squares.value <= 0 or total <= 2:
+            return {"volume_bias_ml": bias}
+        reach = Z95 * math.sqrt(squares.value)
+        slope = Z95 / (2 * math.sqrt(squares.value))
+        sampling, noise = slope * squares.sampling_se, slope * squares.noise_se
+        error = Z95 * math.hypot(sampling, noise)
+        return {
+            "volume_bias_ml": bias,
+            "volume_agreement_ml": Figure(reach, sampling, noise, max(reach - error, 0.0), reach + error),
+        }
+
+    def _share_bin(self, shares: Floats) -> Places:
+        """0 and 1 apart, the rest in bins of equal width."""
+        inner = 1 + np.floor(np.clip(shares, 0.0, 1.0) * (self.bins - 2))
+        return np.where(shares <= 0, 0, np.where(shares >= 1, self.bins - 1, np.minimum(inner, self.bins - 2))).astype(np.int64)
+
+    def _share_values(self) -> Floats:
+        return np.concatenate([[0.0], (np.arange(self.bins - 2) + 0.5) / (self.bins - 2), [1.0]])
+
+    def _difference_bin(self, difference: Floats) -> Places:
+        root = np.sign(difference) * np.sqrt(np.minimum(np.abs(difference) / REACH_ML, 1.0))
+        return np.minimum(np.floor((1.0 + root) / 2.0 * self.bins), self.bins - 1).astype(np.int64)
+
+    def _difference_values(self) -> Floats:
+        """The mean of a bin within which differences are spread evenly."""
+        roots = 2.0 * np.arange(self.bins + 1) / self.bins - 1.0
+        edges = np.sign(roots) * roots**2 * REACH_ML
+        return np.asarray((edges[:-1] + edges[1:]) / 2)
+
+
+def _mean(of_bin: Floats, counts: Floats, noise_std: float, least: float, most: float) -> Figure | None:
+    """The mean over patients of what each bin stands for; None where noise leaves nobody."""
+    total = float(counts.sum())
+    if total <= max(LEAST_MASS, 3.0 * noise_std * math.sqrt(len(counts))):
+        return None
+    value = float(counts @ of_bin) / total
+    return figure(value, (of_bin - value) / total, counts, noise_std, least=least, most=most)
+
+
+def _drowned(dice: Figure | None, noise_std: float) -> bool:
+    return noise_std > 0 and (dice is None or dice.noise_se > NOISE_SHARE)

@@ -1,0 +1,154 @@
+"""The task that plans name: T2 lesions of MS on FLAIR and T1w, by a U-Net on patches; one patient is all sessions together."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.base import Cohort, Column, Contract, Label, Options
+from tasks.errors import ContractError, DataError
+from tasks.imaging.task import Apply, Patches
+from tasks.lesion_seg.scoring import LesionScoring
+from tasks.report import DataReport
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from tasks.imaging.entries import Entry
+    from tasks.imaging.prepare import Recipe
+    from tasks.imaging.store import Scan
+
+NAME: Final = "lesion_seg"
+VERSION: Final = "1"
+SEQUENCES: Final = {"flair": "FLAIR", "t1w": "T1w", "t2w": "T2w", "t1w_ce": "T1w_ce"}  # column -> as folders name it
+PATCH: Final = (32, 32, 32)  # voxels
+PATCHES: Final = 2  # of a patient in a step
+SESSIONS: Final = 8  # of a patient, the last ones
+SPACING: Final = "spacing_mm"
+SPACINGS_MM: Final = (0.5, 6.0)
+LOW: Final = -5.0  # robust deviations at which prepared values are cut, and what lies beyond an image
+OVERLAP: Final = 0.5  # of tiles, when a whole scan is judged
+
+
+class LesionSeg:
+    """`tasks.base.Task` and `tasks.imaging.task.ImageTask`."""
+
+    name, version, records, sessions = NAME, VERSION, PATCHES, SESSIONS
+    label_shape = PATCH
+    __test__ = False  # of pytest
+
+    @cached_property
+    def contract(self) -> Contract:
+        """A column for each sequence: whether the session has it. What a plan names is what the network sees."""
+        columns = [
+            Column(column, "binary", f"a {name} image of the session", nullable=False, modality="mri")
+            for column, name in SEQUENCES.items()
+        ]
+        return Contract(NAME, VERSION, tuple(columns), Label("lesion", "the voxel lies in a T2 lesion of MS"))
+
+    @property
+    def population(self) -> str:
+        return "People with MS or CIS with a brain MRI on which somebody has outlined the lesions."
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        from tasks.imaging.unet import MODEL_NAMES
+
+        return MODEL_NAMES
+
+    def cohort_of_scans(self, scans: Sequence[Scan]) -> Cohort:
+        """Sessions with a lesion mask and FLAIR or T1w; `DataError` if there is none."""
+        usable = [scan for scan in scans if scan.mask is not None and {"FLAIR", "T1w"} & set(scan.images)]
+        if not usable:
+            raise DataError(f"none of {len(scans)} sessions has FLAIR or T1w and a lesion mask: this task learns from such")
+        values = np.array([[float(name in scan.images) for name in SEQUENCES.values()] for scan in usable])
+        names = tuple(scan.patient for scan in usable)
+        n = len(set(names))
+        report = DataReport(
+            task=NAME, version=VERSION, table="images", rows_read=len(scans), patients=n, label="lesion masks", label_counts=(n, 0),
+            columns=(), findings=(), not_read=(), withheld=(), suspects=(), leak_check="masks are the label",
+        )  # fmt: skip
+        return Cohort(names, values, np.zeros(len(usable), np.int8), report, scans=tuple(usable))
+
+    def build_model(self, name: str, options: Options, columns: Sequence[str] | None = None) -> nn.Module:
+        """U-Net from (batch, sequences, 32, 32, 32) to logits (batch, 32, 32, 32)."""
+        from tasks.imaging.unet import build
+
+        spacing_of(options)
+        rest = {option: value for option, value in options.items() if option != SPACING}
+        return build(name, rest, len(self._sequences(columns)))
+
+    def recipe(self, options: Options, columns: Sequence[str]) -> Recipe:
+        """The common grid, cropped to the head, with the plan's sequences."""
+        from tasks.imaging.prepare import Recipe
+
+        spacing = spacing_of(options)
+        return Recipe((spacing,) * 3 if spacing else None, self._sequences(columns), low=LOW)
+
+    def input_shape(self, columns: Sequence[str]) -> tuple[int, ...]:
+        return len(self._sequences(columns)), *PATCH
+
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Soft Dice and cross-entropy of each patch, (batch,)."""
+        from tasks.imaging.segmentation import dice_bce
+
+        return dice_bce(outputs, labels)
+
+    def drawn(self, entries: Sequence[Entry], seed: bytes, drop_rate: float) -> tuple[Patches, NDArray[np.float32]]:
+        """Each patch from a session drawn by lot."""
+        from tasks.imaging.segmentation import draw_patches, drop_modalities
+
+        inputs, labels = [], []
+        for number in range(PATCHES):
+            own = hashlib.sha256(seed + number.to_bytes(4, "big")).digest()
+            entry = entries[int.from_bytes(own[:8], "big") % len(entries)]
+            patch = draw_patches(own, entry, 1, PATCH)[0]
+            kept = drop_modalities(patch.present, drop_rate, own)
+            inputs.append(patch.channels * kept[:, None, None, None])
+            labels.append(np.zeros(PATCH) if patch.mask is None else patch.mask)
+        return np.stack(inputs).astype(np.float32), np.stack(labels).astype(np.float32)
+
+    def chances(self, channels: Patches, present: NDArray[np.bool_], apply: Apply) -> NDArray[np.float32]:
+        """Tile by tile; around the head is what is darkest in it."""
+        from tasks.imaging.segmentation import predict_volume
+
+        background = [LOW if there else 0.0 for there in present]
+        return predict_volume(apply, channels, patch=PATCH, overlap=OVERLAP, background=background)
+
+    def judged(self, entry: Entry, apply: Apply) -> NDArray[np.float64]:
+        """Dice, lesion-wise F1 (NaN where there is none to find and none is found), found and true volume in mL."""
+        from tasks.imaging.segmentation_scores import score_scan
+
+        scan = entry.read()
+        chances = self.chances(scan.channels, scan.present, apply)
+        true = np.zeros(chances.shape, np.bool_) if scan.mask is None else scan.mask
+        found = score_scan(chances > 0.5, true, abs(float(np.linalg.det(entry.grid_affine[:3, :3]))) / 1000.0)
+        f1 = np.nan if found.f1 is None else found.f1
+        return np.array([found.dice, f1, found.predicted_ml, found.true_ml])
+
+    def scoring(self, bins: int, by: Sequence[str] = ()) -> LesionScoring:
+        """By load; there are no groups of people."""
+        if by:
+            raise ContractError(f"score_by is {','.join(by)}: task {NAME} knows no groups, its figures are by lesion load")
+        return LesionScoring(bins)
+
+    def _sequences(self, columns: Sequence[str] | None) -> tuple[str, ...]:
+        wanted = tuple(SEQUENCES) if columns is None else tuple(columns)
+        return tuple(SEQUENCES[self.contract.column(name).name] for name in SEQUENCES if name in wanted)
+
+
+def spacing_of(options: Options) -> float:
+    """Edge of the common grid's voxels in mm; 0: each scan's own. `ContractError` outside 0.5 to 6 mm."""
+    value = options.get(SPACING, 1.0)
+    low, high = SPACINGS_MM
+    if isinstance(value, bool) or not isinstance(value, int | float) or not (value == 0 or low <= value <= high):
+        raise ContractError(f"option {SPACING} is {value!r}: 0 for each scan's own voxels, or {low} to {high} mm")
+    return float(value)
+
+
+TASK: Final = LesionSeg()

@@ -1,0 +1,178 @@
+"""`segment` and `data prepare` on phantom hospitals: real files, real programs' entry points, nothing taken for what it is not."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from image_plans import plan_of_images
+from phantom_sites import write_hospital
+
+from client.cli import main
+from client.home import Home
+from consortium.canonical import encode_json
+from consortium.documents import to_document
+from consortium.plan import Plan
+from secagg.model import model_digest
+from server.pooled import initial_model
+from tasks.exported import FORMAT, named_tensors
+from tasks.imaging.measures_session import measure_store
+from tasks.imaging.store import open_store
+from tasks.imaging.volume import read_mask, read_volume
+from tasks.lesion_seg.task import TASK
+
+
+@pytest.fixture(scope="module")
+def hospital(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_hospital(tmp_path_factory.mktemp("hospital"), "one", 3)
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    return plan_of_images("privacy=none")
+
+
+@pytest.fixture(scope="module")
+def model(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network by lot that finds lesions wherever its last bias says so: what is written matters, not how good it is."""
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    folder.mkdir()
+    weights = np.array(initial_model(plan))
+    network = TASK.build_model("unet3d", {"widths": "4-8"}, plan.task.columns)
+    assert [name for name, _ in network.named_parameters()][-2:] == ["output.weight", "output.bias"]
+    weights[-5:] = [2.0, -1.0, 2.0, -1.0, 3.0]
+    document = {
+        "format": FORMAT,
+        "task": to_document(plan.task),
+        "model": to_document(plan.model),
+        "model_digest": model_digest([weights.astype("<f4").tobytes()]).hex(),
+        "run_id": "run-1",
+        "privacy": to_document(plan.privacy),
+        "privacy_in_words": "NOT PRIVATE",
+        "evaluation": {"sites": 3, "noise_std": 0.0, "figures": {}, "histogram": []},
+    }
+    (folder / "model.json").write_bytes(encode_json(document))
+    np.savez(folder / "weights.npz", **named_tensors(plan.model, np.zeros(0, np.float32), weights))
+    return folder
+
+
+def segment(*words: object) -> int:
+    return main(["--home", "/nonexistent", "segment", *map(str, words)])
+
+
+def test_each_session_gets_a_mask_on_the_grid_of_its_own_image(model: Path, hospital: Path, tmp_path: Path) -> None:
+    out = tmp_path / "masks"
+    assert segment(model, "--folder", hospital, "--out", out, "--html") == 0
+    page = (out / "segmented.html").read_text()
+    assert page.count("data:image/png;base64,") >= 4
+    assert "P003, session 02, day 400" in page
+    rows = list(csv.DictReader((out / "segmented.csv").open()))
+    assert [(row["patient"], row["session"]) for row in rows] == [("P001", "01"), ("P002", "01"), ("P003", "01"), ("P003", "02")]
+    for row, scan in zip(rows, open_store(hospital).scans, strict=True):
+        found = next((out / f"sub-{scan.subject}" / f"ses-{scan.session}").rglob("*_desc-predicted_label-lesion_mask.nii.gz"))
+        mask, image = read_mask(found), read_volume(scan.images["FLAIR"]).canonical()
+        assert mask.shape == image.shape
+        assert np.allclose(mask.affine, image.affine)
+        voxel_ml = abs(np.linalg.det(image.affine[:3, :3])) / 1000
+        assert float(row["lesion_ml"]) == pytest.approx(mask.data.sum() * voxel_ml, rel=1e-3)
+        assert scan.mask is not None
+        drawn = read_mask(scan.mask).canonical().data > 0
+        both = (drawn & (mask.data > 0)).sum()
+        assert float(row["dice"]) == pytest.approx(2 * both / (drawn.sum() + mask.data.sum()), abs=1e-4)
+    assert any(float(row["lesion_ml"]) > 0 for row in rows)
+    about = json.loads((out / "dataset_description.json").read_text())
+    assert about["DatasetType"] == "derivative"
+
+
+def test_what_a_model_drew_is_never_taken_for_a_drawn_mask(model: Path, hospital: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    shutil.copytree(hospital, site)
+    shutil.rmtree(site / "derivatives")
+    assert segment(model, "--folder", site, "--out", site / "derivatives" / "wardround") == 0
+    store = open_store(site)
+    assert [scan.mask for scan in store.scans] == [None] * 4
+    assert not [each for each in measure_store(store) if each.lesions is not None]
+
+
+def test_a_session_that_cannot_be_used_is_told_and_stops_no_other(
+    model: Path, hospital: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site = tmp_path / "site"
+    shutil.copytree(hospital, site)
+    broken = next(site.glob("sub-P002/ses-*/anat/*FLAIR.nii.gz"))
+    broken.write_bytes(broken.read_bytes()[:-100])
+    assert segment(model, "--folder", site, "--out", tmp_path / "masks", "--json") == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (told["sessions"], told["segmented"]) == (4, 3)
+    assert told["not used"] == [reason for reason in told["not used"] if reason.startswith("damaged: ")]
+    rows = {(row["patient"], row["session"]): row for row in csv.DictReader((tmp_path / "masks" / "segmented.csv").open())}
+    assert rows["P002", "01"]["reason"].startswith("damaged: ")
+    assert rows["P002", "01"]["lesion_ml"] == ""
+
+
+def test_one_patient_alone_and_nobody_who_is_not_there(
+    model: Path, hospital: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert segment(model, "--folder", hospital, "--out", tmp_path / "a", "--patient", "P003") == 0
+    assert {row["patient"] for row in csv.DictReader((tmp_path / "a" / "segmented.csv").open())} == {"P003"}
+    assert segment(model, "--folder", hospital, "--out", tmp_path / "b", "--patient", "P777") == 1
+    said = capsys.readouterr().err
+    assert "1 of 1 patients have no session of images" in said
+    assert "P777" not in said
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_folder_that_is_there_is_not_written_to(
+    model: Path, hospital: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert segment(model, "--folder", hospital, "--out", tmp_path) == 2
+    assert "is there already: name a new folder" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_predict_sends_models_of_images_to_segment(model: Path, hospital: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--home", "/nonexistent", "predict", str(model), "--folder", str(hospital)]) == 1
+    assert "is of images: use `wardround-site segment`" in capsys.readouterr().err
+
+
+# -- data prepare -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def home(hospital: Path, tmp_path: Path) -> Path:
+    """A site that has its images and knows no plan yet."""
+    root = tmp_path / "home"
+    words = ["init", "--id", "one", "--task", "lesion_seg", "--data", str(hospital)]
+    assert main(["--home", str(root), *words]) == 0
+    return root
+
+
+def known(home: Path, plan: Plan) -> None:
+    from client.plans import PlanStore
+    from consortium.identity import SigningKey
+    from consortium.plan import sign_plan
+
+    key = SigningKey.from_seed(bytes(32))
+    PlanStore(Home(home).plans, "one", Home(home).load_identity().public).add(sign_plan(plan, key))
+
+
+def test_a_plans_scans_are_prepared_ahead_and_found_again(home: Path, plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:
+    known(home, plan)
+    capsys.readouterr()
+    for state in ("made", "kept"):
+        assert main(["--home", str(home), "--json", "data", "prepare", plan.run_id, "--workers", "1"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert (told["sessions"], told[state], told["not prepared"]) == (4, 4, {})
+    assert len(list((home / "prepared").rglob("*.npy"))) == 4
+    assert (home / "prepared").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_plan_that_is_not_known_and_workers_that_cannot_be_are_usage_errors(
+    home: Path, plan: Plan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--home", str(home), "data", "prepare", plan.run_id]) == 2
+    assert "0 plans match" in capsys.readouterr().err
+    assert main(["--home", str(home), "data", "prepare", plan.run_id, "--workers", "0"]) == 2
+    assert "--workers is 0: at least 1" in capsys.readouterr().err
