@@ -28,7 +28,8 @@ EXAMPLES = """examples:
 About a second for each session of 1 mm images and processor. A round prepares what is missing by itself, but its deadline does
 not wait for thousands of scans. Prepared scans lie in `prepared` below the site's own folder, readable by its account alone;
 they are a copy of the images: delete the folder when no run needs it. Broken off, the command goes on where it was.
-exit status: 0 all are ready, 1 some cannot be prepared (`data validate` says which files), 2 usage or configuration"""
+Copies of images that no patient of the plan has any more are removed.
+exit status: 0 all are ready, 1 some cannot be prepared (it says why; `data validate` says which files), 2 usage or configuration"""
 
 
 def add_command(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -55,9 +56,12 @@ def _prepare(home: Home, args: argparse.Namespace, out: Output) -> int:
         raise ConfigError(f"plan {plan.run_id} is for {plan.task.name}, which reads no images: there is nothing to prepare")
     scans = open_cohort(task, config.data).scans
     recipe = task.recipe(run_options(dict(plan.model.options)).model, plan.task.columns)
+    cache = Cache(home.prepared, recipe)
     with shown(len(scans), Console(stderr=True)) as done:
-        outcomes = Cache(home.prepared, recipe).fill(scans, workers=workers, done=done)
-    out.facts(f"scans for {plan.run_id}", _facts(outcomes))
+        outcomes = cache.fill(scans, workers=workers, done=done)
+    unused = cache.unused(outcomes)  # of images that changed, or of patients who are in no computation any more
+    cache.remove(unused)
+    out.facts(f"scans for {plan.run_id}", _facts(outcomes) | {"removed": len(unused)})
     return 1 if any(outcome.state is State.REFUSED for outcome in outcomes) else 0
 
 

@@ -5,9 +5,11 @@ import csv
 import io
 import json
 import os
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -23,27 +25,35 @@ from client.unexpected import told_without_cells
 from tasks.errors import DataError
 
 if TYPE_CHECKING:  # torch and nibabel are for those who segment
+    from torch import nn
+
     from tasks.exported import Exported
     from tasks.imaging.segmented import Segmented
     from tasks.imaging.store import Scan
     from tasks.imaging.task import ImageTask
+    from tasks.imaging.volume import Volume
 
 CAUTION = "Research software, not a medical device: look at every mask before it is used, and decide nothing about a patient by it."
+TOO_SURE = "Dice may be of patients who trained the model, and is then too good; the model's card has that of test patients."
+TABLE = "segmented.csv"
+HEAD = ("patient", "session", "day", "lesion_ml", "lesions", "dice", "drawn_ml", "reason")
+NOT_BIDS = re.compile(r"[^A-Za-z0-9+]")
 EXAMPLES = """examples:
   wardround-site segment model/ --out /srv/masks                       every session of this site's images
   wardround-site segment model/ --out /srv/masks --html                and a page with slices to look at
   wardround-site segment model/ --folder /mnt/bids --out /srv/masks --patient P-0123
 MODEL is a folder that `wardround-lead model export` wrote. The new folder is laid out as BIDS has it for derivatives, a mask on the
-grid of the session's first image, and segmented.csv with volumes, numbers of lesions and, where somebody has drawn a mask, Dice.
-Masks are called desc-predicted: neither `data measure` nor training ever takes them for drawn ones.
+voxels of the session's first image, and segmented.csv with volumes, numbers of lesions and, where somebody has drawn a mask, Dice.
+Masks are called desc-predicted: under that name neither `data measure` nor training takes them for drawn ones.
 exit status: 0 done, 1 a session cannot be used (the others are written), 2 usage or configuration"""
 
 
 @dataclass(frozen=True)
 class Told:
-    """One session: what was found, or why nothing could be."""
+    """One session: what was found, or why nothing could be. No mask is kept: it is on disk."""
 
     scan: "Scan"
+    label: tuple[str, ...]  # sub-X[, ses-Y]: as the new folder names it
     found: "Segmented | None"
     reason: str = ""
 
@@ -78,7 +88,7 @@ def _segment(home: Home, args: argparse.Namespace, out: Output) -> int:
     if missing := set(args.patient) - {scan.patient for scan in scans}:
         raise DataError(f"{len(missing)} of {len(set(args.patient))} patients have no session of images that can be used")
     chosen = [scan for scan in scans if not args.patient or scan.patient in args.patient]
-    told = _all(exported, task, chosen, target)
+    told = _all(exported, task, chosen, target, shown=args.html)
     if args.html:
         _write(target / "segmented.html", _page(exported, told).encode())
     _show(exported, told, target, out)
@@ -97,73 +107,119 @@ def _task_of(exported: "Exported") -> "ImageTask":
     return task
 
 
-def _all(exported: "Exported", task: "ImageTask", scans: Sequence["Scan"], target: Path) -> list[Told]:
-    """Session by session: each mask is on disk before the next scan is read."""
+def _all(exported: "Exported", task: "ImageTask", scans: Sequence["Scan"], target: Path, *, shown: bool) -> list[Told]:
+    """Session by session: a mask and its line are on disk before the next scan is read."""
     from tasks.base import Task
     from tasks.exported import model_of
-    from tasks.imaging.errors import ImageError
-    from tasks.imaging.segmented import segmented
 
     if not isinstance(task, Task):
         raise ConfigError(f"the task {exported.task.name} has no model")
-    model = model_of(exported, task)
-    told = []
+    model, told = model_of(exported, task), list[Told]()
+    _private(target)
+    _write(target / "dataset_description.json", _about(exported))
+    _append(target / TABLE, HEAD)
     console = Console(stderr=True)
     parts = (TextColumn("segmenting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*parts, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("", total=len(scans))
-        for scan in scans:
-            try:
-                found = segmented(task, model, scan, exported.options.model, exported.task.columns)
-            except ImageError as error:
-                told.append(Told(scan, None, f"{error.code}: {error.sentence}"))
-            else:
-                _write_mask(target, scan, found)
-                told.append(Told(scan, found))
+        for scan, label in zip(scans, _labels(scans), strict=True):
+            told.append(_one(exported, task, model, Told(scan, label, None), target, shown=shown))
+            _append(target / TABLE, _row(told[-1]))
             progress.advance(bar)
-    _write(target / "segmented.csv", _as_csv(told))
-    about = {"Name": f"Lesions by run {exported.run_id}", "BIDSVersion": "1.10.0", "DatasetType": "derivative",
-             "GeneratedBy": [{"Name": "wardround"}]}  # fmt: skip
-    _write(target / "dataset_description.json", json.dumps(about, indent=1).encode() + b"\n")
     return told
 
 
-def _write_mask(target: Path, scan: "Scan", found: "Segmented") -> None:
+def _one(exported: "Exported", task: "ImageTask", model: "nn.Module", one: Told, target: Path, *, shown: bool) -> Told:
+    from tasks.imaging.errors import ImageError
+    from tasks.imaging.segmented import segmented
+
+    try:
+        found, mask = segmented(task, model, one.scan, exported.options.model, exported.task.columns, shown=shown)
+    except ImageError as error:
+        return replace(one, reason=f"{error.code}: {error.sentence}")
+    _write_mask(target, one.label, mask)
+    return replace(one, found=found)
+
+
+def _labels(scans: Sequence["Scan"]) -> list[tuple[str, ...]]:
+    """Folders as BIDS names them, letters and digits alone; no two sessions have the same."""
+    subjects: dict[tuple[str, str], str] = {}
+    found: list[tuple[str, ...]] = []
+    for scan in scans:
+        key = (scan.patient, scan.subject)
+        if key not in subjects:
+            subjects[key] = _unlike(NOT_BIDS.sub("", scan.subject or scan.patient) or "X", set(subjects.values()))
+        subject, session = f"sub-{subjects[key]}", NOT_BIDS.sub("", scan.session)
+        taken = {label[-1].removeprefix("ses-") for label in found if label[0] == subject}
+        found.append((subject, f"ses-{_unlike(session or 'X', taken)}") if session or taken else (subject,))
+    return found
+
+
+def _unlike(label: str, taken: set[str]) -> str:
+    """`label`, or with a number behind it where it is taken."""
+    return label if label not in taken else next(name for n in range(2, len(taken) + 3) if (name := f"{label}x{n}") not in taken)
+
+
+def _write_mask(target: Path, label: tuple[str, ...], mask: "Volume") -> None:
     from tasks.imaging.volume import write_volume
 
-    parts = [f"sub-{scan.subject or scan.patient}", *([f"ses-{scan.session}"] if scan.session else [])]
-    folder = target.joinpath(*parts, "anat")
-    _made(folder)
-    write_volume(folder / f"{'_'.join(parts)}_desc-predicted_label-lesion_mask.nii.gz", found.mask, dtype="uint8")
-
-
-def _made(folder: Path) -> None:
+    folder = target
+    for part in (*label, "anat"):
+        folder = folder / part
+        _private(folder)
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_volume(folder / f"{'_'.join(label)}_desc-predicted_label-lesion_mask.nii.gz", mask, dtype="uint8")
     except OSError as error:
-        raise SiteError(f"--out: {folder} was not made: {error.strerror}") from error
+        raise _broken_off(target, error) from error
+
+
+def _private(folder: Path) -> None:
+    """For its owner alone, level by level: its name may be a patient's."""
+    try:
+        for level in reversed([each for each in (folder, *folder.parents) if not each.exists()]):
+            level.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise SiteError(f"--out: the folder, or one in it, was not made: {error.strerror}") from error
 
 
 def _write(path: Path, data: bytes) -> None:
-    _made(path.parent)
     try:
         write_atomic(path, data)
     except OSError as error:
-        raise SiteError(f"--out: {path} was not written: {error.strerror}") from error
+        raise _broken_off(path.parent, error) from error
 
 
-def _as_csv(told: Sequence[Told]) -> bytes:
+def _append(path: Path, cells: Sequence[object]) -> None:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("patient", "session", "day", "lesion_ml", "lesions", "dice", "drawn_ml", "reason"))
-    for each in told:
-        scan, found = each.scan, each.found
-        numbers = ("", "", "", "") if found is None else (
-            f"{found.lesion_ml:.4f}", found.lesions,
-            "" if found.dice is None else f"{found.dice:.4f}", "" if found.drawn_ml is None else f"{found.drawn_ml:.4f}",
-        )  # fmt: skip
-        writer.writerow((scan.patient, scan.session, "" if scan.day is None else scan.day, *numbers, each.reason))
-    return text.getvalue().encode()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text.getvalue())
+    except OSError as error:
+        raise _broken_off(path.parent, error) from error
+
+
+def _broken_off(target: Path, error: OSError) -> SiteError:
+    return SiteError(
+        f"--out: {target} could not be written to: {error.strerror}. What is in {TABLE} is finished and stays; make room, and "
+        "run again with another folder and --patient for those who are missing"
+    )
+
+
+def _about(exported: "Exported") -> bytes:
+    about = {"Name": f"Lesions by run {exported.run_id}", "BIDSVersion": "1.10.0", "DatasetType": "derivative",
+             "GeneratedBy": [{"Name": "wardround"}]}  # fmt: skip
+    return json.dumps(about, indent=1).encode() + b"\n"
+
+
+def _row(each: Told) -> Sequence[object]:
+    scan, found = each.scan, each.found
+    first = (scan.patient, scan.session, "" if scan.day is None else scan.day)
+    if found is None:
+        return (*first, "", "", "", "", each.reason)
+    dice = "" if found.dice is None else f"{found.dice:.4f}"
+    return (*first, f"{found.lesion_ml:.4f}", found.lesions, dice, "" if found.drawn_ml is None else f"{found.drawn_ml:.4f}", "")
 
 
 def _page(exported: "Exported", told: Sequence[Told]) -> str:
@@ -183,16 +239,18 @@ def _page(exported: "Exported", told: Sequence[Told]) -> str:
 
 def _show(exported: "Exported", told: Sequence[Told], target: Path, out: Output) -> None:
     found = [each.found for each in told if each.found is not None]
-    dice = [each.dice for each in found if each.dice is not None]
+    dice = [each.dice for each in found if each.dice is not None and each.drawn_ml]
     facts: dict[str, object] = {
         "run": exported.run_id,
         "privacy": exported.facts.get("privacy_in_words"),
         "sessions": len(told),
         "segmented": len(found),
-        "median volume, mL": round(sorted(each.lesion_ml for each in found)[len(found) // 2], 2) if found else None,
-        "mean Dice where a mask is drawn": round(sum(dice) / len(dice), 3) if dice else None,
+        "median volume, mL": round(median(each.lesion_ml for each in found), 2) if found else None,
+        "mean Dice where lesions are drawn": round(sum(dice) / len(dice), 3) if dice else None,
         "written": str(target),
     }
     reasons = sorted({each.reason for each in told if each.reason})
     out.facts("segmented", facts | ({"not used": reasons} if reasons else {}))
+    if dice:
+        out.say(TOO_SURE)
     out.say(CAUTION)

@@ -3,11 +3,12 @@
 import argparse
 import fcntl
 import os
+import shutil
 from pathlib import Path
 
 from client.cli_output import Output
 from client.config import load_config
-from client.errors import ConfigError, Refused
+from client.errors import ConfigError, Refused, SiteError
 from client.files import write_atomic
 from client.home import Home
 from tasks.cohorts import known_patients
@@ -20,6 +21,7 @@ EXAMPLE = """examples:
   wardround-site data withdraw P294608 --unknown                  also if no table has this patient
 From the next round on the patient is in no computation; a running guard needs no restart. What was released before stays
 released, with its noise: that cannot be undone. The ledger says that the population changed, without a name or a number.
+Prepared scans of this site (`prepared`) are deleted: plans on images make anew what they need, without the patient.
 Consent that is given anew is recorded by removing the line from withdrawn.txt in the data folder."""
 
 
@@ -43,7 +45,12 @@ def _withdraw(home: Home, args: argparse.Namespace, out: Output) -> int:
         raise Refused("UNKNOWN", "no table has this pseudonym: check its spelling, or give --unknown to write it down all the same")
     before = add_withdrawn(folder, args.patient)
     new, listed = args.patient not in before, len(before | {args.patient})
-    out.facts("withdrawn", {"list": folder / WITHDRAWN_FILE, "new": new, "in the list": listed})
+    removed = home.prepared.exists()
+    shutil.rmtree(home.prepared, ignore_errors=True)  # of everybody: no file in it names a patient, and what is needed is made anew
+    if home.prepared.exists():
+        raise SiteError(f"{home.prepared} holds prepared images and was not removed: delete it, then it is gone from there too")
+    facts = {"list": folder / WITHDRAWN_FILE, "new": new, "in the list": listed}
+    out.facts("withdrawn", facts | ({"prepared scans": "removed"} if removed else {}))
     out.say("From the next round on this patient is in no computation. Take the patient out of the hospital's export too.")
     return 0
 

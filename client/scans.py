@@ -1,7 +1,8 @@
 """Patients of a task on images, for a plan: sessions prepared once, patches drawn when a patient's turn comes, whole scans judged.
 
 No more patches are in memory than those of `AT_ONCE` patients. What is drawn depends on plan, round, step and patient alone, and on
-nobody else. A session that cannot be prepared is left out; a patient without any other adds nothing, like one without records.
+nobody else. A session that cannot be prepared is left out; a patient without any other adds nothing, like one without records. A
+site where none can be prepared answers with noise alone: `check` and `data prepare` tell the hospital, no refusal tells the hub.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from torch.func import functional_call
 
 from client.engines import PatientBatch
-from client.errors import Refused, TrainerError
+from client.errors import Refused
 from client.job import Job
 from client.plan_model import PlanModel
 from client.sides import Side
@@ -88,9 +89,7 @@ class ScanEncoder:
         """The training patients of a round."""
         options = run_options(dict(job.plan.model.options))
         seed = job.plan.digest + job.round_number.to_bytes(8, "big")
-        entries = _by_patient(side, self._prepared(job.plan, side))
-        if side.scans and not any(entries):
-            raise TrainerError(f"none of {len(side.scans)} sessions can be prepared: see `wardround-site data validate`")
+        entries = _by_patient(side, self._prepared(job.plan, side))  # maybe of nobody: refusing would tell that there is one
         return Drawn(self._task, _records(self._task), seed, options.drop_rate, side.ids, entries)
 
     def scored(self, plan: Plan, built: PlanModel, weights: Weights, side: Side) -> Scored:
@@ -105,11 +104,12 @@ class ScanEncoder:
         """Once for a plan; from then on entries are read through memory maps."""
         if self._kept[0] != plan.digest:
             self._kept = plan.digest, []
-        for known, prepared in self._kept[1]:
-            if known is side:
+        kept = self._kept[1]
+        for known, prepared in kept:
+            if known is side and all(entry is None or entry.path.exists() for entry in prepared):
                 return prepared
-        found = self._fill(plan, side)
-        self._kept[1].append((side, found))
+        found = self._fill(plan, side)  # the first time, or the folder of prepared scans was deleted meanwhile
+        self._kept = plan.digest, [*((known, prepared) for known, prepared in kept if known is not side), (side, found)]
         return found
 
     def _fill(self, plan: Plan, side: Side) -> Prepared:

@@ -87,6 +87,7 @@ def world_of(folder: Path, options: argparse.Namespace) -> World:
     common = (
         f"task.options.spacing_mm={options.spacing}",
         f"+task.options.widths={options.widths}",
+        "deadlines.update_s=900",
         f"schedule.rounds={options.rounds}",
         f"schedule.evaluate_every={options.rounds}",
         f"strategy.options.rate={options.rate}",

@@ -10,17 +10,25 @@ from server.errors import PlanningError
 from server.strategy import FEDPROX, SUMS, Options
 from tasks.base import Task
 from tasks.cohorts import ReadsTables
+from tasks.imaging.task import ImageTask
 from tasks.run_options import ROWS, run_options
 from tasks.sums import SumsTask
 
 if TYPE_CHECKING:  # hydra is for those who plan, and reports are made from this too
     from server.config import LeadConfig, ScheduleConfig
 
+IMAGES_LEAST_S = 900.0  # a shorter wait would charge sites for rounds that none of them can finish
+
 
 def check_asked(task: Task | SumsTask, config: LeadConfig, sites: Sequence[str]) -> None:
     """Raises `PlanningError`. `task`: the configuration's; `sites`: the participants' ids."""
     if config.strategy.name == FEDPROX:
         _check_proximal(config.strategy.options, config.schedule)
+    if isinstance(task, ImageTask) and config.deadlines.update_s < IMAGES_LEAST_S:
+        raise PlanningError(
+            f"deadlines.update_s is {config.deadlines.update_s:g}: task {task.name} judges whole scans when evaluating, some 15 s "
+            f"each at 1 mm on one processor. Give {IMAGES_LEAST_S:g} or more: enough for the site with most held-out sessions"
+        )
     if not isinstance(task, SumsTask):  # those that sum know all their options themselves
         _check_options(task, config.task.options, config.privacy.mode, sites)
 

@@ -107,30 +107,37 @@ def usable_scans(folder: Path) -> tuple[tuple[Scan, ...], frozenset[str]]:
     Images beside tables of the data contract are those of their patients: consent and criteria are asked there. Images alone
     are of whomever the folders name. `DataError` if there are no images, or nobody is left.
     """
+    from tasks.eligibility.flow import INCLUDED
+
+    scans, withdrawn, gone = all_scans(folder), read_withdrawn(folder), frozenset[str]()
+    if holds_contract_tables(folder, CONTRACT):
+        states = admitted(folder).states
+        gone = frozenset(name for name, state in states.items() if state == "withdrawn")
+        scans = tuple(scan for scan in scans if states.get(scan.patient) == INCLUDED)
+    scans = tuple(scan for scan in scans if scan.patient not in withdrawn)
+    if not scans:
+        raise DataError("no session of images can be used: see `wardround-site data validate`")
+    return scans, gone
+
+
+def all_scans(folder: Path) -> tuple[Scan, ...]:
+    """The usable sessions of everybody, consent not asked. Whose a folder is hangs on all accepted rows: were it on those of who
+    may be in, a patient who withdraws would hand his folder to another of that name."""
     from tasks.imaging.links import links_of  # here: nibabel is for those who read images
     from tasks.imaging.store import holds_images, images_beside, open_store
 
     images = images_beside(folder) or (folder if holds_images(folder) else None)
     if images is None:
         raise DataError(f"{folder} has no folder of images: put `images` beside the tables, or a link to it")
-    withdrawn, gone = read_withdrawn(folder), frozenset[str]()
-    if holds_contract_tables(folder, CONTRACT):
-        found = admitted(folder)
-        gone = frozenset(name for name, state in found.states.items() if state == "withdrawn")
-        scans = open_store(images, links_of(found.tables)).scans
-    else:
-        scans = tuple(scan for scan in open_store(images).scans if scan.patient not in withdrawn)
-    if not scans:
-        raise DataError("no session of images can be used: see `wardround-site data validate`")
-    return scans, gone
+    tables = accepted_tables(folder) if holds_contract_tables(folder, CONTRACT) else None
+    return open_store(images, None if tables is None else links_of(tables)).scans
 
 
 def known_patients(task: Task | SumsTask, folder: Path) -> frozenset[str]:
     """Every pseudonym that the tables have, whether the patient is usable or not; raises as `open_cohort` does."""
-    if isinstance(task, ImageTask) and not holds_contract_tables(folder, CONTRACT):
-        return frozenset(open_cohort(task, folder).patient_ids)
     if isinstance(task, ImageTask):
-        return frozenset(admitted(folder).states)
+        named = frozenset(scan.patient for scan in all_scans(folder))
+        return named | (frozenset(admitted(folder).states) if holds_contract_tables(folder, CONTRACT) else frozenset())
     if isinstance(task, ReadsTables):
         return frozenset(admitted(folder).states)
     mapping = read_mapping(folder / MAPPING_FILE, task.contract)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from tasks.errors import MappingError
+from tasks.imaging.bids import PREDICTED
 from tasks.imaging.header import ENDINGS
 from tasks.imaging.layout import CHANGE, MASK, MODALITIES, Finding, Found, Key, Layout
 from tasks.imaging.rules import rule_called
@@ -83,6 +84,10 @@ def _names(given: Document, role: str) -> tuple[str, ...]:
     names = tuple(_template(each, role) for each in (given if isinstance(given, list) else [given]))
     if not names or not all(name.endswith(ENDINGS) for name in names):
         raise MappingError(f"{MAP_FILE}: {role} must name files that end in {' or '.join(ENDINGS)}")
+    if any(f"desc-{PREDICTED}_" in name for name in names):
+        raise MappingError(
+            f"{MAP_FILE}: {role} names files with desc-{PREDICTED}: a model drew them, and they are nothing to learn from"
+        )
     return names
 
 

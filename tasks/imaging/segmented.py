@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tasks.base import Options
+from tasks.imaging.errors import ImageError
 from tasks.imaging.prepare import prepare
-from tasks.imaging.resample import Grid, grid_of, resampled_mask
+from tasks.imaging.resample import Flags, Grid, grid_of, resampled_mask
 from tasks.imaging.segmentation_scores import score_scan
 from tasks.imaging.segmented_page import pictures
 from tasks.imaging.task import ImageTask
@@ -24,9 +25,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Segmented:
-    """`mask` is 0 and 1, axes towards right, anterior and superior. `dice` and `drawn_ml` where somebody has drawn a mask."""
+    """What was found in one scan. `dice` and `drawn_ml` where somebody has drawn a mask that can be used."""
 
-    mask: Volume = field(repr=False)
     lesion_ml: float
     lesions: int  # of at least 3 mm3
     dice: float | None
@@ -34,26 +34,33 @@ class Segmented:
     pictures: tuple[tuple[str, bytes], ...] = field(repr=False)  # PNG files of slices with outlines, and what each shows
 
 
-def segmented(task: ImageTask, model: nn.Module, scan: Scan, options: Options, columns: Sequence[str]) -> Segmented:
-    """Prepared by the plan's recipe as in training. `ImageError` if the scan cannot be used."""
+def segmented(
+    task: ImageTask, model: nn.Module, scan: Scan, options: Options, columns: Sequence[str], *, shown: bool = False
+) -> tuple[Segmented, Volume]:
+    """The scan, prepared by the plan's recipe as in training, and the mask as 0 and 1 on the voxels of its first image, whose axes
+    stay as the file has them. `shown`: make pictures. `ImageError` if the images cannot be used; a drawn mask need not be."""
     recipe = task.recipe(options, columns)
-    prepared = prepare(scan, recipe)
+    prepared = prepare(replace(scan, mask=None), recipe)
     chances = task.chances(prepared.channels.astype(np.float32), prepared.present, model)
-    reference = next(scan.images[name] for name in recipe.modalities if name in scan.images)
-    image = read_volume(reference).canonical()
+    stored = read_volume(next(scan.images[name] for name in recipe.modalities if name in scan.images))
+    image = stored.canonical()
     grid = grid_of(image)
-    found = resampled_mask(Volume((chances > 0.5).astype(np.float32), prepared.affine), grid)
-    drawn = None if scan.mask is None else resampled_mask(read_mask(scan.mask).canonical(), grid)
+    found, drawn = resampled_mask(Volume((chances > 0.5).astype(np.float32), prepared.affine), grid), _drawn(scan, grid)
     scores = score_scan(found, np.zeros(grid.shape, np.bool_) if drawn is None else drawn, grid.voxel_ml)
-    return Segmented(
-        _as_volume(found, grid),
+    figures = Segmented(
         scores.predicted_ml,
         scores.predicted_lesions,
         None if drawn is None else scores.dice,
         None if drawn is None else scores.true_ml,
-        pictures(image.data, found, drawn, grid.spacing_mm),
+        pictures(image.data, found, drawn, grid.spacing_mm) if shown else (),
     )
+    return figures, stored.turned_back(found.astype(np.float32))
 
 
-def _as_volume(mask: np.ndarray, grid: Grid) -> Volume:
-    return Volume(mask.astype(np.float32), grid.affine)
+def _drawn(scan: Scan, grid: Grid) -> Flags | None:
+    if scan.mask is None:
+        return None
+    try:
+        return resampled_mask(read_mask(scan.mask).canonical(), grid)
+    except ImageError:  # `data validate` says what is wrong with it
+        return None

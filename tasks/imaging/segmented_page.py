@@ -32,6 +32,9 @@ LOCAL: Final = "This page shows patients' images and names them by pseudonym: it
 CAUTION: Final = (
     "Research software, not a medical device: look at every mask before it is used, and decide nothing about a patient by it."
 )
+TOO_SURE: Final = (
+    "Patients who trained the model may be among these, and Dice is then too good; the model's card has that of test patients."
+)
 SHOWN_MOST: Final = 60  # sessions with pictures on one page; the numbers of all are in segmented.csv
 
 
@@ -114,6 +117,7 @@ def segmented_page(shown: Sequence[Shown], *, model: str, made: str) -> str:
         paragraph(f"{model}. {made}", class_="sub"),
         paragraph(LOCAL, class_="local"),
         paragraph(CAUTION),
+        *([paragraph(TOO_SURE)] if any(each.dice is not None for each in shown) else []),
         cards(_figures(shown)),
     ]
     drawn = [each for each in shown if each.drawn_ml is not None]

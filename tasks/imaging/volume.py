@@ -17,7 +17,7 @@ from typing import IO, Final
 
 import nibabel as nib
 import numpy as np
-from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 from numpy.typing import DTypeLike, NDArray
 
 from tasks.imaging.errors import ImageError
@@ -59,6 +59,12 @@ class Volume:
         turn = io_orientation(self.affine)
         data = np.ascontiguousarray(apply_orientation(self.data, turn), dtype=np.float32)
         return Volume(data, self.affine @ inv_ornt_aff(turn, self.data.shape))
+
+    def turned_back(self, canonical: NDArray[np.float32]) -> Volume:
+        """Values on the grid of `canonical()`, with the axes that this image has."""
+        turn = io_orientation(self.affine)
+        back = ornt_transform(np.array([[0, 1], [1, 1], [2, 1]]), turn)
+        return Volume(np.ascontiguousarray(apply_orientation(canonical, back), dtype=np.float32), self.affine)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ SESSIONS: Final = 8  # of a patient, the last ones
 SPACING: Final = "spacing_mm"
 SPACINGS_MM: Final = (0.5, 6.0)
 LOW: Final = -5.0  # robust deviations at which prepared values are cut, and what lies beyond an image
-OVERLAP: Final = 0.5  # of tiles, when a whole scan is judged
+OVERLAP: Final = 0.25  # of tiles, when a whole scan is judged
 
 
 class LesionSeg:

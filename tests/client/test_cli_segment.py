@@ -2,9 +2,13 @@
 
 import csv
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from image_plans import plan_of_images
@@ -17,11 +21,14 @@ from consortium.documents import to_document
 from consortium.plan import Plan
 from secagg.model import model_digest
 from server.pooled import initial_model
+from tasks.errors import MappingError
 from tasks.exported import FORMAT, named_tensors
 from tasks.imaging.measures_session import measure_store
 from tasks.imaging.store import open_store
 from tasks.imaging.volume import read_mask, read_volume
 from tasks.lesion_seg.task import TASK
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -72,18 +79,82 @@ def test_each_session_gets_a_mask_on_the_grid_of_its_own_image(model: Path, hosp
     assert [(row["patient"], row["session"]) for row in rows] == [("P001", "01"), ("P002", "01"), ("P003", "01"), ("P003", "02")]
     for row, scan in zip(rows, open_store(hospital).scans, strict=True):
         found = next((out / f"sub-{scan.subject}" / f"ses-{scan.session}").rglob("*_desc-predicted_label-lesion_mask.nii.gz"))
-        mask, image = read_mask(found), read_volume(scan.images["FLAIR"]).canonical()
+        mask, image = read_mask(found), read_volume(scan.images["FLAIR"])
         assert mask.shape == image.shape
         assert np.allclose(mask.affine, image.affine)
         voxel_ml = abs(np.linalg.det(image.affine[:3, :3])) / 1000
         assert float(row["lesion_ml"]) == pytest.approx(mask.data.sum() * voxel_ml, rel=1e-3)
         assert scan.mask is not None
-        drawn = read_mask(scan.mask).canonical().data > 0
+        drawn = read_mask(scan.mask).data > 0
         both = (drawn & (mask.data > 0)).sum()
         assert float(row["dice"]) == pytest.approx(2 * both / (drawn.sum() + mask.data.sum()), abs=1e-4)
     assert any(float(row["lesion_ml"]) > 0 for row in rows)
     about = json.loads((out / "dataset_description.json").read_text())
     assert about["DatasetType"] == "derivative"
+
+
+@pytest.mark.parametrize("axes", ["PSR", "LAS", "SRA"])
+def test_a_mask_has_the_axes_of_the_image_whatever_they_are(model: Path, hospital: Path, tmp_path: Path, axes: str) -> None:
+    """Sagittal and flipped files keep their voxels: tools that go by voxel would refuse, or mix up, anything else."""
+    site = tmp_path / "site"
+    shutil.copytree(hospital, site)
+    path = next(site.glob("sub-P001/ses-*/anat/*FLAIR.nii.gz"))
+    plain = nib.load(path)
+    turn = nib.orientations.ornt_transform(nib.io_orientation(plain.affine), nib.orientations.axcodes2ornt(axes))
+    turned = plain.as_reoriented(turn)
+    nib.save(nib.Nifti1Image(np.asarray(turned.dataobj), turned.affine, turned.header), path)
+    for name, folder in (("before", hospital), ("after", site)):
+        assert segment(model, "--folder", folder, "--out", tmp_path / name, "--patient", "P001") == 0
+    before, after = (nib.load(next((tmp_path / name).rglob("*mask.nii.gz"))) for name in ("before", "after"))
+    assert after.shape == turned.shape
+    assert np.allclose(after.affine, turned.affine)
+    assert np.asarray(after.dataobj).sum() > 0
+    same = after.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(after.affine), nib.io_orientation(before.affine)))
+    assert np.array_equal(np.asarray(same.dataobj), np.asarray(before.dataobj))
+
+
+def test_names_of_patients_are_for_their_owner_alone(model: Path, hospital: Path, tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        assert segment(model, "--folder", hospital, "--out", tmp_path / "masks", "--patient", "P001") == 0
+    finally:
+        os.umask(before)
+    folders = [tmp_path / "masks", *(path for path in (tmp_path / "masks").rglob("*") if path.is_dir())]
+    assert len(folders) == 4
+    assert {path.stat().st_mode & 0o777 for path in folders} == {0o700}
+
+
+def test_a_drawn_mask_that_cannot_be_used_costs_dice_and_not_the_session(model: Path, hospital: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    shutil.copytree(hospital, site)
+    path = next(path for path in site.glob("derivatives/**/sub-P001*mask.nii.gz"))
+    path.write_bytes(path.read_bytes()[:-50])
+    assert segment(model, "--folder", site, "--out", tmp_path / "masks", "--patient", "P001") == 0
+    row = next(csv.DictReader((tmp_path / "masks" / "segmented.csv").open()))
+    assert (row["dice"], row["reason"]) == ("", "")
+    assert float(row["lesion_ml"]) > 0
+
+
+def test_a_full_disk_breaks_off_with_what_is_finished_kept(model: Path, hospital: Path, tmp_path: Path) -> None:
+    code = (
+        "import resource, sys; from client.cli import main; resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600));"
+        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); sys.exit(main(sys.argv[1:]))"
+    )
+    words = ["--home", "/nonexistent", "segment", str(model), "--folder", str(hospital), "--out", str(tmp_path / "masks")]
+    found = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False, timeout=120, cwd=ROOT)
+    assert found.returncode == 1
+    assert "could not be written to: File too large" in found.stderr
+    assert "P00" not in found.stderr
+    assert (tmp_path / "masks" / "segmented.csv").read_text().startswith("patient,session")
+
+
+def test_a_map_that_names_a_models_masks_as_drawn_ones_is_refused(hospital: Path, tmp_path: Path) -> None:
+    (tmp_path / "images.yaml").write_text(
+        'format: wardround/images\nformat_version: 1\nscans: "{patient}"\nimages:\n  FLAIR: FLAIR.nii.gz\n'
+        'mask: "/masks/sub-{patient}_desc-predicted_label-lesion_mask.nii.gz"\n'
+    )
+    with pytest.raises(MappingError, match="a model drew them"):
+        open_store(tmp_path)
 
 
 def test_what_a_model_drew_is_never_taken_for_a_drawn_mask(model: Path, hospital: Path, tmp_path: Path) -> None:
@@ -167,6 +238,34 @@ def test_a_plans_scans_are_prepared_ahead_and_found_again(home: Path, plan: Plan
         assert (told["sessions"], told[state], told["not prepared"]) == (4, 4, {})
     assert len(list((home / "prepared").rglob("*.npy"))) == 4
     assert (home / "prepared").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_withdrawal_deletes_prepared_scans(home: Path, hospital: Path, plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:
+    known(home, plan)
+    assert main(["--home", str(home), "data", "prepare", plan.run_id, "--workers", "1"]) == 0
+    copied = home.parent / "data"
+    shutil.copytree(hospital, copied)
+    capsys.readouterr()
+    assert main(["--home", str(home), "--json", "data", "withdraw", "P002", "--folder", str(copied)]) == 0
+    assert json.loads(capsys.readouterr().out)["prepared scans"] == "removed"
+    assert not (home / "prepared").exists()
+
+
+def test_copies_of_images_that_nobody_has_any_more_are_removed(
+    home: Path, hospital: Path, plan: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known(home, plan)
+    assert main(["--home", str(home), "data", "prepare", plan.run_id, "--workers", "1"]) == 0
+    fewer = tmp_path / "fewer"
+    shutil.copytree(hospital, fewer)
+    (fewer / "withdrawn.txt").write_text("P003\n")
+    site = home / "site.yaml"
+    site.write_text(site.read_text().replace(str(hospital), str(fewer)))
+    capsys.readouterr()
+    assert main(["--home", str(home), "--json", "data", "prepare", plan.run_id, "--workers", "1"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["sessions"], told["kept"], told["removed"]) == (2, 2, 2)
+    assert len(list((home / "prepared").rglob("*.npy"))) == 2
 
 
 def test_a_plan_that_is_not_known_and_workers_that_cannot_be_are_usage_errors(

@@ -71,6 +71,12 @@ def test_a_value_outside_its_range_is_named(planned: Planned, word: str) -> None
         planned(f"task.options.{word}")
 
 
+def test_whole_scans_are_judged_within_a_deadline_that_allows_it(planned: Planned) -> None:
+    with pytest.raises(PlanningError, match=r"deadlines.update_s is 120: task lesion_seg judges whole scans .* Give 900 or more"):
+        planned("task=lesion_seg")
+    assert planned("task=lesion_seg", "deadlines.update_s=900").deadlines.update_s == 900
+
+
 def test_a_task_that_sums_trains_nobody_and_leaves_nobody_out(planned: Planned) -> None:
     with pytest.raises(ContractError, match="option 'leave_out' is unknown"):
         planned("task=cohort_description", "task.options.leave_out=berlin")

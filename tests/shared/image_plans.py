@@ -17,6 +17,7 @@ TINY = (
     "+task.options.widths=4-8",
     "schedule.rounds=2",
     "schedule.evaluate_every=2",
+    "deadlines.update_s=900",
 )
 
 
