@@ -19,8 +19,7 @@ EXAMPLES = """examples:
   wardround-site init --id hospital-a --task cis_conversion --data /srv/ms-data
   wardround-site join invite.json --founders 1f0c-…      (fingerprint as told by telephone)
   wardround-site check                                    is everything ready? sends nothing
-  wardround-site plans list                               what is asked of this hospital
-  wardround-site plans show RUN                           who asks, what it costs, what leaves
+  wardround-site plans list | show RUN                    what is asked, by whom, what it costs, what leaves
   wardround-site plans approve RUN
   wardround-site guard                                    the daemon with the data, no network
   wardround-site gateway                                  the daemon with the network, no data

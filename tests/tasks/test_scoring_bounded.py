@@ -12,6 +12,8 @@ from torch import zeros
 from tasks.base import Task
 from tasks.errors import ContractError
 from tasks.features import Design
+from tasks.imaging.task import ImageTask
+from tasks.lesion_seg.scoring import JUDGED
 from tasks.registry import BUILT_IN, find_task
 from tasks.run_options import GROUPINGS
 from tasks.scoring.base import NOWHERE, Scored, shares, summed
@@ -31,10 +33,16 @@ def has(task: Task, by: tuple[str, ...]) -> bool:
     return True
 
 
-KINDS = [(task, by, bins) for task in TASKS for by in ASKED if has(task, by) for bins in (2, 16, 32)]
+def fewest(task: Task) -> int:
+    return 4 if isinstance(task, ImageTask) else 2  # of Dice: 0 and 1 have bins of their own
+
+
+KINDS = [(task, by, bins) for task in TASKS for by in ASKED if has(task, by) for bins in (fewest(task), 16, 32)]
 
 
 def output_shape(task: Task) -> tuple[int, ...]:
+    if isinstance(task, ImageTask):
+        return (JUDGED,)  # what it made of a whole scan, not what its network says of a patch
     return tuple(task.build_model(task.model_names[0], {})(zeros(2, Design(task.contract).n_inputs)).shape[1:])
 
 
@@ -46,7 +54,7 @@ def numbers(shape: tuple[int, ...], stream: np.random.Generator) -> NDArray[np.f
 
 def records(task: Task, n: int, seed: int) -> Scored:
     stream = np.random.default_rng(seed)
-    labels = numbers((n, *task.label_shape), stream)
+    labels = numbers((n, *(() if isinstance(task, ImageTask) else task.label_shape)), stream)
     return Scored(numbers((n, *output_shape(task)), stream), labels, numbers((n, len(task.contract.columns)), stream))
 
 
