@@ -23,6 +23,7 @@ from client.files import write_atomic
 from client.home import Home
 from client.unexpected import told_without_cells
 from tasks.errors import DataError
+from tasks.imaging.task import CAUTION, TOO_SURE, ImageTask
 
 if TYPE_CHECKING:  # torch and nibabel are for those who segment
     from torch import nn
@@ -30,11 +31,8 @@ if TYPE_CHECKING:  # torch and nibabel are for those who segment
     from tasks.exported import Exported
     from tasks.imaging.segmented import Segmented
     from tasks.imaging.store import Scan
-    from tasks.imaging.task import ImageTask
     from tasks.imaging.volume import Volume
 
-CAUTION = "Research software, not a medical device: look at every mask before it is used, and decide nothing about a patient by it."
-TOO_SURE = "Dice may be of patients who trained the model, and is then too good; the model's card has that of test patients."
 TABLE = "segmented.csv"
 HEAD = ("patient", "session", "day", "lesion_ml", "lesions", "dice", "drawn_ml", "reason")
 NOT_BIDS = re.compile(r"[^A-Za-z0-9+]")
@@ -95,25 +93,21 @@ def _segment(home: Home, args: argparse.Namespace, out: Output) -> int:
     return 1 if any(each.found is None for each in told) else 0
 
 
-def _task_of(exported: "Exported") -> "ImageTask":
-    from tasks.imaging.task import ImageTask
+def _task_of(exported: "Exported") -> ImageTask:
     from tasks.registry import find_task
 
     task = find_task(exported.task.name)
     if not isinstance(task, ImageTask):
         raise ConfigError(f"the model is of task {exported.task.name}, which reads no images: use `wardround-site predict`")
-    if find_task(exported.task.name).version != exported.task.version:
+    if task.version != exported.task.version:
         raise ConfigError(f"the model is of another version of {exported.task.name}: install the one that it names")
     return task
 
 
-def _all(exported: "Exported", task: "ImageTask", scans: Sequence["Scan"], target: Path, *, shown: bool) -> list[Told]:
+def _all(exported: "Exported", task: ImageTask, scans: Sequence["Scan"], target: Path, *, shown: bool) -> list[Told]:
     """Session by session: a mask and its line are on disk before the next scan is read."""
-    from tasks.base import Task
     from tasks.exported import model_of
 
-    if not isinstance(task, Task):
-        raise ConfigError(f"the task {exported.task.name} has no model")
     model, told = model_of(exported, task), list[Told]()
     _private(target)
     _write(target / "dataset_description.json", _about(exported))
@@ -129,7 +123,7 @@ def _all(exported: "Exported", task: "ImageTask", scans: Sequence["Scan"], targe
     return told
 
 
-def _one(exported: "Exported", task: "ImageTask", model: "nn.Module", one: Told, target: Path, *, shown: bool) -> Told:
+def _one(exported: "Exported", task: ImageTask, model: "nn.Module", one: Told, target: Path, *, shown: bool) -> Told:
     from tasks.imaging.errors import ImageError
     from tasks.imaging.segmented import segmented
 

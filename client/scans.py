@@ -23,7 +23,6 @@ from client.job import Job
 from client.plan_model import PlanModel
 from client.sides import Side
 from consortium.plan import Plan
-from tasks.base import Task
 from tasks.imaging.cache import Cache
 from tasks.imaging.entries import Entry
 from tasks.imaging.task import Apply, ImageTask
@@ -45,7 +44,6 @@ class Drawn:
     """`client.engines.Patients`: patches of the patients `ids`, drawn from their `entries` when they are asked for."""
 
     task: ImageTask
-    records: int
     seed: bytes
     drop_rate: float
     ids: tuple[str, ...] = field(repr=False)
@@ -71,7 +69,7 @@ class Drawn:
     def _batch(self, places: Sequence[int]) -> PatientBatch:
         pairs = [self.task.drawn(self.entries[at], self._seed_of(self.ids[at]), self.drop_rate) for at in places]
         inputs, labels = (torch.from_numpy(np.stack(part)) for part in zip(*pairs, strict=True))
-        return PatientBatch(inputs, labels, torch.full((len(places), self.records), 1.0 / self.records))
+        return PatientBatch(inputs, labels, torch.full((len(places), self.task.records), 1.0 / self.task.records))
 
     def _seed_of(self, patient: str) -> bytes:
         return hashlib.sha256(DRAW + self.seed + patient.encode()).digest()
@@ -90,7 +88,7 @@ class ScanEncoder:
         options = run_options(dict(job.plan.model.options))
         seed = job.plan.digest + job.round_number.to_bytes(8, "big")
         entries = _by_patient(side, self._prepared(job.plan, side))  # maybe of nobody: refusing would tell that there is one
-        return Drawn(self._task, _records(self._task), seed, options.drop_rate, side.ids, entries)
+        return Drawn(self._task, seed, options.drop_rate, side.ids, entries)
 
     def scored(self, plan: Plan, built: PlanModel, weights: Weights, side: Side) -> Scored:
         """Every session of a held-out side beside what the model says of it. A session that cannot be prepared is scored as NaN."""
@@ -134,9 +132,3 @@ def _applied(built: PlanModel, parameters: Mapping[str, torch.Tensor]) -> Apply:
         return found
 
     return apply
-
-
-def _records(task: ImageTask) -> int:
-    if not isinstance(task, Task):
-        raise Refused("TASK", "a task on images that trains no model")
-    return task.records

@@ -44,6 +44,7 @@ from tasks.base import Cohort  # noqa: E402
 from tasks.cohorts import open_cohort  # noqa: E402
 from tasks.imaging.cache import Cache  # noqa: E402
 from tasks.imaging.phantoms import invented_sites, write_phantoms  # noqa: E402
+from tasks.imaging.resample import Grid  # noqa: E402
 from tasks.imaging.segmentation_scores import best_threshold, bland_altman, icc, score_scan  # noqa: E402
 from tasks.lesion_seg.scoring import DICE, F1, FOUND_ML, LOAD_CUTS_ML, TRUE_ML  # noqa: E402
 from tasks.lesion_seg.task import TASK  # noqa: E402
@@ -128,7 +129,7 @@ def sides_of(world: World, name: str) -> dict[str, Side]:
     }
 
 
-def by_threshold(world: World, sequence: int = 0) -> Floats:
+def by_threshold(world: World) -> Floats:
     """The threshold chosen on all training scans, judged on the test scans."""
     recipe = TASK.recipe(_options(world), ("flair", "t1w"))
 
@@ -137,8 +138,7 @@ def by_threshold(world: World, sequence: int = 0) -> Floats:
         for side in sides_of(world, name).values():
             for outcome in Cache(world.cache, recipe).fill(side.scans):
                 if outcome.entry is not None and (scan := outcome.entry.read()).mask is not None:
-                    voxel_ml = abs(float(np.linalg.det(outcome.entry.grid_affine[:3, :3]))) / 1000
-                    found.append((scan.channels[sequence], scan.mask, voxel_ml))
+                    found.append((scan.channels[0], scan.mask, Grid(outcome.entry.shape, outcome.entry.grid_affine).voxel_ml))
         return found
 
     level = best_threshold([(values, mask) for values, mask, _ in scans("training")]).value

@@ -164,7 +164,8 @@ def data_state(folder: Path, *, images: bool = False) -> tuple[tuple[str, int, i
     """
     found = []
     try:
-        beside = sorted((folder / "images").rglob("*")) if images else []
+        linked = images and (folder / "images").is_symlink()  # which the walk does not follow
+        beside = sorted((folder / "images").rglob("*")) if linked else []
         for path in sorted(folder.rglob("*") if images else folder.iterdir()) + beside:
             if path.is_file():
                 status = path.stat()

@@ -20,6 +20,7 @@ from scipy import ndimage
 from privacy.report_html import Html, element, join, paragraph, tag, text
 from tasks.imaging.resample import Flags, Floats
 from tasks.imaging.segmentation_scores import bland_altman, icc
+from tasks.imaging.task import CAUTION, TOO_SURE
 from tasks.ms.pages import cards, page, section
 
 SLICES: Final = 3  # of a session
@@ -29,12 +30,6 @@ FOUND, DRAWN, BOTH = (230, 120, 0), (40, 150, 255), (255, 255, 255)
 DARK, BRIGHT = 1.0, 99.5  # percentiles of the head that become black and white
 WIDTH, HEIGHT, MARGIN = 560, 300, 48
 LOCAL: Final = "This page shows patients' images and names them by pseudonym: it stays in the hospital."
-CAUTION: Final = (
-    "Research software, not a medical device: look at every mask before it is used, and decide nothing about a patient by it."
-)
-TOO_SURE: Final = (
-    "Patients who trained the model may be among these, and Dice is then too good; the model's card has that of test patients."
-)
 SHOWN_MOST: Final = 60  # sessions with pictures on one page; the numbers of all are in segmented.csv
 
 

@@ -7,12 +7,12 @@ every step `Task.records` of them are drawn from all sessions of a patient toget
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.base import Cohort, Options
+from tasks.base import Cohort, Options, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,13 +21,18 @@ if TYPE_CHECKING:
     from tasks.imaging.prepare import Recipe
     from tasks.imaging.store import Scan
 
+CAUTION: Final = (
+    "Research software, not a medical device: look at every mask before it is used, and decide nothing about a patient by it."
+)
+TOO_SURE: Final = "Dice may be of patients who trained the model, and is then too good; the model's card has that of test patients."
 Patches = NDArray[np.float32]  # (n, *input_shape)
 Apply: TypeAlias = "Callable[[Tensor], Tensor]"  # the model: inputs (n, *input_shape) to outputs (n, ...)
 
 
 @runtime_checkable
-class ImageTask(Protocol):
-    """Nothing here knows of hospitals, noise or plans; all constants are of the task's version or of its options."""
+class ImageTask(Task, Protocol):
+    """A task that trains a model, and what images need beside. Nothing here knows of hospitals, noise or plans; all constants are
+    of the task's version or of its options."""
 
     @property
     def sessions(self) -> int:

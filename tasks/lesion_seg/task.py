@@ -122,12 +122,13 @@ class LesionSeg:
 
     def judged(self, entry: Entry, apply: Apply) -> NDArray[np.float64]:
         """Dice, lesion-wise F1 (NaN where there is none to find and none is found), found and true volume in mL."""
+        from tasks.imaging.resample import Grid
         from tasks.imaging.segmentation_scores import score_scan
 
         scan = entry.read()
         chances = self.chances(scan.channels, scan.present, apply)
         true = np.zeros(chances.shape, np.bool_) if scan.mask is None else scan.mask
-        found = score_scan(chances > 0.5, true, abs(float(np.linalg.det(entry.grid_affine[:3, :3]))) / 1000.0)
+        found = score_scan(chances > 0.5, true, Grid(entry.shape, entry.grid_affine).voxel_ml)
         f1 = np.nan if found.f1 is None else found.f1
         return np.array([found.dice, f1, found.predicted_ml, found.true_ml])
 
