@@ -1,6 +1,6 @@
 """A BIDS folder by its names: which file is whose FLAIR, which mask belongs to it, what the side files add.
 
-Read: `sub-*/[ses-*/]anat`, lesion masks there or under `derivatives/*/sub-*/[ses-*/]anat`, JSON side files with inheritance,
+Read: `sub-*/[ses-*/]anat`, lesion masks there or under `derivatives/[TOOL/]sub-*/[ses-*/]anat`, JSON side files with inheritance,
 `participants.tsv` and `sub-*_sessions.tsv`. Other kinds of data are passed over. (BIDS 1.10; derivatives for masks.)
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from tasks.imaging.header import ENDINGS
-from tasks.imaging.layout import CHANGE, MASK, Finding, Found, Key, Layout, is_image
+from tasks.imaging.layout import CHANGE, MASK, Finding, Found, Key, Layout, is_image, nearly_image
 from tasks.imaging.rules import rule_called
 from tasks.imaging.sidecars import IDENTIFYING, Json, SideFileError, day_of, read_json, read_table, scanner_of
 
@@ -21,6 +21,8 @@ ENTITY: Final = re.compile(r"([a-z]+)-([A-Za-z0-9+]+)")
 SUFFIX: Final = re.compile(r"[A-Za-z0-9]+")
 LABEL: Final = re.compile(r"[A-Za-z0-9+]+")
 MAX_NAME: Final = 255
+MASK_NAME: Final = re.compile(r"label-(?:lesion|newlesion)", re.IGNORECASE)
+ENDING_WORDS: Final = f"endings are {' or '.join(ENDINGS)}, in small letters"
 LESIONS: Final = ("lesion", "lesions")
 PREDICTED: Final = "predicted"  # desc- of masks that a model drew
 CHANGES: Final = ("lesionchange", "newlesion", "newlesions")
@@ -77,7 +79,8 @@ def find_bids(root: Path) -> Layout:
         layout.sessions.add(place.key)
         for path in layout.entries(place.anat):
             _take_raw(layout, sides, place, path)
-    for tool in layout.folders(root / "derivatives") if layout.within(root / "derivatives") else ():
+    derived = root / "derivatives"  # of one tool, where somebody left out the folder with its name
+    for tool in [derived, *layout.folders(derived)] if layout.within(derived) and derived.is_dir() else ():
         for place in _places(layout, tool):
             for path in layout.entries(place.anat):
                 _take_mask(layout, place, path)
@@ -116,6 +119,8 @@ def _places(layout: Layout, top: Path) -> Iterator[_Place]:
 
 def _take_raw(layout: Layout, sides: _SideFiles, place: _Place, path: Path) -> None:
     """One file of a raw `anat` folder."""
+    if nearly_image(path):
+        layout.find("name", path, ENDING_WORDS)
     if not is_image(path):
         return
     name = parse_name(path.name)
@@ -150,6 +155,8 @@ def _rank(name: BidsName) -> tuple[object, ...]:
 
 def _take_mask(layout: Layout, place: _Place, path: Path) -> None:
     """One file of an `anat` folder under derivatives: a mask of lesions, or of their change."""
+    if nearly_image(path) and MASK_NAME.search(path.name):
+        layout.find("name", path, ENDING_WORDS)
     if not is_image(path) or (name := parse_name(path.name)) is None or name.suffix not in ("mask", "dseg"):
         return
     label, by = name.get("label").lower(), name.get("desc").lower()

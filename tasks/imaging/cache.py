@@ -140,7 +140,7 @@ class Cache:
     def _outcomes(self, scans: Sequence[Scan], workers: int) -> Iterator[tuple[int, Outcome]]:
         if workers == 1 or len(scans) < 2:
             for number, scan in enumerate(scans):
-                yield number, kept_or_made(scan, self.recipe, self.place)
+                yield number, _alone(scan, self.recipe, self.place)
             return
         yield from _in_parallel(scans, self.recipe, self.place, workers)
 
@@ -158,6 +158,14 @@ def kept_or_made(scan: Scan, recipe: Recipe, place: Path) -> Outcome:
     except ImageError as error:
         return Outcome(State.REFUSED, None, error.code, error.sentence)
     return Outcome(State.MENDED if damaged else State.MADE, write_entry(place, key, prepared, recipe))
+
+
+def _alone(scan: Scan, recipe: Recipe, place: Path) -> Outcome:
+    """The same where no other worker takes memory: a scan that still does not fit is refused, and stops no other."""
+    try:
+        return kept_or_made(scan, recipe, place)
+    except MemoryError:
+        return Outcome(State.REFUSED, None, "no_memory", "it does not fit into this machine's memory: free some, or leave it out")
 
 
 def _refuse_a_change(before: Mapping[str, str], after: Mapping[str, str]) -> None:

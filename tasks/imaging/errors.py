@@ -15,3 +15,7 @@ class ImageError(DataError):
     def __init__(self, code: str, sentence: str) -> None:
         super().__init__(sentence)
         self.code, self.sentence = code, sentence
+
+    def __reduce__(self) -> tuple[type[ImageError], tuple[str, str]]:
+        """As processes hand it to each other."""
+        return type(self), (self.code, self.sentence)

@@ -99,6 +99,11 @@ def is_image(path: Path) -> bool:
     return path.name.endswith(ENDINGS)
 
 
+def nearly_image(path: Path) -> bool:
+    """Whether it would be a NIfTI file's name in small letters."""
+    return not is_image(path) and path.name.lower().endswith(ENDINGS)
+
+
 def by_key(files: list[Found]) -> Mapping[Key, list[Found]]:
     """The files of each session, in the order in which they were found."""
     found: dict[Key, list[Found]] = {}

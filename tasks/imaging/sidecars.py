@@ -12,7 +12,7 @@ from typing import Final
 
 MAX_BYTES: Final = 1 << 22
 NOT_GIVEN: Final = ("", "n/a")
-DAY: Final = re.compile(r"-?\d{1,5}", re.ASCII)
+DAY: Final = re.compile(r"(-?\d{1,5})(?:\.0+)?", re.ASCII)  # tables with gaps are often written as 12.0
 SCANNER_MOST: Final = 64
 # What converters copy from DICOM about a person or a calendar day, if nobody stops them.
 IDENTIFYING: Final = frozenset({
@@ -76,9 +76,9 @@ def day_of(cell: str) -> int | None:
     """A whole day; None if the cell is empty. `SideFileError` for anything else, such as a date."""
     if not cell:
         return None
-    if not DAY.fullmatch(cell):
+    if (whole := DAY.fullmatch(cell)) is None:
         raise SideFileError("a day is no whole number")
-    return int(cell)
+    return int(whole[1])
 
 
 def scanner_of(maker: object, model: object, tesla: object = None) -> str:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,8 +89,13 @@ def open_store(folder: Path, links: Links | None = None) -> Store:
     changes = _changes(layout, usable)
     for key in sorted(layout.sessions - {each.key for each in layout.files if each.role in MODALITIES}):
         layout.findings.append(Finding(rule_called("no_image"), folder_words(key)))
-    ordered = sorted(scans, key=lambda scan: (scan.patient, scan.day is None, scan.day or 0, scan.session))
+    ordered = sorted(scans, key=lambda scan: (scan.patient, scan.day is None, scan.day or 0, _counted(scan.session)))
     return Store(layout.root, tuple(ordered), tuple(layout.findings), changes)
+
+
+def _counted(session: str) -> tuple[tuple[int, str], ...]:
+    """The name for sorting, with numbers as numbers: session 10 comes after 2."""
+    return tuple((int(part), "") if part.isdecimal() and part.isascii() else (-1, part) for part in re.split(r"([0-9]+)", session))
 
 
 def _changes(layout: Layout, usable: Mapping[Key, Owner]) -> dict[str, Path]:

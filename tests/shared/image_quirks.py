@@ -464,6 +464,20 @@ def name_with_a_blank(root: Path, sub: str) -> Found:
 
 
 @quirk
+def ending_in_capitals(root: Path, sub: str) -> Found:
+    path = t2w(root, sub).with_name(t2w(root, sub).name.replace(".nii.gz", ".NII.GZ"))
+    t2w(root, sub).rename(path)
+    return at(root, path, "name") | session(sub, "missing_other")
+
+
+@quirk
+def mask_with_an_ending_in_capitals(root: Path, sub: str) -> Found:
+    path = mask(root, sub).with_name(mask(root, sub).name.replace(".nii.gz", ".NII.gz"))
+    mask(root, sub).rename(path)
+    return at(root, path, "name")
+
+
+@quirk
 def file_of_another_subject(root: Path, sub: str) -> Found:
     path = t2w(root, sub).with_name("sub-Other_ses-01_T2w.nii.gz")
     t2w(root, sub).rename(path)

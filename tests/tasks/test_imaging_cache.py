@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from tasks.imaging.cache import Cache, Outcome, State, shown
 from tasks.imaging.entries import CacheError, Entry
 from tasks.imaging.phantoms import PhantomSite, write_site
 from tasks.imaging.phantoms_scanner import SCANNERS
-from tasks.imaging.prepare import Recipe, prepare
+from tasks.imaging.prepare import Prepared, Recipe, prepare
 from tasks.imaging.store import Scan, open_store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -293,15 +294,32 @@ def test_a_removed_entry_that_is_mapped_can_still_be_read(cache: Cache, scans: t
 def test_memory_that_runs_out_is_an_error_that_says_what_to_do(
     cache: Cache, scans: tuple[Scan, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(scan: Scan, recipe: Recipe) -> None:
-        raise MemoryError
+    def refuse(*_: object) -> Iterator[tuple[int, Outcome]]:
+        raise MemoryError  # as a worker's arrives
 
     cache.fill(scans[:1])
-    monkeypatch.setattr("tasks.imaging.cache.prepare", refuse)
+    monkeypatch.setattr("tasks.imaging.cache._in_parallel", refuse)
     with pytest.raises(CacheError, match=r"memory.*fewer workers.*larger spacing"):
-        cache.fill(scans)
+        cache.fill(scans, workers=2)
     monkeypatch.undo()
     assert states(cache.fill(scans[:1])) == ["kept"]
+
+
+def test_a_scan_too_large_for_the_memory_is_refused_and_stops_no_other(
+    cache: Cache, scans: tuple[Scan, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse_one(scan: Scan, recipe: Recipe) -> Prepared:
+        if scan == scans[0]:
+            raise MemoryError
+        return prepare(scan, recipe)
+
+    monkeypatch.setattr("tasks.imaging.cache.prepare", refuse_one)
+    outcomes = cache.fill(scans)
+    assert states(outcomes) == ["refused", *["made"] * (len(scans) - 1)]
+    assert outcomes[0].code == "no_memory"
+    assert scans[0].patient not in outcomes[0].sentence
+    monkeypatch.undo()
+    assert states(cache.fill(scans[:1])) == ["made"]
 
 
 def test_an_empty_list_of_scans_fills_nothing(cache: Cache) -> None:

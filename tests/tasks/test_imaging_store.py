@@ -193,7 +193,28 @@ def test_a_subject_whose_images_lie_elsewhere_than_bids_has_them_is_told(tmp_pat
     assert found == ["subject 02"]
 
 
-@pytest.mark.parametrize("table", ["session_id\tday\r\nses-01\t12\r\n\t\r\n\t\r\n", "\ufeffsession_id \t day\r\nses-01\t12\r\n"])
+def test_sessions_without_a_day_are_sorted_by_their_numbers(tmp_path: Path) -> None:
+    for name in ("10", "2", "m6", "m12"):
+        right_session(tmp_path, "P1", name, day=None)
+    assert [scan.session for scan in open_store(tmp_path).scans] == ["2", "10", "m6", "m12"]
+
+
+def test_masks_are_found_where_the_folder_of_the_tool_was_left_out(tmp_path: Path) -> None:
+    right_session(tmp_path, "P1")
+    (tmp_path / "derivatives/lesions/sub-P1").rename(tmp_path / "derivatives/sub-P1")
+    store = open_store(tmp_path)
+    assert store.scans[0].mask == tmp_path / "derivatives/sub-P1/ses-01/anat/sub-P1_ses-01_label-lesion_mask.nii.gz"
+    assert rules(store) <= {"defaced"}
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "session_id\tday\r\nses-01\t12\r\n\t\r\n\t\r\n",
+        "\ufeffsession_id \t day\r\nses-01\t12\r\n",
+        "session_id\tday\nses-01\t12.0\n",
+    ],
+)
 def test_what_a_spreadsheet_adds_to_a_table_hinders_nothing(tmp_path: Path, table: str) -> None:
     right_session(tmp_path, "01", day=None)
     (tmp_path / "sub-01/sub-01_sessions.tsv").write_bytes(table.encode())

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import pickle
 import tracemalloc
 from pathlib import Path
 
@@ -318,3 +319,8 @@ def test_a_header_with_any_bytes_changed_is_read_or_refused_and_never_fails_othe
 def test_bytes_that_are_no_header_are_refused(block: bytes) -> None:
     with pytest.raises(ImageError):
         parse_header(block)
+
+
+def test_a_refusal_can_be_handed_from_one_process_to_another() -> None:
+    error = pickle.loads(pickle.dumps(ImageError("flat", "the image is empty")))
+    assert (type(error), error.code, error.sentence, str(error)) == (ImageError, "flat", "the image is empty", "the image is empty")
