@@ -6,8 +6,9 @@
 
 `prepare` measures one scan (FLAIR, T1w and mask, 182 x 218 x 182 voxels) in a fresh process: processor seconds of reading,
 resampling and scaling, and the largest resident size; and the same for a small invented scan. `memory` writes invented scans,
-fills a cache, fills it again (which only checks), and reads a patch of every scan for one epoch; the slope is that of resident
-size over scans, by least squares after the first tenth. Where others compute too, wall time says little.
+fills a cache, fills it again (which only checks), and trains `lesion_seg` for one epoch: every patient's patches drawn, gradients
+clipped and summed as a trainer does. The slope is that of resident size over scans, by least squares after the first tenth. Where
+others compute too, wall time says little.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -27,21 +28,27 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 import numpy as np  # noqa: E402
 import psutil  # noqa: E402
+import torch  # noqa: E402
 from bench_machine import machine, machine_line  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
+from client.engines import PatientBatch, Shape, choose_engine, sum_of  # noqa: E402
+from client.release import Bound  # noqa: E402
+from client.scans import Drawn  # noqa: E402
 from tasks.imaging.cache import Cache, Outcome, State  # noqa: E402
 from tasks.imaging.phantoms import PhantomSite, scans_of, write_site  # noqa: E402
 from tasks.imaging.phantoms_scanner import SCANNERS  # noqa: E402
 from tasks.imaging.prepare import Recipe, prepare  # noqa: E402
 from tasks.imaging.store import Scan, open_store  # noqa: E402
 from tasks.imaging.volume import write_volume  # noqa: E402
+from tasks.lesion_seg.task import TASK  # noqa: E402
 
 IMAGES: Final = ROOT.parent / "shared" / "data"
 FULL_SHAPE: Final = (182, 218, 182)
 PARTS: Final = ("prepare", "memory")
-PATCH: Final = (32, 32, 32)
+OPTIONS: Final[dict[str, str | int | float]] = {"spacing_mm": 4.0, "widths": "4-8"}
+COLUMNS: Final = ("flair", "t1w")
 SMALL: Final = replace(SCANNERS[0], modalities=("FLAIR", "T1w"))
 SMALL_MM: Final = 4.0
 
@@ -108,22 +115,37 @@ def memory_part(count: int, workers: int) -> dict[str, Any]:
         write_site(Path(name), PhantomSite("bench", (SMALL,)), {f"P{number:05d}": (0,) for number in range(count)}, seed=1)
         found["write_s"] = time.perf_counter() - begun
         scans = open_store(Path(name) / "bench").scans
-        cache = Cache(Path(name) / "cache", Recipe((SMALL_MM,) * 3))
+        cache = Cache(Path(name) / "cache", TASK.recipe(OPTIONS, COLUMNS))
         filled(cache, scans, workers, "fill", found)
         outcomes = filled(cache, scans, 1, "check", found)
         if {outcome.state for outcome in outcomes} != {State.KEPT}:
             raise RuntimeError("a scan was not kept: the cache did not hold what it was filled with")
-        sizes = []
-        begun = time.perf_counter()
-        for outcome in outcomes:
-            if outcome.entry is not None:
-                outcome.entry.patch((4, 4, 4), PATCH)
-            sizes.append(resident())
-        found["epoch_s"] = time.perf_counter() - begun
-        found["epoch_kib_per_scan"] = slope_kib(sizes)
-        found["resident_mib"] = sizes[-1] / 2**20
+        found |= epoch(scans, outcomes)
         found["cache_mib"] = sum(path.stat().st_size for path in cache.place.iterdir()) / 2**20
     return found
+
+
+def epoch(scans: Sequence[Scan], outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """Every patient once, through what a trainer does in a round."""
+    torch.set_num_threads(1)
+    entries = tuple((outcome.entry,) for outcome in outcomes if outcome.entry is not None)
+    drawn = Drawn(TASK, b"bench", 0.1, tuple(scan.patient for scan in scans), entries)
+    model = TASK.build_model("unet3d", OPTIONS, COLUMNS)
+    shape = Shape(TASK.records, TASK.input_shape(COLUMNS), TASK.label_shape)
+    engine = choose_engine(model, TASK.loss, shape, name="loop")
+    sizes: list[int] = []
+
+    def measured() -> Iterator[PatientBatch]:
+        for part in drawn.parts():
+            yield part
+            sizes.append(resident())
+
+    begun = time.perf_counter()
+    total = sum_of(engine, {name: value.detach() for name, value in model.named_parameters()}, measured(), Bound(1.0, 20))
+    if not total.any():
+        raise RuntimeError("an epoch without any gradient")
+    took = time.perf_counter() - begun
+    return {"epoch_s": took, "epoch_kib_per_scan": slope_kib(sizes) * len(sizes) / len(scans), "resident_mib": sizes[-1] / 2**20}
 
 
 def filled(cache: Cache, scans: Sequence[Scan], workers: int, step: str, found: dict[str, Any]) -> tuple[Outcome, ...]:
@@ -159,7 +181,7 @@ def show(result: dict[str, Any]) -> None:
         title = f"{row['scans']:,} invented scans, {row['workers']} workers, cache of {row['cache_mib']:.0f} MiB"
         table = Table("step", "wall s", "RSS slope, KiB/scan", title=title)
         table.add_row("write them", f"{row['write_s']:.1f}", "")
-        for step, words in (("fill", "fill the cache"), ("check", "fill again: check all"), ("epoch", "one epoch of patches")):
+        for step, words in (("fill", "fill the cache"), ("check", "fill again: check all"), ("epoch", "one epoch of training")):
             table.add_row(words, f"{row[f'{step}_s']:.1f}", f"{row[f'{step}_kib_per_scan']:+.2f}")
         console.print(table)
         console.print(f"resident after the epoch: {row['resident_mib']:.0f} MiB")

@@ -28,6 +28,9 @@ from rich.table import Table
 from consortium.roster import HELD_OUT
 from tasks.cohorts import open_cohort
 from tasks.errors import TaskError
+from tasks.imaging.phantoms import invented_sites, write_phantoms
+from tasks.imaging.store import holds_images, images_beside
+from tasks.imaging.task import ImageTask
 from tasks.mapping import MAPPING_FILE
 from tasks.ms.contract import CONTRACT
 from tasks.ms.reading import holds_contract_tables
@@ -40,6 +43,10 @@ SEED = 1
 TASK_OF_TABLES, TASK_OF_MAPPINGS = "cdp_2y", "cis_conversion"
 # Few patients are held out: each histogram and each of its cells has its own noise, so there are few of both.
 SHORT = ("schedule.rounds=40", "schedule.evaluate_every=40", "task.histogram_bins=8")
+# A grid coarse enough for a processor, and time to judge whole scans.
+IMAGES_SHORT = ("schedule.rounds=6", "schedule.evaluate_every=6", "task.options.spacing_mm=4", "++task.options.widths=4-8",
+                "deadlines.update_s=900")  # fmt: skip
+PHANTOM_SITES, PHANTOMS = 4, 12
 START_S = 90.0
 STOP_S = 15.0
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONUNBUFFERED": "1"}
@@ -175,22 +182,29 @@ class Demo:
         self.port = args.port or free_port()
         self.processes = Processes(folder)
         self.lead_home = folder / "lead"
+        self.of_task: tuple[str, ...] = SHORT
 
     def lead(self, *words: str) -> tuple[str, ...]:
         return (str(BIN / "wardround-lead"), *words, "--home", str(self.lead_home))
 
     def sites(self) -> list[Site]:
-        """One site per folder with tables; invented hospitals if no folder was given. Settles the task."""
-        data = self.args.sites
+        """One site per folder with tables or images; invented hospitals if no folder was given. Settles the task."""
+        images = bool(self.args.task) and isinstance(find_task(self.args.task), ImageTask)
+        data, what, holds = self.args.sites, "images" if images else "tables", _holds_images if images else _holds_tables
         if data is None:
-            data = self.folder / "patients" / "sites"  # the simulator's truth lies beside it, where no guard looks
-            write(simulate("demo", SEED), data.parent)
-        folders = sorted(path for path in data.iterdir() if _holds_tables(path))
+            data = self.folder / "patients" / "sites"  # the truth lies beside it, where no guard looks
+            if images:
+                write_phantoms(data, sites=invented_sites(PHANTOM_SITES, SEED), patients=PHANTOMS, seed=SEED)
+                (data / "truth").rename(data.parent / "truth")
+            else:
+                write(simulate("demo", SEED), data.parent)
+        folders = sorted(path for path in data.iterdir() if holds(path))
         if len(folders) < 3:
-            raise DemoError(f"{len(folders)} folders with tables below {data}, at least 3 sites are needed")
+            raise DemoError(f"{len(folders)} folders with {what} below {data}, at least 3 sites are needed")
         mapped = any((path / MAPPING_FILE).is_file() for path in folders)
         self.args.task = self.args.task or (TASK_OF_MAPPINGS if mapped else TASK_OF_TABLES)
         task = find_task(self.args.task)
+        self.of_task = IMAGES_SHORT if images else SHORT
         sizes = [open_cohort(task, path).size * (1 - HELD_OUT) for path in folders]
         return [
             Site(path.name, self.folder / "sites" / path.name, path, max(10, 10 * round(size / 10)))
@@ -244,7 +258,7 @@ class Demo:
         task = self.args.task
         ours = (ROOT / "conf" / "task" / f"{task}.yaml").is_file()  # then with the columns and options that it is meant for
         chosen = (f"task={task}" if ours else f"task.name={task}", f"privacy={self.args.privacy}", "federation=roster")
-        words = (*chosen, *sizes, *SHORT, *self.args.overrides)
+        words = (*chosen, *sizes, *self.of_task, *self.args.overrides)
         made = json.loads(run(*self.lead("plan", *words, "--json")))
         console.print(f"plan {made['digest'][:16]}, its cost before anything is spent:")
         cost = made["cost"]
@@ -312,6 +326,10 @@ def _holds_tables(folder: Path) -> bool:
     return folder.is_dir() and ((folder / MAPPING_FILE).is_file() or holds_contract_tables(folder, CONTRACT))
 
 
+def _holds_images(folder: Path) -> bool:
+    return folder.is_dir() and (holds_images(folder) or images_beside(folder) is not None)
+
+
 def _listens(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(0.5)
@@ -351,7 +369,7 @@ def ending(demo: Demo) -> Iterator[None]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sites", type=Path, help="folder with one folder per hospital: tables of the data contract, or own ones")
+    parser.add_argument("--sites", type=Path, help="folder with one folder per hospital: tables or images")
     parser.add_argument(
         "--task", help=f"clinical task (default: {TASK_OF_TABLES}, or {TASK_OF_MAPPINGS} for folders with a {MAPPING_FILE})"
     )

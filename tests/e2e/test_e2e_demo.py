@@ -1,6 +1,8 @@
 """`scripts/demo` as people use it: to the end, stopped at any moment, and with something wrong."""
 
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 from consortium_of_four import ROOT, demo, wait_until
+from phantom_sites import write_hospital
 
 from tasks.cis_conversion.synthetic import write_hospitals
 
@@ -21,7 +24,17 @@ pytestmark = pytest.mark.e2e
 
 MARK = "WARDROUND_TEST_MARK"
 SHORT = ("schedule.rounds=4", "schedule.evaluate_every=2", "deadlines.keys_s=10", "deadlines.update_s=20", "deadlines.vote_s=10")
+FEW = ("schedule.rounds=2", "schedule.evaluate_every=2", "deadlines.keys_s=10", "deadlines.vote_s=10")  # of scans
 SHARED_DATA = ROOT.parent / "shared" / "data"
+FULL_RESOLUTION = """format: wardround/images
+format_version: 1
+root: {root}
+scans: "{{patient}}"
+images:
+  FLAIR: FLAIR.nii.gz
+  T1w: T1.nii.gz
+mask: "{mask}"
+"""
 
 
 @dataclass
@@ -57,10 +70,10 @@ def _marked(process: psutil.Process, mark: str) -> bool:
 
 @pytest.fixture
 def start(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[..., Running]:
-    def begin(*words: str) -> Running:
+    def begin(*words: str, schedule: tuple[str, ...] = SHORT) -> Running:
         mark, folder = uuid.uuid4().hex, tmp_path / "d"
         process = subprocess.Popen(
-            [sys.executable, str(ROOT / "scripts" / "demo.py"), "--out", str(folder), *words, *SHORT],
+            [sys.executable, str(ROOT / "scripts" / "demo.py"), "--out", str(folder), *words, *schedule],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -143,6 +156,51 @@ def test_the_demo_runs_on_the_real_hospitals_folders(start: Callable[..., Runnin
     assert output.count("whole") == 4
     assert "on test patients: the final model" in output
     assert running.alive() == []
+
+
+def test_the_demo_trains_on_the_scans_of_invented_hospitals(start: Callable[..., Running]) -> None:
+    running = start("--task", "lesion_seg", schedule=FEW)
+    output, _ = running.process.communicate(timeout=200)
+    assert running.process.returncode == 0, output[-3000:]
+    assert output.count("whole") == 4
+    assert "Dice" in output
+    assert running.alive() == []
+    for site in running.folder.glob("sites/*"):
+        assert list(site.glob("**/prepared/*/*.npy")), f"{site.name} prepared no scan"
+    assert not list(running.folder.glob("lead/**/*.npy"))
+
+
+@pytest.mark.skipif(not (SHARED_DATA / "ms_mri").is_dir(), reason=f"the real scans are not at {SHARED_DATA}")
+def test_two_real_centres_and_an_invented_one_train_and_segment_whatever_there_is(
+    start: Callable[..., Running], tmp_path: Path
+) -> None:
+    sites = tmp_path / "sites"
+    for name in ("catania", "ljubljana"):
+        shutil.copytree(SHARED_DATA / "ms_mri" / f"site-{name}", sites / name)
+    write_hospital(sites, "invented", 6)
+    running = start("--task", "lesion_seg", "--sites", str(sites), schedule=FEW)
+    output, _ = running.process.communicate(timeout=200)
+    assert running.process.returncode == 0, output[-3000:]
+    assert output.count("whole") == 3
+    (run,) = running.folder.glob("lead/runs/*")
+    model = tmp_path / "model"
+    subprocess.run([demo.BIN / "wardround-lead", "model", "export", run, "--out", model], check=True, capture_output=True)
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    folders = {**{name: SHARED_DATA / "ms_mri" / f"site-{name}" for name in ("catania", "ljubljana")}, "invented": sites / "invented",
+               "pairs": SHARED_DATA / "ms_mri_longitudinal" / "site-ljubljana"}  # fmt: skip
+    for mask in ("MASK", "mask_mni"):  # each centre names its own
+        folders[mask] = whole / mask
+        folders[mask].mkdir()
+        text = FULL_RESOLUTION.format(root=SHARED_DATA / "ms_mri_fullres", mask=f"{mask}.nii.gz")
+        (folders[mask] / "images.yaml").write_text(text)
+    home = next(running.folder.glob("sites/catania"))
+    for name, folder in folders.items():
+        words = ["--home", home, "segment", model, "--folder", folder, "--out", tmp_path / "masks" / name, "--json"]
+        done = subprocess.run([demo.BIN / "wardround-site", *words], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, (name, done.stderr)
+        found = json.loads(done.stdout)
+        assert found["sessions"] == found["segmented"] == len(list((tmp_path / "masks" / name).glob("**/*.nii.gz"))) > 0, name
 
 
 def test_a_hub_whose_port_is_taken_says_so_at_once(tmp_path: Path) -> None:
