@@ -26,6 +26,7 @@ MARK = "WARDROUND_TEST_MARK"
 SHORT = ("schedule.rounds=4", "schedule.evaluate_every=2", "deadlines.keys_s=10", "deadlines.update_s=20", "deadlines.vote_s=10")
 FEW = ("schedule.rounds=2", "schedule.evaluate_every=2", "deadlines.keys_s=10", "deadlines.vote_s=10")  # of scans
 SHARED_DATA = ROOT.parent / "shared" / "data"
+REAL_SITES = ("catania", "ljubljana")
 FULL_RESOLUTION = """format: wardround/images
 format_version: 1
 root: {root}
@@ -175,7 +176,7 @@ def test_two_real_centres_and_an_invented_one_train_and_segment_whatever_there_i
     start: Callable[..., Running], tmp_path: Path
 ) -> None:
     sites = tmp_path / "sites"
-    for name in ("catania", "ljubljana"):
+    for name in REAL_SITES:
         shutil.copytree(SHARED_DATA / "ms_mri" / f"site-{name}", sites / name)
     write_hospital(sites, "invented", 6)
     running = start("--task", "lesion_seg", "--sites", str(sites), schedule=FEW)
@@ -187,8 +188,8 @@ def test_two_real_centres_and_an_invented_one_train_and_segment_whatever_there_i
     subprocess.run([demo.BIN / "wardround-lead", "model", "export", run, "--out", model], check=True, capture_output=True)
     whole = tmp_path / "whole"
     whole.mkdir()
-    folders = {**{name: SHARED_DATA / "ms_mri" / f"site-{name}" for name in ("catania", "ljubljana")}, "invented": sites / "invented",
-               "pairs": SHARED_DATA / "ms_mri_longitudinal" / "site-ljubljana"}  # fmt: skip
+    folders = {name: sites / name for name in (*REAL_SITES, "invented")}
+    folders["pairs"] = SHARED_DATA / "ms_mri_longitudinal" / "site-ljubljana"
     for mask in ("MASK", "mask_mni"):  # each centre names its own
         folders[mask] = whole / mask
         folders[mask].mkdir()
