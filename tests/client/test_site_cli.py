@@ -207,7 +207,7 @@ def test_check_names_every_problem_and_sends_nothing(site: Site) -> None:
     rows = site.read("check")
     assert isinstance(rows, list)
     assert {row["check"]: row["state"] for row in rows} == dict.fromkeys(
-        ("configuration", "identity key", "roster", "policy", "ledger", "data", "disk"), "ok"
+        ("configuration", "identity key", "roster", "policy", "ledger", "data", "device", "disk"), "ok"
     )
     site.home.policy.unlink()
     site.home.identity.chmod(0o644)
