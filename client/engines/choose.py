@@ -84,8 +84,8 @@ def choose_engine(
     example = synthetic(shape, n) if example is None else _repeated(example, n)
     check_no_mixing(model, loss, example)
     if name and name != Loop.name:
-        loop = Loop(model, loss, shape, device)
-        return _checked(BATCHED[name](model, loss, shape, patients, device), loop, model, example)
+        _, engine = _measured(BATCHED[name], model, loss, example, device)
+        return _checked(engine, Loop(model, loss, shape, device), model, example.part(0, engine.patients))
     loops = [Loop(model, loss, shape, layout) for layout in device.layouts]
     if name and len(loops) == 1:
         return loops[0]

@@ -174,7 +174,7 @@ def asking(consortium: Consortium) -> Iterator[TrainerProcess]:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has what is asked for")
 def test_a_guard_that_is_to_use_an_accelerator_does_not_start_without_one(asking: TrainerProcess) -> None:
-    with pytest.raises(TrainerError, match="asks for device cuda, and .*: "):
+    with pytest.raises(TrainerError, match=r"asks for device cuda, and .*: "):
         asking.start()
 
 
