@@ -7,6 +7,7 @@ marked `gpu` on an accelerator.
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
@@ -150,15 +151,16 @@ def hostile(shape: Shape) -> PatientBatch:
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("case", CASES)
 def test_every_patients_clipped_gradient_is_that_of_the_processor(case: str, device: Device) -> None:
-    """float32 closely. bf16 loosely, and not for everybody: 8 bits turn a unit on here and there that was off."""
+    """float32 closely, bf16 loosely, neither for everybody: here and there a unit turns on, or another voxel is the largest."""
     one, batch = CASES[case], synthetic(CASES[case].shape, PATIENTS)
     reference, parameters = Loop(one.model(), one.loss, one.shape), parameters_of(one.model())
     expected = [total_of(reference, parameters, batch.part(at, at + 1)) for at in range(PATIENTS)]
-    summary = np.max if device.precision == FP32 else np.median
+    usual, most = (1e-4, 0.02) if device.precision == FP32 else (0.1, 1.0)
     for engine in one.engines(device):
         found = [total_of(engine, parameters, batch.part(at, at + 1)) for at in range(PATIENTS)]
         apart = [(np.linalg.norm(a - b) - math.sqrt(len(b))) / np.linalg.norm(b) for a, b in zip(found, expected, strict=True)]
-        assert summary(apart) <= max(device.tolerance, 1e-4), engine.name
+        assert np.median(apart) <= usual, engine.name
+        assert max(apart) <= most, engine.name
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -233,6 +235,9 @@ def test_canaries_are_measured_in_float32_on_the_device_of_the_patients(name: st
     assert np.linalg.norm((found - clipped_grid_sum(rows, BOUND)).astype(float)) <= 40 * (1e-4 * BITS + np.sqrt(24))
 
 
+NOWHERE = Device("meta")
+
+
 class OneDevice(TorchDispatchMode):
     """Every operation but a copy finds all of its operands on one device."""
 
@@ -258,18 +263,38 @@ def test_no_pass_of_any_task_mixes_devices(name: str, model: str) -> None:
     task = find_task(name)
     columns = tuple(column.name for column in task.contract.columns)
     inputs = task.input_shape(columns) if isinstance(task, ImageTask) else (Design(task.contract, columns).n_inputs,)
-    shape, served = Shape(task.records, inputs, task.label_shape), 0
-    for kind in (Bookkeeping, Outer, Functional):
-        try:
-            engine = kind(task.build_model(model, {}, columns), task.loss, shape, 32, Device("meta"))
-            with OneDevice():
-                engine.raw(parameters_of(task.build_model(model, {}, columns)), synthetic(shape, 32))
-        except NotImplementedError as error:
-            assert "Cannot copy out of meta tensor" in str(error)  # noqa: PT017 - the end of the way
-            served += 1
-        except (Unsupported, RuntimeError) as error:
-            assert isinstance(error, Unsupported) or "functorch" in str(error)  # noqa: PT017 - what does not serve on a processor
-    assert served
+    built, shape = task.build_model(model, {}, columns), Shape(task.records, inputs, task.label_shape)
+    parameters, people = parameters_of(built), synthetic(shape, 32)
+    loop = Loop(built, task.loss, shape, NOWHERE)
+    assert reaches_the_copy_back(lambda: loop.raw(parameters, people))
+    assert reaches_the_copy_back(lambda: loop.outputs(parameters, people))
+    assert reaches_the_copy_back(lambda: plain_sum(built, task.loss, parameters, [people], NOWHERE))
+    assert reaches_the_copy_back(lambda: Applied(built, NOWHERE, parameters)(people.flat()[0]))
+    served = [reaches_the_copy_back(partial(batched, kind, built, task.loss, people)) for kind in (Bookkeeping, Outer, Functional)]
+    assert any(served)
+
+
+def batched(kind: Callable[..., Engine], model: nn.Module, loss: Loss, people: PatientBatch) -> None:
+    engine = kind(model, loss, people.shape, len(people), NOWHERE)
+    with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
+        engine.outputs(parameters_of(model), people)
+    engine.raw(parameters_of(model), people)
+
+
+def reaches_the_copy_back(way: Callable[[], object]) -> bool:
+    """False for an engine that does not serve the model, on whatever device."""
+    try:
+        with OneDevice():
+            way()
+    except NotImplementedError as error:
+        return "Cannot copy out of meta tensor" in str(error)
+    except Unsupported:
+        return False
+    except RuntimeError as error:
+        if "functorch" not in str(error):  # vmap does not know the layer
+            raise
+        return False
+    raise AssertionError("nothing was copied back")
 
 
 # -- memory ----------------------------------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """Where models are computed: what site.yaml may say, what a machine without an accelerator answers, what one with it is given."""
 
+import multiprocessing
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,12 +10,15 @@ import torch
 from guards_in_process import SITES, TASK_NAME, Consortium
 from torch import nn
 
+from client import trainer_process
 from client.cli import main
 from client.config import device_choice, load_config, write_config
 from client.daemon import data_source
 from client.device import BF16, CPU, CUDA, FP32, PROCESSOR, PROCESSORS, Device, DeviceChoice, out_of_memory
 from client.errors import ConfigError, TrainerError
 from client.home import Home
+from client.job import Job
+from client.patients import DataSource
 from client.trainer_process import TrainerProcess
 from tasks.imaging.unet import build
 
@@ -176,6 +181,38 @@ def asking(consortium: Consortium) -> Iterator[TrainerProcess]:
 def test_a_guard_that_is_to_use_an_accelerator_does_not_start_without_one(asking: TrainerProcess) -> None:
     with pytest.raises(TrainerError, match=r"asks for device cuda, and .*: "):
         asking.start()
+
+
+class Lost:
+    """Patients whose computation breaks the device."""
+
+    def __init__(self, source: DataSource) -> None:
+        self.source = source
+
+    def trainer(self, task: str) -> None:
+        return None
+
+    def run(self, job: Job) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+
+def test_a_process_whose_device_broke_ends_so_that_the_next_round_has_a_new_one(
+    consortium: Consortium, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After such an error every later call fails in that process, whatever it asks for."""
+    monkeypatch.setattr(trainer_process, "Patients", Lost)
+    before = signal.getsignal(signal.SIGINT)
+    here, there = multiprocessing.Pipe()
+    for number in (1, 2):
+        here.send(Job(consortium.plan(), SITES[0], number, "train", b""))
+        here.send_bytes(b"model")
+    try:
+        trainer_process._child_main(there, data_source(consortium.roster, folder=consortium.data / SITES[0], tasks=(TASK_NAME,)))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    here.recv(), here.recv_bytes()  # that it is ready
+    assert here.recv().startswith("AcceleratorError at test_device.py")
+    assert not here.poll(), "the second job is not answered"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has what is asked for")
