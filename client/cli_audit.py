@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from client.canaries import audit_folder, canary_result, read_state, state_path, write_result
 from client.cli_output import Output
-from client.config import load_config
+from client.config import device_choice, load_config
 from client.daemon import data_source
 from client.errors import ConfigError
 from client.home import Home
@@ -66,7 +66,14 @@ def _trainer(home: Home, args: argparse.Namespace, out: Output) -> list[dict[str
         write_result(audit_folder(home.root), results[0])
     with _progress("imitated rounds", args.rounds, out) as progress:
         terms = plan or trial_plan(max(args.rounds, 1))
-        made = audit_trainer(terms, rounds=args.rounds, canaries=args.canaries, entropy=urandom, progress=progress)
+        made = audit_trainer(
+            terms,
+            rounds=args.rounds,
+            canaries=args.canaries,
+            entropy=urandom,
+            progress=progress,
+            device=device_choice(home),
+        )
     write_result(audit_folder(home.root), made, suffix=".trainer")
     return [*results, made]
 

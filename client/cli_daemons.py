@@ -47,6 +47,7 @@ def _guard(home: Home, args: argparse.Namespace, out: Output) -> int:
         audit=audit,
         key=key,
         cache=home.prepared,
+        device=config.computed_on,
     )
     trainer = TrainerProcess(source, log.warning)
     site = open_site(

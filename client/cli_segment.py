@@ -17,7 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from client.cli_output import Output
 from client.clock import utc
-from client.config import load_config
+from client.config import device_choice, load_config
+from client.device import DeviceChoice
 from client.errors import ConfigError, SiteError
 from client.files import write_atomic
 from client.home import Home
@@ -26,11 +27,10 @@ from tasks.errors import DataError
 from tasks.imaging.task import CAUTION, TOO_SURE, ImageTask
 
 if TYPE_CHECKING:  # torch and nibabel are for those who segment
-    from torch import nn
-
     from tasks.exported import Exported
     from tasks.imaging.segmented import Segmented
     from tasks.imaging.store import Scan
+    from tasks.imaging.task import Apply
     from tasks.imaging.volume import Volume
 
 TABLE = "segmented.csv"
@@ -86,7 +86,7 @@ def _segment(home: Home, args: argparse.Namespace, out: Output) -> int:
     if missing := set(args.patient) - {scan.patient for scan in scans}:
         raise DataError(f"{len(missing)} of {len(set(args.patient))} patients have no session of images that can be used")
     chosen = [scan for scan in scans if not args.patient or scan.patient in args.patient]
-    told = _all(exported, task, chosen, target, shown=args.html)
+    told = _all(exported, task, chosen, target, shown=args.html, choice=device_choice(home))
     if args.html:
         _write(target / "segmented.html", _page(exported, told).encode())
     _show(exported, told, target, out)
@@ -104,11 +104,15 @@ def _task_of(exported: "Exported") -> ImageTask:
     return task
 
 
-def _all(exported: "Exported", task: ImageTask, scans: Sequence["Scan"], target: Path, *, shown: bool) -> list[Told]:
+def _all(
+    exported: "Exported", task: ImageTask, scans: Sequence["Scan"], target: Path, *, shown: bool, choice: DeviceChoice
+) -> list[Told]:
     """Session by session: a mask and its line are on disk before the next scan is read."""
+    from client.applied import applied
     from tasks.exported import model_of
 
     model, told = model_of(exported, task), list[Told]()
+    apply = applied(model, choice.for_model(model))
     _private(target)
     _write(target / "dataset_description.json", _about(exported))
     _append(target / TABLE, HEAD)
@@ -117,18 +121,18 @@ def _all(exported: "Exported", task: ImageTask, scans: Sequence["Scan"], target:
     with Progress(*parts, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("", total=len(scans))
         for scan, label in zip(scans, _labels(scans), strict=True):
-            told.append(_one(exported, task, model, Told(scan, label, None), target, shown=shown))
+            told.append(_one(exported, task, apply, Told(scan, label, None), target, shown=shown))
             _append(target / TABLE, _row(told[-1]))
             progress.advance(bar)
     return told
 
 
-def _one(exported: "Exported", task: ImageTask, model: "nn.Module", one: Told, target: Path, *, shown: bool) -> Told:
+def _one(exported: "Exported", task: ImageTask, apply: "Apply", one: Told, target: Path, *, shown: bool) -> Told:
     from tasks.imaging.errors import ImageError
     from tasks.imaging.segmented import segmented
 
     try:
-        found, mask = segmented(task, model, one.scan, exported.options.model, exported.task.columns, shown=shown)
+        found, mask = segmented(task, apply, one.scan, exported.options.model, exported.task.columns, shown=shown)
     except ImageError as error:
         return replace(one, reason=f"{error.code}: {error.sentence}")
     _write_mask(target, one.label, mask)

@@ -126,6 +126,10 @@ def _space(home: Home) -> str:
     return f"{free} MiB free"
 
 
+def _device(home: Home) -> str:
+    return load_config(home).computed_on.told()
+
+
 CHECKS: dict[str, Callable[[Home], str]] = {
     "configuration": lambda home: (
         f"site {load_config(home).site}, task {', '.join(load_config(home).tasks)}, version {code_version()}"
@@ -135,5 +139,6 @@ CHECKS: dict[str, Callable[[Home], str]] = {
     "policy": _policy,
     "ledger": _ledger,
     "data": _data,
+    "device": _device,
     "disk": _space,
 }

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from client.device import AUTO, DeviceChoice
 from client.errors import ConfigError
 from client.files import write_atomic
 from client.home import Home
@@ -24,6 +25,13 @@ class SiteConfig:
     population: str  # names the patient population whose privacy the ledger counts
     hub: str  # host:port of the hub, e.g. hub.example.org:443
     threads: int
+    device: str = AUTO  # where models are computed: auto, cpu, cuda
+    precision: str = AUTO  # of their passes: auto, fp32, bf16
+
+    @property
+    def computed_on(self) -> DeviceChoice:
+        """Where models are computed."""
+        return DeviceChoice(self.device, self.precision)
 
     @property
     def task(self) -> str:
@@ -39,6 +47,8 @@ class _Schema:
     population: str = "main"
     hub: str = ""
     threads: int = 1
+    device: str = AUTO
+    precision: str = AUTO
 
 
 def load_config(home: Home) -> SiteConfig:
@@ -56,7 +66,17 @@ def load_config(home: Home) -> SiteConfig:
     data = Path(str(values.pop("data")))
     tasks = _tasks(values.pop("task"), home)
     rest = {str(key): value for key, value in values.items()}
-    return SiteConfig(tasks=tasks, data=data if data.is_absolute() else home.root / data, **rest)
+    found = SiteConfig(tasks=tasks, data=data if data.is_absolute() else home.root / data, **rest)
+    try:
+        DeviceChoice(found.device, found.precision)
+    except ConfigError as error:
+        raise ConfigError(f"{home.config}: {error}") from error
+    return found
+
+
+def device_choice(home: Home) -> DeviceChoice:
+    """Where a command computes models: as site.yaml says, and as its defaults are where a command needs no site."""
+    return load_config(home).computed_on if home.config.exists() else DeviceChoice()
 
 
 def _tasks(given: object, home: Home) -> tuple[str, ...]:

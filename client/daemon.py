@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
+from client.device import PROCESSORS, DeviceChoice
 from client.errors import ConfigError
 from client.guard import Site
 from client.home import Home
@@ -49,10 +50,11 @@ def data_source(
     audit: Path | None = None,
     key: bytes = b"",
     cache: Path | None = None,
+    device: DeviceChoice = PROCESSORS,
 ) -> DataSource:
     if not folder.is_dir():
         raise ConfigError(f"the data folder {folder} does not exist: set `data:` in site.yaml to the folder with the tables")
-    return DataSource(folder, tasks, roster.split_salt, roster.held_out_fraction, threads, audit, key, cache)
+    return DataSource(folder, tasks, roster.split_salt, roster.held_out_fraction, threads, audit, key, cache, device)
 
 
 def create_ledger(home: Home, *, site: str, key: SigningKey, roster: Roster, population: str, now: float) -> None:

@@ -57,7 +57,15 @@ def open_guards(folder: Path, sites: tuple[str, ...]) -> dict[str, Guard]:
         config = load_config(home)
         audit = audit_folder(home.root)
         key = population_key(home.population_key)
-        source = data_source(home.load_roster(), folder=config.data, tasks=config.tasks, audit=audit, key=key, cache=home.prepared)
+        source = data_source(
+            home.load_roster(),
+            folder=config.data,
+            tasks=config.tasks,
+            audit=audit,
+            key=key,
+            cache=home.prepared,
+            device=config.computed_on,
+        )
         train = InlineTrain(Patients(source))
         for task in config.tasks:
             train.population(task, 0.0)  # what is wrong with the data is said now, not in a round

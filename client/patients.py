@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from client.device import PROCESSORS, DeviceChoice
 from client.errors import TrainerError
 from client.job import Job, Population, Result
 from tasks.cohorts import data_state, open_patients
@@ -39,6 +40,7 @@ class DataSource:
     audit: Path | None = None  # where the canaries of a plan write what they measured; None: they are not used
     population_key: bytes = field(default=b"", repr=False)
     cache: Path | None = None  # of prepared scans
+    device: DeviceChoice = PROCESSORS  # where models are computed
 
 
 class Patients:
@@ -79,7 +81,7 @@ class Patients:
             opened = open_patients(found, source.folder)
             trainer = Trainer(
                 found, opened.cohort, salt=source.salt, held_out_fraction=source.held_out_fraction, entropy=os.urandom,
-                audit=source.audit, cache=source.cache,
+                audit=source.audit, cache=source.cache, device=source.device,
             )  # fmt: skip
             self._open[task] = trainer, population_of(opened.cohort.patient_ids, opened.withdrawn, source.population_key)
         return self._open[task]

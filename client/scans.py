@@ -1,22 +1,23 @@
 """Patients of a task on images, for a plan: sessions prepared once, patches drawn when a patient's turn comes, whole scans judged.
 
-No more patches are in memory than those of `AT_ONCE` patients. What is drawn depends on plan, round, step and patient alone, and on
-nobody else. A session that cannot be prepared is left out; a patient without any other adds nothing, like one without records. A
-site where none can be prepared answers with noise alone: `check` and `data prepare` tell the hospital, no refusal tells the hub.
+No more patches are in memory than those of `AT_ONCE` patients, or of as many as an engine computes together. What is drawn depends
+on plan, round, step and patient alone, and on nobody else. A session that cannot be prepared is left out; a patient without any
+other adds nothing, like one without records. A site where none can be prepared answers with noise alone: `check` and `data prepare`
+tell the hospital, no refusal tells the hub.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.func import functional_call
 
+from client.applied import applied
 from client.engines import PatientBatch
 from client.errors import Refused
 from client.job import Job
@@ -25,7 +26,7 @@ from client.sides import Side
 from consortium.plan import Plan
 from tasks.imaging.cache import Cache
 from tasks.imaging.entries import Entry
-from tasks.imaging.task import Apply, ImageTask
+from tasks.imaging.task import ImageTask
 from tasks.models import split_parameters
 from tasks.run_options import run_options
 from tasks.scoring.base import Scored
@@ -60,11 +61,11 @@ class Drawn:
         """The same patients with the patches of a round's step `number`."""
         return replace(self, seed=self.seed + number.to_bytes(4, "big"))
 
-    def parts(self) -> Iterator[PatientBatch]:
-        """`AT_ONCE` patients at a time; those without a prepared session are no patients here."""
-        able = [at for at, entries in enumerate(self.entries) if entries]
-        for start in range(0, len(able), AT_ONCE):
-            yield self._batch(able[start : start + AT_ONCE])
+    def parts(self, together: int = 1) -> Iterator[PatientBatch]:
+        """`AT_ONCE` patients at a time, or `together`; those without a prepared session are no patients here."""
+        able, at_once = [at for at, entries in enumerate(self.entries) if entries], max(AT_ONCE, together)
+        for start in range(0, len(able), at_once):
+            yield self._batch(able[start : start + at_once])
 
     def _batch(self, places: Sequence[int]) -> PatientBatch:
         pairs = [self.task.drawn(self.entries[at], self._seed_of(self.ids[at]), self.drop_rate) for at in places]
@@ -92,7 +93,7 @@ class ScanEncoder:
 
     def scored(self, plan: Plan, built: PlanModel, weights: Weights, side: Side) -> Scored:
         """Every session of a held-out side beside what the model says of it. A session that cannot be prepared is scored as NaN."""
-        apply = _applied(built, split_parameters(built.model, weights))
+        apply = applied(built.model, built.device, split_parameters(built.model, weights))
         found = [None if entry is None else self._task.judged(entry, apply) for entry in self._prepared(plan, side)]
         width = max((len(each) for each in found if each is not None), default=1)
         rows = [np.full(width, np.nan) if each is None else each for each in found]
@@ -124,11 +125,3 @@ def _by_patient(side: Side, prepared: Prepared) -> tuple[tuple[Entry, ...], ...]
         if entry is not None:
             found[owner].append(entry)
     return tuple(tuple(each) for each in found)
-
-
-def _applied(built: PlanModel, parameters: Mapping[str, torch.Tensor]) -> Apply:
-    def apply(inputs: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = functional_call(built.model, dict(parameters), (inputs,))
-        return found
-
-    return apply

@@ -5,8 +5,9 @@ A patient's gradient is taken over all of the patient's records and all paramete
 same sums leave without bound and noise, and only because both plan and policy say so.
 """
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -14,10 +15,11 @@ from numpy.typing import NDArray
 
 from client.batches import Encoder
 from client.canaries import Canaries, noised_with_canaries
+from client.device import PROCESSORS, DeviceChoice
 from client.engines import Engine, PatientBatch, Patients, gradients_as_inputs, like, plain_sum, sum_of
 from client.errors import Refused
 from client.job import Job, Result
-from client.plan_model import PlanModel, model_of
+from client.plan_model import PlanModel, model_of, within_memory
 from client.release import Bound, Entropy, FloatMatrix, FloatVector, GridVector, clipped_grid_sum, noised
 from client.sides import Side, Sides, Split
 from client.stages import choice_of, stage_rows, tested_rows
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from client.scans import ScanEncoder
 
 FEDPROX = "fedprox"
+T = TypeVar("T")
 Released = FloatVector | GridVector  # real numbers, or whole grid steps in mode distributed
 Weights = NDArray[np.float32]
 
@@ -55,16 +58,19 @@ class Trainer:
         audit: Path | None = None,
         engine: str = "",
         cache: Path | None = None,
+        device: DeviceChoice = PROCESSORS,
     ) -> None:
         """`audit`: the folder for what a plan's canaries measure here; None: they are not used.
 
         `cache`: the folder of prepared scans, for tasks on images.
 
         `engine`: the name of the one that clips and sums (`client.engines`); the fastest if it is empty.
+
+        `device`: where models are computed.
         """
         self._task = task
         self._audit = audit
-        self._engine = engine
+        self._engine, self._device = engine, device
         self._entropy = entropy
         at_most = task.sessions if isinstance(task, ImageTask) else task.records
         self._split = Split(cohort, salt=salt, held_out_fraction=held_out_fraction, at_most=at_most)
@@ -119,9 +125,16 @@ class Trainer:
         return vector[: job.plan.n_buffers], vector[job.plan.n_buffers :]
 
     def _model(self, plan: Plan) -> PlanModel:
+        return model_of(self._task_of_model(), plan, self._engine, self._device)
+
+    def _computed(self, plan: Plan, compute: Callable[[PlanModel], T]) -> T:
+        """What `compute` makes of the plan's model, with as many patients at once as memory holds."""
+        return within_memory(self._task_of_model(), plan, compute, engine=self._engine, choice=self._device)
+
+    def _task_of_model(self) -> Task:
         if isinstance(self._task, SumsTask):
             raise Refused("TASK", f"task {self._task.name} sums: it has no model")
-        return model_of(self._task, plan, self._engine)
+        return self._task
 
     def _sides(self, job: Job) -> Sides:
         """Who trains and who is tested under the options of the plan."""
@@ -203,7 +216,8 @@ class Trainer:
             scored = self._scans.scored(job.plan, built, weights, side)
         else:
             batches = self._encoder_of().batches(job.plan, sides, buffers)
-            outputs = outputs_of(built, weights, batches.test if final else batches.validation)
+            people = batches.test if final else batches.validation
+            outputs = self._computed(job.plan, lambda whole: outputs_of(whole, weights, people))
             scored = Scored(outputs, side.labels, side.values)
         return self._histogram(job.plan, summed(built.scoring, scored, side.counts[side.owners], job.plan.privacy.grid_bits))
 
@@ -246,15 +260,22 @@ class Trainer:
 
     def _summed(self, plan: Plan, weights: Weights, drawn: Patients) -> FloatVector:
         if not plan.private:
-            built = self._model(plan)
-            return plain_sum(built.model, built.loss, split_parameters(built.model, weights), drawn.parts())
+            return self._computed(
+                plan,
+                lambda built: plain_sum(
+                    built.model, built.loss, split_parameters(built.model, weights), drawn.parts(), built.device
+                ),
+            )
         bound = Bound(plan.privacy.clip, plan.privacy.grid_bits)
         total = self._clipped_sum(plan, weights, drawn, bound)
         return np.asarray(self._noised_step(plan, total, bound) * bound.step, dtype=np.float64)
 
     def _clipped_sum(self, plan: Plan, weights: Weights, drawn: Patients, bound: Bound) -> GridVector:
-        built = self._model(plan)
-        return sum_of(built.engine, split_parameters(built.model, weights), drawn.parts(), bound)
+        def summed(built: PlanModel) -> GridVector:
+            parts = drawn.parts(built.engine.patients)
+            return sum_of(built.engine, split_parameters(built.model, weights), parts, bound)
+
+        return self._computed(plan, summed)
 
     def _noised_step(self, plan: Plan, total: GridVector, bound: Bound) -> GridVector:
         """A training step's exact sum with its noise; the plan's canaries are in it while it is noised, and not afterwards."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from client.canaries import RECORD_NORM, RECORDS, claimed_epsilon, coins, reading_document, signs
+from client.device import PROCESSORS, DeviceChoice
 from client.errors import ConfigError
 from client.job import Job
 from client.release import Bound, Entropy
@@ -140,7 +141,13 @@ def canary_cohort(task: CanaryTask, chosen: NDArray[np.intp], negative: NDArray[
 
 
 def audit_trainer(
-    plan: Plan, *, rounds: int, canaries: int, entropy: Entropy, progress: Callable[[int], None] = lambda done: None
+    plan: Plan,
+    *,
+    rounds: int,
+    canaries: int,
+    entropy: Entropy,
+    progress: Callable[[int], None] = lambda done: None,
+    device: DeviceChoice = PROCESSORS,
 ) -> dict[str, object]:
     """Run the installed trainer `rounds` times under the terms of `plan`; the result as `canaries.reading_document` writes it."""
     if not plan.private:
@@ -156,6 +163,7 @@ def audit_trainer(
         salt=SALT,
         held_out_fraction=0.0,
         entropy=entropy,
+        device=device,
     )
     scores, others = np.zeros(canaries), 0.0
     for done in range(1, rounds + 1):

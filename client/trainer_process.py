@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from client.errors import Refused, TrainerError, place_of
+from client.errors import ConfigError, Refused, TrainerError, place_of
 from client.job import Job, Population, Result
 from client.patients import DataSource, Patients
 from tasks.errors import TaskError
@@ -156,8 +156,9 @@ def _child_main(pipe: Connection, source: DataSource) -> None:
     torch.set_num_threads(source.threads)
     patients = Patients(source)
     try:
+        source.device.told()  # said now, not in a round that is charged
         patients.trainer(source.tasks[0])
-    except TaskError as error:
+    except (TaskError, ConfigError) as error:
         pipe.send(str(error))  # what is wrong with mapping or table, by rule and row: never a cell's content
         return
     except Exception as error:
@@ -171,14 +172,16 @@ def _child_main(pipe: Connection, source: DataSource) -> None:
         except EOFError:
             return
         answer: Result | Population | Refused | str
+        lost = False
         try:
             answer = patients.population(asked.task) if job is None else patients.run(job)
         except Refused as refusal:
             answer = refusal
-        except (TaskError, TrainerError) as error:
-            answer = str(error)  # what is wrong with the data as it is now, or with what was asked: never a cell's content
+        except (TaskError, TrainerError, ConfigError) as error:
+            answer = str(error)  # what is wrong with data, machine or what was asked, as it is now: never a cell's content
         except Exception as error:
             answer = place_of(error)
+            lost = isinstance(error, torch.AcceleratorError)  # nothing runs there any more: the next round gets a new process
         try:
             if isinstance(answer, Result):
                 _send(pipe, answer)
@@ -186,3 +189,5 @@ def _child_main(pipe: Connection, source: DataSource) -> None:
                 pipe.send(answer)
         except OSError:
             return  # the guard is gone
+        if lost:
+            return

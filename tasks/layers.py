@@ -33,6 +33,10 @@ class Recurrence(nn.Module):  # type: ignore[misc]  # torch is not followed by m
 
     def forward(self, gates: Tensor, present: Tensor | None = None, offset: Tensor | None = None) -> Tensor:
         """States after each visit, (n, visits, width), from zero states."""
+        device = gates.device.type
+        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):  # what is carried over all visits is carried in float32
+                return self.forward(gates.float(), present, offset)
         if offset is None:
             offset = gates.new_zeros(1).expand_as(gates)
         states: Tensor = _Recurrence.apply(gates, self.weight, self.bias, present, offset)

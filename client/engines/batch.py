@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from client.device import PROCESSOR, Device
 from client.engines.errors import Unsupported
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # logits and labels of records to a loss of each, (records,), never reduced
@@ -48,8 +49,8 @@ class Patients(Protocol):
         """The same patients as they are in a round's local step `number`, from 0 on."""
         ...
 
-    def parts(self) -> Iterator[PatientBatch]:
-        """Batches that together hold each patient once."""
+    def parts(self, together: int = 1) -> Iterator[PatientBatch]:
+        """Batches that together hold each patient once, of `together` patients or more where not all are in memory."""
         ...
 
 
@@ -93,7 +94,13 @@ class PatientBatch:
         """The same in every step."""
         return self
 
-    def parts(self) -> Iterator[PatientBatch]:
+    def on(self, device: Device) -> PatientBatch:
+        """The same on `device`; uncopied where it is there already."""
+        if device.name == PROCESSOR.name:
+            return self
+        return PatientBatch(*(part.to(device.name) for part in (self.inputs, self.labels, self.weights)))
+
+    def parts(self, together: int = 1) -> Iterator[PatientBatch]:
         """All of it at once."""
         yield self
 

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from client.engines.choose import Engine
 
 MANY_NUMBERS = 2000  # of one patient: so many last bits show a difference at the first moves
-TOLERANCE = 1e-5  # relative to a patient's clipped norm
 STRANGERS: dict[str, Callable[[Tensor], Tensor]] = {
     "other": lambda inputs: inputs,
     "huge": lambda inputs: 1e30 * inputs.abs(),
@@ -159,11 +158,11 @@ def _compare(name: str, expected: list[Tensor], found: list[Tensor], own: Tensor
 
 
 def check_agreement(engine: Engine, loop: Loop, model: nn.Module, example: PatientBatch) -> None:
-    """`Unsupported` unless clipped sums are those of autograd patient by patient, to `TOLERANCE`."""
+    """`Unsupported` unless clipped sums are those of autograd patient by patient on the same device, to its tolerance."""
     parameters = next(weights_to_try(model))
     bound = Bound(2.0**-20, 20)
     size = sum(value.numel() for value in parameters.values())
-    allowed = TOLERANCE * 2**bound.grid_bits + math.sqrt(size)
+    allowed = engine.device.tolerance * 2**bound.grid_bits + math.sqrt(size)
     for at in range(min(3, len(example))):
         totals = []
         for each in (engine, loop):

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from client.device import CPU, FP32, PROCESSOR, Device, out_of_memory, release_memory
 from client.engines.batch import SLOTS, Loss, Parameters, PatientBatch, Shape, whole_slots
 from client.engines.bookkeeping import Bookkeeping
 from client.engines.checks import check_agreement, check_no_mixing, check_slots, synthetic, weights_to_try
@@ -33,6 +34,8 @@ class Engine(Protocol):
 
     name: str
     shape: Shape
+    device: Device
+    patients: int  # computed together
 
     def fine_bits(self, bound: Bound) -> int:
         """`add` counts in 2^-fine_bits grid steps."""
@@ -51,7 +54,7 @@ class Engine(Protocol):
         ...
 
 
-Build = Callable[[nn.Module, Loss, Shape, int], Engine]
+Build = Callable[[nn.Module, Loss, Shape, int, Device], Engine]
 BATCHED: dict[str, Build] = {"outer": Outer, "bookkeeping": Bookkeeping, "functional": Functional}
 NAMES = ("loop", *BATCHED)
 
@@ -64,10 +67,13 @@ def choose_engine(
     patients: int = PATIENTS_AT_ONCE,
     example: PatientBatch | None = None,
     name: str = "",
+    device: Device = PROCESSOR,
 ) -> Engine:
     """The fastest engine that gives every patient the same bits in every slot and agrees with autograd; or the one called `name`.
 
-    `patients`: how many are computed together at most, rounded up to a multiple of 32; fewer where gradients are large.
+    `patients`: how many are computed together at most, rounded up to a multiple of 32; fewer where gradients are large, and
+    where the device's memory does not hold them.
+    `device`: where all of it is computed and measured.
     `example`: synthetic patients, where normal inputs do not suit.
     Raises `Refused` for a model that mixes patients or that no engine serves, `Unsupported` if the one called `name` does not.
     """
@@ -77,19 +83,24 @@ def choose_engine(
     n = whole_slots(patients)
     example = synthetic(shape, n) if example is None else _repeated(example, n)
     check_no_mixing(model, loss, example)
-    loop = Loop(model, loss, shape)
-    if name == loop.name:
+    if name and name != Loop.name:
+        _, engine = _measured(BATCHED[name], model, loss, example, device)
+        return _checked(engine, Loop(model, loss, shape, device), model, example.part(0, engine.patients))
+    loops = [Loop(model, loss, shape, layout) for layout in device.layouts]
+    if name and len(loops) == 1:
+        return loops[0]
+    alone, loop = min(((_seconds(each, model, example.part(0, 1)), each) for each in loops), key=lambda pair: pair[0])
+    if name or (alone > FILLS_S and device.name == CPU):
         return loop
-    if name:
-        return _checked(BATCHED[name](model, loss, shape, patients), loop, model, example)
-    alone = _seconds(loop, model, example.part(0, 1))
-    if alone > FILLS_S:
-        return loop
-    for engine in _by_speed(model, loss, example, alone * len(example)):
+    for engine in _by_speed(model, loss, example, alone, loop.device):
         try:
-            return _checked(engine, loop, model, example)
+            return _checked(engine, loop, model, example.part(0, engine.patients))
         except Unsupported:  # the next one; the loop serves every model
             continue
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+        release_memory()
     return loop
 
 
@@ -97,11 +108,11 @@ def like(engine: Engine, size: int) -> Engine:
     """An engine of the same kind, for as many records, whose patients' inputs (size,) are their gradients (`gradients_as_inputs`).
 
     The model is one linear layer without bias and the loss its output, so that whatever this kind of engine does to gradients
-    is done to the inputs.
+    is done to the inputs. On the same device; in float32, since 16 bits would round what is measured.
     """
     model, shape = nn.Linear(size, 1, bias=False), Shape(engine.shape.records, (size,))
-    kind = BATCHED.get(engine.name)
-    return kind(model, _output, shape, SLOTS) if kind else Loop(model, _output, shape)
+    kind, device = BATCHED.get(engine.name), Device(engine.device.name, FP32)
+    return kind(model, _output, shape, SLOTS, device) if kind else Loop(model, _output, shape, device)
 
 
 def gradients_as_inputs(engine: Engine, rows: Tensor) -> tuple[Parameters, list[PatientBatch]]:
@@ -149,7 +160,7 @@ def _repeated(example: PatientBatch, n: int) -> PatientBatch:
     return PatientBatch(example.inputs[places], example.labels[places], example.weights[places])
 
 
-def _by_speed(model: nn.Module, loss: Loss, example: PatientBatch, loop_s: float) -> list[Engine]:
+def _by_speed(model: nn.Module, loss: Loss, example: PatientBatch, alone_s: float, device: Device) -> list[Engine]:
     """Engines that serve the model faster than the loop does, the fastest first.
 
     Each next kind of `BATCHED` serves more models and takes longer, so it is only tried where the one before does not serve.
@@ -157,14 +168,31 @@ def _by_speed(model: nn.Module, loss: Loss, example: PatientBatch, loop_s: float
     found: list[tuple[float, Engine]] = []
     for build in BATCHED.values():
         try:
-            engine = build(model, loss, example.shape, len(example))
-            engine.outputs(parameters_of(model), example.part(0, 1))
-            found.append((_seconds(engine, model, example), engine))
-        except (Unsupported, RuntimeError):  # RuntimeError: what vmap or a hook does not know
+            found.append(_measured(build, model, loss, example, device))
+        except (Unsupported, RuntimeError):  # RuntimeError: what vmap or a hook does not know, or no memory for the fewest
             continue
-        if not isinstance(engine, Outer):
+        if not isinstance(found[-1][1], Outer):
             break
-    return [engine for taken, engine in sorted(found, key=lambda pair: pair[0]) if taken < loop_s]
+    return [engine for taken, engine in sorted(found, key=lambda pair: pair[0]) if taken < alone_s]
+
+
+def _measured(build: Build, model: nn.Module, loss: Loss, example: PatientBatch, device: Device) -> tuple[float, Engine]:
+    """Seconds for a patient, and the engine: for as many at once as memory holds, halved until it does."""
+    n = len(example)
+    while True:
+        try:
+            return _tried(build, model, loss, example.part(0, n), device)
+        except RuntimeError as error:
+            if n <= SLOTS or not out_of_memory(error):
+                raise
+        n = whole_slots(n // 2)
+        release_memory()
+
+
+def _tried(build: Build, model: nn.Module, loss: Loss, example: PatientBatch, device: Device) -> tuple[float, Engine]:
+    engine = build(model, loss, example.shape, len(example), device)
+    engine.outputs(parameters_of(model), example.part(0, 1))
+    return _seconds(engine, model, example) / len(example), engine
 
 
 def _checked(engine: Engine, loop: Loop, model: nn.Module, example: PatientBatch) -> Engine:
@@ -174,14 +202,18 @@ def _checked(engine: Engine, loop: Loop, model: nn.Module, example: PatientBatch
 
 
 def _seconds(engine: Engine, model: nn.Module, example: PatientBatch) -> float:
-    """The least CPU time of this thread in `STEPS` steps after one that warms up: other programs hardly disturb it."""
+    """The least CPU time of this thread in `STEPS` steps after one that warms up: other programs hardly disturb it.
+
+    On another device this thread waits for it, so there it is the least time of a clock.
+    """
+    clock = time.thread_time if engine.device.name == CPU else time.perf_counter
     parameters = next(weights_to_try(model))
     total = np.zeros(sum(value.numel() for value in parameters.values()), dtype=np.int64)
     taken = []
     for _ in range(STEPS + 1):
-        start = time.thread_time()
+        start = clock()
         engine.add(parameters, example, TRIAL, total)
-        taken.append(time.thread_time() - start)
+        taken.append(clock() - start)
     return min(taken[1:])
 
 

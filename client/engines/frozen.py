@@ -1,12 +1,13 @@
-"""An engine's own copy of a model: weights that no gradient is kept for, at addresses that do not change."""
+"""An engine's own copy of a model on a device: weights that no gradient is kept for, at addresses that do not change."""
 
 import contextlib
-import copy
 import math
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
+from client.device import PROCESSOR, Device
 from client.engines.batch import Loss, Parameters, PatientBatch
 from client.engines.errors import Unsupported
 
@@ -27,8 +28,9 @@ class OneThread(contextlib.ContextDecorator):
 class Frozen:
     """The copy. Weights are copied into it, never taken over: a matrix kernel may depend on how its operands are aligned."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = copy.deepcopy(model)
+    def __init__(self, model: nn.Module, device: Device = PROCESSOR) -> None:
+        self.device = device
+        self.model = device.copy_of(model)
         self.parameters = dict(self.model.named_parameters())
         for parameter in self.parameters.values():
             parameter.requires_grad_(False)
@@ -46,6 +48,12 @@ class Frozen:
             for name, value in self.parameters.items():
                 value.copy_(parameters[name])
 
+    def outputs(self, inputs: Tensor, weights: Parameters | None = None) -> Tensor:
+        """The model's outputs in float32, of inputs on the device; with `weights` in place of its own if given."""
+        with self.device.autocast():
+            found = self.model(inputs) if weights is None else functional_call(self.model, dict(weights), (inputs,))
+        return self.device.widened(found)
+
     def losses(self, loss: Loss, batch: PatientBatch) -> Tensor:
         """Loss of each patient, (n,)."""
         found, weights = self._of_records(loss, batch)
@@ -58,8 +66,8 @@ class Frozen:
         return found
 
     def _of_records(self, loss: Loss, batch: PatientBatch) -> tuple[Tensor, Tensor]:
-        inputs, labels, weights = batch.flat()
-        found = loss(self.model(inputs), labels)
+        inputs, labels, weights = batch.on(self.device).flat()
+        found = loss(self.outputs(inputs), labels)
         if found.shape != weights.shape:
             raise Unsupported(f"a loss of shape {tuple(found.shape)} for {len(weights)} records: one value a record, never reduced")
         return found, weights

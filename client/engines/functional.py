@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import grad, vmap
 
+from client.device import PROCESSOR, Device
 from client.engines.batch import Loss, Parameters, PatientBatch, Shape, physical, whole_slots
 from client.engines.frozen import Frozen, OneThread
 from client.engines.grid import clip_to_grid
@@ -21,17 +22,16 @@ class Functional:
 
     name = "functional"
 
-    def __init__(self, model: nn.Module, loss: Loss, shape: Shape, patients: int) -> None:
-        self.shape = shape
-        self._patients = whole_slots(patients)
-        self._frozen = Frozen(model)
+    def __init__(self, model: nn.Module, loss: Loss, shape: Shape, patients: int, device: Device = PROCESSOR) -> None:
+        self.shape, self.device = shape, device
+        self.patients = whole_slots(patients)
+        self._frozen = Frozen(model, device)
 
         def loss_of(weights: Parameters, inputs: Tensor, labels: Tensor, counts: Tensor) -> Tensor:
-            return (loss(functional_call(self._frozen.model, weights, (inputs,)), labels) * counts).sum()
+            return (loss(self._frozen.outputs(inputs, weights), labels) * counts).sum()
 
         def output_of(weights: Parameters, inputs: Tensor) -> Tensor:
-            found: Tensor = functional_call(self._frozen.model, weights, (inputs,))
-            return found
+            return self._frozen.outputs(inputs, weights)
 
         self._gradients = vmap(grad(loss_of))
         self._outputs = vmap(output_of)
@@ -44,7 +44,7 @@ class Functional:
     def raw(self, parameters: Parameters, batch: PatientBatch) -> list[Tensor]:
         """Gradients of each patient, one (n, size) for each parameter."""
         weights = self._repeated(parameters)
-        parts = [self._rows(weights, part, real) for part, real in physical(batch, self._patients)]
+        parts = [self._rows(weights, part, real) for part, real in physical(batch, self.patients)]
         return [torch.cat(each) for each in zip(*parts, strict=True)]
 
     @OneThread()
@@ -52,7 +52,7 @@ class Functional:
         """Adds every patient's clipped gradient in grid steps to `total` (n_parameters,)."""
         weights = self._repeated(parameters)
         into = torch.from_numpy(total).split(list(self._frozen.sizes.values()))
-        for part, real in physical(batch, self._patients):
+        for part, real in physical(batch, self.patients):
             rows = self._rows(weights, part, real)
             clip_to_grid(rows, bound)
             for place, row in zip(into, rows, strict=True):
@@ -63,14 +63,16 @@ class Functional:
         """The model's output for each record, (n, records, ...); anything for padding."""
         weights = self._repeated(parameters)
         with torch.no_grad():
-            found = [self._outputs(weights, part.inputs)[:real] for part, real in physical(batch, self._patients)]
+            parts = physical(batch, self.patients)
+            found = [self._outputs(weights, part.on(self.device).inputs)[:real].cpu() for part, real in parts]
         return torch.cat(found) if found else torch.zeros(0, self.shape.records)
 
     def _repeated(self, parameters: Parameters) -> dict[str, Tensor]:
         self._frozen.load(parameters)
-        n = self._patients
+        n = self.patients
         return {name: value.expand(n, *value.shape).contiguous() for name, value in self._frozen.parameters.items()}
 
     def _rows(self, weights: dict[str, Tensor], part: PatientBatch, real: int) -> list[Tensor]:
-        found = self._gradients(weights, part.inputs, part.labels, part.weights)
-        return [found[name].reshape(self._patients, -1)[:real].contiguous() for name in self._frozen.parameters]
+        here = part.on(self.device)
+        found = self._gradients(weights, here.inputs, here.labels, here.weights)
+        return [found[name].reshape(self.patients, -1)[:real].contiguous().cpu() for name in self._frozen.parameters]

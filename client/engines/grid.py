@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from client.device import Device
 from client.release import Bound
 
 MARGIN = 1.0 - 2.0**-18
@@ -59,6 +60,10 @@ class Workspace:
             start += piece.shape[1]
         self._norms = torch.zeros(patients, sum(self._chunks()))
         self._sums = torch.zeros(start)
+
+    def rows_on(self, device: Device) -> dict[str, Tensor]:
+        """Room of the same shapes on another device."""
+        return {name: torch.zeros(row.shape, device=device.name) for name, row in self.rows.items()}
 
     def new_steps(self) -> Tensor:
         """For `add_to`: whole numbers, far below 2^53."""

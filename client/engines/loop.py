@@ -5,6 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from client.device import CPU, PROCESSOR, Device
 from client.engines.batch import Loss, Parameters, PatientBatch, Shape
 from client.engines.frozen import Frozen, real_records
 from client.engines.grid import EXACT_BITS, clip_to_grid
@@ -15,13 +16,14 @@ from client.release import Bound
 class Loop:
     """Gradient of each patient over its real records alone; who else is there never reaches the arithmetic."""
 
-    name = "loop"
+    name, patients = "loop", 1
 
-    def __init__(self, model: nn.Module, loss: Loss, shape: Shape) -> None:
-        self.shape = shape
+    def __init__(self, model: nn.Module, loss: Loss, shape: Shape, device: Device = PROCESSOR) -> None:
+        self.shape, self.device = shape, device
         self._loss = loss
-        self._frozen = Frozen(model)
-        cut_single_volumes(self._frozen.model)
+        self._frozen = Frozen(model, device)
+        if device.name == CPU:
+            cut_single_volumes(self._frozen.model)
         for parameter in self._frozen.parameters.values():
             parameter.requires_grad_(True)
 
@@ -58,7 +60,7 @@ class Loop:
         found = []
         with torch.no_grad():
             for at in range(len(batch)):
-                output = self._frozen.model(real_records(batch, at).inputs[0])
+                output = self._frozen.outputs(real_records(batch, at).on(self.device).inputs[0]).cpu()
                 whole = output.new_full((self.shape.records, *output.shape[1:]), torch.nan)
                 whole[batch.weights[at] != 0] = output
                 found.append(whole)
@@ -67,11 +69,14 @@ class Loop:
     def _gradients(self, batch: PatientBatch, at: int) -> list[Tensor]:
         own, wanted = real_records(batch, at), list(self._frozen.parameters.values())
         if not own.weights.numel():
-            return [value.new_zeros(1, value.numel()) for value in wanted]
+            return [torch.zeros(1, value.numel()) for value in wanted]
         with torch.enable_grad():
             found = self._frozen.losses(self._loss, own).sum()
             if not found.requires_grad:
-                return [value.new_zeros(1, value.numel()) for value in wanted]
+                return [torch.zeros(1, value.numel()) for value in wanted]
             gradients = torch.autograd.grad(found, wanted, allow_unused=True)
         pairs = zip(gradients, wanted, strict=True)
-        return [(torch.zeros_like(value) if each is None else each).reshape(1, -1) for each, value in pairs]
+        rows = [(torch.zeros_like(value) if each is None else each).reshape(1, -1) for each, value in pairs]
+        if self.device.name == CPU:
+            return rows
+        return list(torch.cat(rows, dim=1).cpu().split([row.shape[1] for row in rows], dim=1))  # moved once, not tensor by tensor

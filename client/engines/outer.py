@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from client.device import PROCESSOR, Device
 from client.engines.batch import Loss, Parameters, PatientBatch, Shape, physical, whole_slots
 from client.engines.errors import Unsupported
 from client.engines.frozen import Frozen, OneThread
@@ -45,13 +46,13 @@ class Outer:
 
     name = "outer"
 
-    def __init__(self, model: nn.Module, loss: Loss, shape: Shape, patients: int) -> None:
+    def __init__(self, model: nn.Module, loss: Loss, shape: Shape, patients: int, device: Device = PROCESSOR) -> None:
         if shape.records != 1:
             raise Unsupported(f"{shape.records} records a patient: their gradients add up before the norm is taken")
-        self.shape = shape
+        self.shape, self.device = shape, device
         self._loss = loss
-        self._patients = min(whole_slots(patients), PATIENTS_MOST)
-        self._frozen = Frozen(model)
+        self.patients = min(whole_slots(patients), PATIENTS_MOST)
+        self._frozen = Frozen(model, device)
         self._recorder = Recorder(self._frozen.model)
         layers = [layer for layer in self._frozen.model.modules() if list(layer.parameters(recurse=False))]
         if any(type(layer) is not nn.Linear for layer in layers) or len({id(each.weight) for each in layers}) < len(layers):
@@ -70,7 +71,7 @@ class Outer:
         """All that a patient's contribution is computed from: inputs in whole numbers, gradients, lengths and norms of layers."""
         self._frozen.load(parameters)
         found: list[list[Tensor]] = []
-        for part, real in physical(batch, self._patients):
+        for part, real in physical(batch, self.patients):
             found.append([each[:real] for side in self._sides(part, UNIT_BITS).values() for each in side])
         return [torch.cat(each) for each in zip(*found, strict=True)]
 
@@ -79,7 +80,7 @@ class Outer:
         """Adds every patient's clipped gradient in fractions of a step to `total` (n_parameters,)."""
         self._frozen.load(parameters)
         into = dict(zip(self._frozen.sizes, torch.from_numpy(total).split(list(self._frozen.sizes.values())), strict=True))
-        for part, _ in physical(batch, self._patients):
+        for part, _ in physical(batch, self.patients):
             for name, sums in self._sums(part, bound).items():
                 into[name] += sums.flatten().to(torch.int64)
 
@@ -89,9 +90,10 @@ class Outer:
         self._frozen.load(parameters)
         self._recorder.begin(0)
         found = []
-        for part, real in physical(batch, self._patients):
+        for part, real in physical(batch, self.patients):
             with torch.no_grad():
-                found.append(self._frozen.model(part.inputs[:, 0]).detach().unsqueeze(1)[:real])
+                outputs = self._frozen.outputs(part.on(self.device).inputs[:, 0])
+                found.append(outputs.detach().unsqueeze(1)[:real].cpu())
         return torch.cat(found) if found else torch.zeros(0, 1)
 
     def _sums(self, part: PatientBatch, bound: Bound) -> dict[str, Tensor]:
@@ -99,7 +101,7 @@ class Outer:
         below = max(1, 23 - bound.grid_bits)  # bits of a clipped gradient below a step; the rest are the inputs'
         bits = PRODUCT_BITS - bound.grid_bits - below
         sides = self._sides(part, bits)
-        squares = torch.zeros(self._patients, 1, dtype=torch.float64)
+        squares = torch.zeros(self.patients, 1, dtype=torch.float64)
         for layer, side in sides.items():
             squares += side.squares
             if layer.bias is not None:
@@ -117,17 +119,19 @@ class Outer:
 
     def _sides(self, part: PatientBatch, bits: int) -> dict[nn.Linear, Side]:
         """Of every layer that the loss depends on."""
-        self._recorder.begin(self._patients)
-        with torch.enable_grad():
-            loss = self._frozen.total_loss(self._loss, part)
-            if loss.requires_grad:
-                loss.backward()
-        uses = self._recorder.uses
-        if len({id(use.layer) for use in uses}) < len(uses) or any(use.inputs.dim() != 2 for use in uses):
-            raise Unsupported("a linear layer that is called twice, or with more than one row a patient")
-        found = {use.layer: _side(use.inputs, use.gradient, bits) for use in uses if use.gradient is not None}
-        self._recorder.begin(0)
-        return found
+        self._recorder.begin(self.patients)
+        try:
+            with torch.enable_grad():
+                loss = self._frozen.total_loss(self._loss, part)
+                if loss.requires_grad:
+                    loss.backward()
+            uses = self._recorder.uses
+            if len({id(use.layer) for use in uses}) < len(uses) or any(use.inputs.dim() != 2 for use in uses):
+                raise Unsupported("a linear layer that is called twice, or with more than one row a patient")
+            given = [(use.layer, use.inputs.float().cpu(), use.gradient.float().cpu()) for use in uses if use.gradient is not None]
+            return {layer: _side(inputs, gradient, bits) for layer, inputs, gradient in given}
+        finally:  # also where memory ran out
+            self._recorder.begin(0)
 
 
 def _side(inputs: Tensor, gradient: Tensor, bits: int) -> Side:

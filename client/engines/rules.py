@@ -30,7 +30,7 @@ def _linear(layer: nn.Linear, inputs: Tensor, gradient: Tensor, n: int, out: Out
 
 def _embedding(layer: nn.Embedding, inputs: Tensor, gradient: Tensor, n: int, out: Out) -> None:
     found = out["weight"].zero_()
-    offsets = layer.num_embeddings * torch.arange(n).unsqueeze(1)
+    offsets = layer.num_embeddings * torch.arange(n, device=inputs.device).unsqueeze(1)
     places = inputs.reshape(n, -1).to(torch.int64) + offsets
     found.view(-1, layer.embedding_dim).index_add_(0, places.flatten(), gradient.reshape(-1, layer.embedding_dim))
     if layer.padding_idx is not None:

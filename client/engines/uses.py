@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from client.engines.errors import Unsupported
@@ -86,4 +87,4 @@ class Recorder:
 def _with_offset(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     gates, *rest = args
     present = rest[0] if rest else None
-    return gates, present, gates.new_zeros(1).requires_grad_(True).expand_as(gates)
+    return gates, present, torch.zeros(1, device=gates.device).requires_grad_(True).expand_as(gates)

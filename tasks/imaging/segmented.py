@@ -14,12 +14,10 @@ from tasks.imaging.prepare import prepare
 from tasks.imaging.resample import Flags, Grid, grid_of, resampled_mask
 from tasks.imaging.segmentation_scores import score_scan
 from tasks.imaging.segmented_page import pictures
-from tasks.imaging.task import ImageTask
+from tasks.imaging.task import Apply, ImageTask
 from tasks.imaging.volume import Volume, read_mask, read_volume
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from tasks.imaging.store import Scan
 
 
@@ -35,13 +33,13 @@ class Segmented:
 
 
 def segmented(
-    task: ImageTask, model: nn.Module, scan: Scan, options: Options, columns: Sequence[str], *, shown: bool = False
+    task: ImageTask, apply: Apply, scan: Scan, options: Options, columns: Sequence[str], *, shown: bool = False
 ) -> tuple[Segmented, Volume]:
     """The scan, prepared by the plan's recipe as in training, and the mask as 0 and 1 on the voxels of its first image, whose axes
     stay as the file has them. `shown`: make pictures. `ImageError` if the images cannot be used; a drawn mask need not be."""
     recipe = task.recipe(options, columns)
     prepared = prepare(replace(scan, mask=None), recipe)
-    chances = task.chances(prepared.channels.astype(np.float32), prepared.present, model)
+    chances = task.chances(prepared.channels.astype(np.float32), prepared.present, apply)
     stored = read_volume(next(scan.images[name] for name in recipe.modalities if name in scan.images))
     image = stored.canonical()
     grid = grid_of(image)

@@ -63,7 +63,7 @@ class UNet(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
     def _by_slice(self, records: Tensor) -> Tensor:
         batch, _, x, y, z = records.shape
         reach = self.slices // 2
-        near = torch.arange(z).unsqueeze(1) + torch.arange(-reach, reach + 1)
+        near = torch.arange(z, device=records.device).unsqueeze(1) + torch.arange(-reach, reach + 1, device=records.device)
         images = records.permute(0, 4, 1, 2, 3)[:, near.clamp(0, z - 1)]  # (batch, z, slices, channels, x, y)
         logits = self._in_space(images.reshape(batch * z, -1, x, y))
         return logits.view(batch, z, x, y).permute(0, 2, 3, 1)

@@ -11,6 +11,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from image_plans import plan_of_images
 from phantom_sites import write_hospital
 
@@ -275,3 +276,22 @@ def test_a_plan_that_is_not_known_and_workers_that_cannot_be_are_usage_errors(
     assert "0 plans match" in capsys.readouterr().err
     assert main(["--home", str(home), "data", "prepare", plan.run_id, "--workers", "0"]) == 2
     assert "--workers is 0: at least 1" in capsys.readouterr().err
+
+
+def test_masks_are_computed_where_site_yaml_says(
+    model: Path, hospital: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = Home(tmp_path / "site")
+    home.root.mkdir()
+    masks = {}
+    for precision in ("fp32", "bf16"):
+        home.config.write_text(f"site: a\ntask: lesion_seg\ndata: {hospital}\ndevice: cpu\nprecision: {precision}\n")
+        out = tmp_path / precision
+        assert main(["--home", str(home.root), "segment", str(model), "--out", str(out), "--patient", "P001"]) == 0
+        masks[precision] = next(out.rglob("*mask.nii.gz")).read_bytes()
+    assert masks["fp32"] != masks["bf16"]
+    if not torch.cuda.is_available():
+        home.config.write_text(f"site: a\ntask: lesion_seg\ndata: {hospital}\ndevice: cuda\n")
+        assert main(["--home", str(home.root), "segment", str(model), "--out", str(tmp_path / "none")]) == 2
+        assert "site.yaml asks for device cuda" in capsys.readouterr().err
+        assert not (tmp_path / "none").exists()

@@ -551,7 +551,7 @@ def test_fewer_patients_are_computed_together_where_their_gradients_are_large(mo
     for at_once, slots in ((10_000, 256), (40, 64), (1, 32)):
         monkeypatch.setattr(choose, "AT_ONCE_BYTES", 4 * size * at_once)
         engine = choose_engine(model, loss, shape, name="bookkeeping")
-        assert engine._patients == slots  # type: ignore[attr-defined]
+        assert engine.patients == slots  # type: ignore[attr-defined]
 
 
 class Inverse(nn.Module):

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import torch
 from guards_in_process import ENDLESS, SITES, Consortium, answered, code_of, terms
 
 from client.cli import main
@@ -207,7 +208,7 @@ def test_check_names_every_problem_and_sends_nothing(site: Site) -> None:
     rows = site.read("check")
     assert isinstance(rows, list)
     assert {row["check"]: row["state"] for row in rows} == dict.fromkeys(
-        ("configuration", "identity key", "roster", "policy", "ledger", "data", "disk"), "ok"
+        ("configuration", "identity key", "roster", "policy", "ledger", "data", "device", "disk"), "ok"
     )
     site.home.policy.unlink()
     site.home.identity.chmod(0o644)
@@ -450,6 +451,19 @@ def test_a_folder_that_is_no_site_is_a_configuration_error(fresh: Site, words: t
 def test_a_site_yaml_with_a_mistake_names_it(site: Site, content: str) -> None:
     site.home.config.write_text(content)
     assert "site.yaml" in site("plans", "list", status=2)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has what is asked for")
+@pytest.mark.parametrize("words", [("guard",), ("audit", "--rounds", "1", "--canaries", "200")])
+def test_what_computes_says_that_the_machine_has_no_accelerator(site: Site, words: tuple[str, ...]) -> None:
+    written = site.home.config.read_text()
+    assert 'device: "auto"' in written
+    site.home.config.write_text(written.replace('device: "auto"', "device: cuda"))
+    program = [sys.executable, "-m", "client.cli", "--home", str(site.home.root), *words]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode in (1, 2)
+    assert "site.yaml asks for device cuda, and " in done.stderr
+    assert "ready" not in done.stderr
 
 
 def test_a_hub_from_an_invite_is_read_back_as_it_was_written(consortium: Consortium, site: Site, tmp_path: Path) -> None:
