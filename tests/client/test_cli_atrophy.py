@@ -15,6 +15,7 @@ import pytest
 from client.cli import main
 from tasks.base import Cohort
 from tasks.cohorts import open_cohort
+from tasks.errors import DataError
 from tasks.mri_harmonisation.reference import load_reference, name_of
 from tasks.mri_harmonisation.scans import scan_table
 from tasks.mri_harmonisation.task import TASK as HARMONISE
@@ -255,6 +256,11 @@ def test_volumes_are_harmonised_once_and_into_a_new_folder_alone(
 
 def test_a_harmonisation_sums_no_volume_that_is_harmonised_already(folder: Path, harmonised: Path, tmp_path: Path) -> None:
     run("harmonise", harmonised, "--folder", folder / "north", "--out", tmp_path / "h.csv", "--tables", tmp_path / "new")
-    before, after = (open_cohort(HARMONISE, each).values for each in (folder / "north", tmp_path / "new"))
-    done = pd.read_csv(tmp_path / "new" / "mri.csv", dtype=str, keep_default_na=False)["tool"].str.endswith("+harmonised")
-    assert 0 < len(after) == len(before) - done.sum()
+    with pytest.raises(DataError, match="all measures in the table mri are harmonised already"):
+        open_cohort(HARMONISE, tmp_path / "new")
+    mri = pd.read_csv(tmp_path / "new" / "mri.csv", dtype=str, keep_default_na=False)
+    done = mri.index[mri["tool"].str.endswith("+harmonised")]
+    mri.loc[done[:50], "tool"] = "msquant"
+    mri.to_csv(tmp_path / "new" / "mri.csv", index=False)
+    (tmp_path / "new" / "manifest.json").unlink()
+    assert len(open_cohort(HARMONISE, tmp_path / "new").values) == 50
