@@ -119,7 +119,7 @@ def slopes(frame: Frame, at: int, records: Records) -> Slopes:
 
 
 def ignoring(frame: Frame) -> Frame:
-    return replace(frame, measures=tuple(replace(each, shift=IGNORED, left=IGNORED) for each in frame.measures))
+    return replace(frame, measures=tuple(replace(each, shift=IGNORED) for each in frame.measures))
 
 
 def arm(frame: Frame, at: int, mean: float, omega2: float, kappa: float) -> float:
