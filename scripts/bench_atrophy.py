@@ -332,7 +332,9 @@ def print_table(means: Mapping[str, Mapping[str, float]]) -> None:
     names = list(next(iter(means.values())))
     print("\n| run | " + " | ".join(names) + " |\n| --- |" + " --- |" * len(names))
     for row, found in means.items():
-        cells = ["–" if math.isnan(found[name]) else f"{found[name]:.3g}" for name in names]
+        cells = [
+            "–" if math.isnan(value := found[name]) else f"{value:,.0f}" if value >= 1000 else f"{value:.3g}" for name in names
+        ]
         print(f"| {row} | " + " | ".join(cells) + " |")
 
 
