@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from client import cli_harmonise, cli_import, cli_measure, cli_prepare, cli_withdraw
+from client import cli_atrophy, cli_harmonise, cli_import, cli_measure, cli_prepare, cli_withdraw
 from client.cli_cohort import add_cohort_commands
 from client.cli_data_images import add_options, check_images, image_folder
 from client.cli_output import Output
@@ -69,6 +69,7 @@ def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     cli_withdraw.add_command(kinds)
     cli_import.add_command(kinds)
     cli_harmonise.add_command(kinds)
+    cli_atrophy.add_command(kinds)
     cli_measure.add_command(kinds)
     cli_prepare.add_command(kinds)
     add_cohort_commands(kinds)

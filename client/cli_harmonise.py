@@ -1,6 +1,7 @@
 """`wardround-site data harmonise`: this site's MRI measures as the average scanner would have measured them. Nothing is sent."""
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,9 +11,8 @@ from numpy.typing import NDArray
 
 from client.cli_output import Output
 from client.config import load_config
-from client.errors import ConfigError
 from client.files import write_atomic
-from client.free_paths import beginning_with, free
+from client.free_paths import table_of_patients
 from client.home import Home
 from client.unexpected import told_without_cells
 from tasks.cohorts import admitted
@@ -27,9 +27,12 @@ if TYPE_CHECKING:
 EXAMPLES = """examples:
   wardround-site data harmonise result.json --out mri_harmonised.csv
   wardround-site data harmonise result.json --folder /srv/export --out /srv/analysis/mri_harmonised.csv
+  wardround-site data harmonise result.json --out mri_harmonised.csv --tables /srv/ms-data-harmonised
 RESULT is result.json of a run of the task mri_harmonisation; the lead hands it out, and it holds no patient. A scanner that was
 in no run is harmonised too, if it has 10 complete scans. The file has one row for each scan of the patients who may be in a
-computation: patient_id, day, scan_id, batch, state, and the measures of the run in their units. The tables stay as they are.
+computation: patient_id, day, scan_id, batch, state, and the measures of the run in their units. The tables stay as they are;
+with --tables a new folder holds them with harmonised measures, for plans on volumes (mri_quant says so, by the run's name) and
+for clinical tasks: name it in site.yaml once you have looked at it. Scans that were not harmonised stay in it as measured.
 It names patients by pseudonym: only its owner reads it, and it stays in the hospital.
 exit status: 0 done, 1 the tables or the result cannot be used, 2 usage or configuration"""
 Sides = Callable[[tuple[str, ...]], NDArray[np.bool_]]
@@ -44,16 +47,19 @@ def add_command(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     part.add_argument("result", type=Path, metavar="RESULT", help="result.json of a run of mri_harmonisation")
     part.add_argument("--folder", type=Path, help="folder with the tables (default: the site's data folder)")
     part.add_argument("--out", type=Path, required=True, metavar="FILE", help="where the harmonised measures go (.csv)")
+    part.add_argument("--tables", type=Path, metavar="DIR", help="a new folder for the tables with harmonised measures")
     part.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print it as JSON")
     part.set_defaults(handler=told_without_cells("the harmonisation", _harmonise))
 
 
 def _harmonise(home: Home, args: argparse.Namespace, out: Output) -> int:
     from tasks.mri_harmonisation.apply import STATES, harmonise_tables  # here: pandas is for those who read tables
-    from tasks.mri_harmonisation.reference import load_reference
+    from tasks.mri_harmonisation.reference import load_reference, name_of
+    from tasks.mri_harmonisation.tables import write_tables
 
-    path = _free(args.out.expanduser())
+    path = table_of_patients(args.out.expanduser(), HEAD, "mri_harmonised.csv")
     reference = load_reference(args.result.expanduser())
+    target = Path(os.path.abspath(args.tables.expanduser())) if args.tables else None  # not resolved: a link would be seen through
     folder = args.folder.expanduser() if args.folder else load_config(home).data
     if not holds_contract_tables(folder, CONTRACT):
         raise DataError(f"{folder} holds no tables of the data contract, such as patients.csv: see `wardround-site data --help`")
@@ -61,21 +67,14 @@ def _harmonise(home: Home, args: argparse.Namespace, out: Output) -> int:
     tables = admitted(folder).tables
     if "mri" not in tables or tables["mri"].empty:
         raise DataError(f"{folder} holds no scan of a patient who may be in: see `wardround-site data profile`")
-    found = harmonise_tables(reference, tables, sides)
+    found, name = harmonise_tables(reference, tables, sides), name_of(reference)
+    written = write_tables(folder, target, found, name) if target else None
     write_atomic(path, _encoded(found))
-    _show(found, {state: words for state, words in STATES.items() if found.counts[state]}, path, sides is not None, out)
+    shown: dict[str, object] = {"name": name}
+    if written:
+        shown |= {"tables": str(target), "scans_in_tables": written.harmonised, "out_of_range": written.out_of_range}
+    _show(found, {state: words for state, words in STATES.items() if found.counts[state]}, path, sides is not None, shown, out)
     return 0
-
-
-def _free(path: Path) -> Path:
-    """`path`, if no file is lost by writing there."""
-    if path.suffix != ".csv":
-        raise ConfigError("--out must end in .csv")
-    if path.stem in CONTRACT.names:
-        raise ConfigError(
-            f"--out {path.name} is the name of a table of the data contract: choose another, such as mri_harmonised.csv"
-        )
-    return free(path, "--out", beginning_with(HEAD))
 
 
 def _sides(home: Home) -> Sides | None:
@@ -90,14 +89,19 @@ def _encoded(found: "Harmonised") -> bytes:
     return str(found.scans.to_csv(index=False, lineterminator="\n", float_format="%.10g")).encode()
 
 
-def _show(found: "Harmonised", words: dict[str, str], path: Path, split: bool, out: Output) -> None:
+def _show(found: "Harmonised", words: dict[str, str], path: Path, split: bool, more: dict[str, object], out: Output) -> None:
     if out.as_json:
         shown = {"scans": found.counts, "batches": list(found.batches), "training_side_alone": split, "file": str(path)}
-        out.facts("harmonised", shown)
+        out.facts("harmonised", shown | more)
         return
     out.rows("batches", list(found.batches), empty="none: no scan has a scanner and a protocol")
     out.facts("scans", {text: found.counts[state] for state, text in words.items()})
     side = "scans of training patients, as in the run" if split else "all scans, for this site follows no roster"
     out.say(f"Effects of scanners are estimated from {side}.")
     out.say("Exact figures of this hospital's patients: they stay here.")
+    if "tables" in more:
+        out.say(
+            f"{more['scans_in_tables']} scans are harmonised in {more['tables']}, by {more['name']}; {more['out_of_range']} would"
+        )
+        out.say("leave the range of the data contract and stay as measured. Name the folder in site.yaml if plans should read it.")
     out.say(f"written: {path}")

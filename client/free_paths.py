@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from client.errors import ConfigError
+from tasks.ms.contract import CONTRACT
 
 PAGE = b"<!doctype html>"
 
@@ -37,3 +38,12 @@ def beginning_with(head: bytes) -> Callable[[Path], bool]:
             return False
 
     return ours
+
+
+def table_of_patients(path: Path, head: bytes, such_as: str) -> Path:
+    """A .csv that begins with `head` if it was there before, and never bears the name of a table of the data contract."""
+    if path.suffix != ".csv":
+        raise ConfigError("--out must end in .csv")
+    if path.stem in CONTRACT.names:
+        raise ConfigError(f"--out {path.name} is the name of a table of the data contract: choose another, such as {such_as}")
+    return free(path, "--out", beginning_with(head))

@@ -18,10 +18,10 @@ from typing import Final
 from tasks.durable import sync_folder, write_new
 from tasks.errors import DataError
 from tasks.imaging.layout import Key
-from tasks.imaging.measures_brain import is_fast_loss, z_score
 from tasks.imaging.measures_session import ChangeMask, Measured
 from tasks.imaging.measures_table import Merged, Row
 from tasks.imaging.store import IMAGES
+from tasks.imaging.yearly_loss import is_fast_loss, z_score
 from tasks.ms.contract import CONTRACT, MRI
 from tasks.ms.manifest import MANIFEST_FILE, Entry, file_digest, read_manifest
 from tasks.ms.reading import ENDINGS, TextTable, find_tables, read_text_table
@@ -59,15 +59,20 @@ def check_out(out: Path, folder: Path) -> None:
 
 def write_measured(folder: Path, out: Path, merged: Merged, more: str) -> None:
     """`out` holds the tables of `folder` with `merged` as `mri`, and `more`. `DataError` if it cannot be written."""
+    write_beside(folder, out, {"mri.csv": merged.to_csv(), MORE_FILE: more}, rows=len(merged.rows))
+
+
+def write_beside(folder: Path, out: Path, files: Mapping[str, str], *, rows: int) -> None:
+    """`out` holds what `folder` holds, with `files` (name -> text) instead; mri.csv among them has `rows` rows."""
     check_out(out, folder)
     new = out.with_name(f".{out.name}.{os.getpid()}.new")
     shutil.rmtree(new, ignore_errors=True)  # of a process that was killed and had our number
     try:
         new.mkdir(mode=0o700)
-        _copy_others(folder, new)
-        write_new(new / "mri.csv", merged.to_csv())
-        write_new(new / MORE_FILE, more)
-        _write_manifest(folder, new, len(merged.rows))
+        _copy_others(folder, new, set(files))
+        for name, text in files.items():
+            write_new(new / name, text)
+        _write_manifest(folder, new, rows)
         sync_folder(new)
         new.replace(out)
         sync_folder(out.parent)
@@ -77,8 +82,8 @@ def write_measured(folder: Path, out: Path, merged: Merged, more: str) -> None:
         shutil.rmtree(new, ignore_errors=True)
 
 
-def _copy_others(folder: Path, new: Path) -> None:
-    own = {f"mri{ending}" for ending in ENDINGS} | {MANIFEST_FILE, QUARANTINE, MORE_FILE}
+def _copy_others(folder: Path, new: Path, written: set[str]) -> None:
+    own = {f"mri{ending}" for ending in ENDINGS} | {MANIFEST_FILE, QUARANTINE} | written
     for each in sorted(folder.iterdir()):
         if each.name in own:
             continue

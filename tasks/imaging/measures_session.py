@@ -14,9 +14,10 @@ from tasks.imaging.errors import ImageError
 from tasks.imaging.layout import MODALITIES
 from tasks.imaging.measures import Change, Lesions, change_between, lesions_of
 from tasks.imaging.measures_alignment import Apart, Sight, apart, sight_of
-from tasks.imaging.measures_brain import LEAST_INTERVAL_D, Brain, Segmentations, brain_of, change_pct_y, find_segmentations
+from tasks.imaging.measures_brain import Brain, Segmentations, brain_of, find_segmentations
 from tasks.imaging.store import Scan, Store
 from tasks.imaging.volume import Volume, read_mask, read_volume
+from tasks.imaging.yearly_loss import LEAST_INTERVAL_D, change_pct_y
 
 REASONS: Final[Mapping[str, str]] = {
     "no_mask": "no lesion mask",

@@ -13,12 +13,24 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.errors import DataError
 from tasks.harmonise import MIN_SCANS, BatchStatistics, Effect, HarmoniseError, Scans, effect_of
 from tasks.harmonise.longitudinal import late_locations, patient_levels
 from tasks.harmonise.scans import design, from_model_scale, to_model_scale
 from tasks.mri_harmonisation.frame import MOST_SCANS
 from tasks.mri_harmonisation.reference import Reference
-from tasks.mri_harmonisation.scans import Floats, as_scans, covered, latest, measured, rows_of, scan_table, usable
+from tasks.mri_harmonisation.scans import (
+    AS_MEASURED,
+    Floats,
+    as_scans,
+    covered,
+    latest,
+    measured,
+    references_of,
+    rows_of,
+    scan_table,
+    usable,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,8 +82,11 @@ def harmonise_tables(
     """The site's scans harmonised; `tables`: accepted rows of the patients who may be in.
 
     `training`: from patients (one name a scan) to whether they are on the training side, as in the run; None: all count.
+    `DataError` for measures that are harmonised already.
     """
     table = scan_table(tables)
+    if (references_of(table) != AS_MEASURED).any():
+        raise DataError("the table mri holds harmonised measures already: name the folder with those that were measured")
     patients = tuple(str(name) for name in table["patient_id"])
     chosen = np.ones(len(table), dtype=bool) if training is None else training(patients)
     site = _site(reference, table, patients, chosen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,14 +13,14 @@ import numpy as np
 
 from tasks.errors import DataError
 from tasks.harmonise import MRI_MEASURES, HarmoniseError, Plan, Shared
-from tasks.mri_harmonisation.frame import COMBAT, LONGITUDINAL, MOST_SCANS
+from tasks.mri_harmonisation.frame import COMBAT, LONGITUDINAL, MOST_SCANS, NAME
 from tasks.mri_harmonisation.result import FORMAT
-from tasks.mri_harmonisation.scans import Floats
+from tasks.mri_harmonisation.scans import MEASURES, NAME_DIGITS, Floats
+from tasks.result_file import read_part
 
 KNOWN_VERSIONS: Final = ("1",)
 LARGEST: Final = 1e6  # of any parameter on the model's scale
 SMALLEST_SIGMA: Final = 1e-7  # the fit refuses a measure long before
-MAX_BYTES: Final = 1 << 24  # of the file; 200 batches of six measures are some 40 kB
 
 
 @dataclass(frozen=True)
@@ -40,23 +41,7 @@ class Reference:
 
 def load_reference(path: Path) -> Reference:
     """From an exported result.json. `DataError` says what it is not."""
-    try:
-        with path.open("rb") as file:
-            text = file.read(MAX_BYTES + 1)
-        if len(text) > MAX_BYTES:
-            raise DataError(f"{path} has more than {MAX_BYTES} bytes: name the result.json of a harmonisation")
-        found = json.loads(text.decode())
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}): name the result.json of a harmonisation") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not JSON: name the result.json of a harmonisation") from error
-    part = found.get("reference") if isinstance(found, dict) else None
-    if not isinstance(part, dict) or part.get("format") != FORMAT:
-        raise DataError(f"{path} holds no reference of MRI measures: name the result.json of a run of the task mri_harmonisation")
-    if part.get("version") not in KNOWN_VERSIONS:
-        raise DataError(
-            f"{path} is of another version of the task; this code knows {', '.join(KNOWN_VERSIONS)}: update the software"
-        )
+    part = read_part(path, task=NAME, holds="reference of MRI measures", written_as=FORMAT, versions=KNOWN_VERSIONS)
     try:
         return reference_of(part)
     except (HarmoniseError, KeyError, OverflowError, TypeError, ValueError) as error:
@@ -88,6 +73,20 @@ def reference_of(part: Mapping[str, Any]) -> Reference:
     if not isinstance(part["spread"], bool):
         raise TypeError("spread is neither true nor false")
     return Reference(plan, scans, longitudinal, part["spread"], shared, location, ratio)
+
+
+def name_of(reference: Reference) -> str:
+    """By which plans and tables name these parameters: h, two hexadecimal digits for the measures, ten of a digest."""
+    plan, shared = reference.plan, reference.shared
+    words = [
+        [measure.name for measure in plan.measures], plan.batches, plan.phenotypes, plan.protected,
+        [reference.scans, reference.longitudinal, reference.spread],
+    ]  # fmt: skip
+    arrays = (shared.beta, shared.grand_mean, shared.sigma, reference.location, reference.ratio)
+    numbers = [[None if np.isnan(each) else each for each in (array + 0.0).ravel().tolist()] for array in arrays]  # no -0.0
+    digest = hashlib.sha256(b"wardround/mri reference/1" + json.dumps([words, numbers], allow_nan=False).encode()).hexdigest()
+    which = sum(1 << MEASURES.index(measure.name) for measure in plan.measures)
+    return f"h{which:02x}{digest[: NAME_DIGITS - 2]}"
 
 
 def _array(found: Any, shape: tuple[int, ...], *, gaps: bool = False) -> Floats:

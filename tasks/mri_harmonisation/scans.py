@@ -7,6 +7,8 @@ others have.
 from __future__ import annotations
 
 import hashlib
+import math
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
@@ -34,6 +36,9 @@ NEAR_DAYS: Final = 183  # a score of the EDSS further from the scan than half a 
 DAYS_A_YEAR: Final = 365.25
 SEPARATOR: Final = "|"  # between scanner and protocol in the name of a batch
 NO_BATCH: Final = -1.0  # scanner or protocol is not known
+TOOL: Final = "harmonised"  # stands last in the column `tool` of a scan whose measures are; the reference's name in `tool_version`
+NAME_DIGITS: Final = 12  # of a reference's name, after an h: 48 bits, which a float holds
+AS_MEASURED: Final = 0.0  # the number of no reference
 
 
 def batch_name(scanner_id: str, protocol_id: str) -> str:
@@ -44,6 +49,29 @@ def batch_name(scanner_id: str, protocol_id: str) -> str:
 def batch_number(name: str) -> float:
     """A whole number that stands for a batch where only numbers fit: 48 bits of SHA-256, so exact in a float."""
     return float(int.from_bytes(hashlib.sha256(b"wardround/mri batch/1" + name.encode()).digest()[:6], "big"))
+
+
+def reference_number(name: str) -> float:
+    """A whole number that stands for the name of a reference; NaN for what is no such name."""
+    return float(int(name[1:], 16)) if re.fullmatch(f"h[0-9a-f]{{{NAME_DIGITS}}}", name) else math.nan
+
+
+def harmonised_measures(name: str) -> tuple[str, ...]:
+    """Which measures the reference of this name harmonises; () for what is no such name."""
+    number = reference_number(name)
+    return () if math.isnan(number) else tuple(each for at, each in enumerate(MEASURES) if int(name[1:3], 16) >> at & 1)
+
+
+def references_of(scans: pd.DataFrame) -> Floats:
+    """By which reference each scan's measures were harmonised, (n_scans,): its number, `AS_MEASURED`, or NaN if nobody can tell."""
+    tools, versions = _texts(scans, "tool"), _texts(scans, "tool_version")
+    return np.array(
+        [
+            reference_number(version.split("+")[-1]) if tool.split("+")[-1] == TOOL else AS_MEASURED
+            for tool, version in zip(tools, versions, strict=True)
+        ],
+        dtype=np.float64,
+    )
 
 
 def scan_table(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 
@@ -14,8 +14,20 @@ from tasks.harmonise.plan import PHENOTYPES
 from tasks.harmonise.scans import RANGES
 from tasks.mri_harmonisation import vectors as arithmetic
 from tasks.mri_harmonisation.frame import COMBAT, LONGITUDINAL, MOST_SCANS, NAME, frame_of
+from tasks.mri_harmonisation.reference import name_of, reference_of
 from tasks.mri_harmonisation.result import result_of
-from tasks.mri_harmonisation.scans import MEASURES, SEX, WIDTH, Floats, measure_limits, measured, rows_of, scan_table
+from tasks.mri_harmonisation.scans import (
+    AS_MEASURED,
+    MEASURES,
+    SEX,
+    WIDTH,
+    Floats,
+    measure_limits,
+    measured,
+    references_of,
+    rows_of,
+    scan_table,
+)
 from tasks.ms.contract import CONTRACT
 from tasks.sums import Choice, NamedShape, Opened, Records, report_of
 
@@ -50,12 +62,18 @@ class MriHarmonisation:
         return Contract(NAME, VERSION, (*covariates, *measures), Label("nothing", "no outcome is described"))
 
     def cohort_of(self, tables: Mapping[str, pd.DataFrame]) -> Cohort:
-        """One row for each scan with a measure, by patient in the order of time; patients without one are in no row."""
+        """One row for each scan with a measure, by patient in the order of time; patients without one are in no row.
+
+        Nor are scans whose measures are harmonised already: their scanners are no longer in them.
+        """
         scans = scan_table(tables) if "mri" in tables and "patients" in tables else None
         rows = np.zeros((0, WIDTH)) if scans is None else rows_of(scans)
         kept = measured(rows)
         if scans is None or not kept.any():
             raise DataError("no scan in the table mri has a measured volume: see `wardround-site data profile`")
+        kept &= references_of(scans) == AS_MEASURED
+        if not kept.any():
+            raise DataError("all measures in the table mri are harmonised already: name the folder with those that were measured")
         patients = tuple(str(patient) for patient in scans["patient_id"][kept])
         report = report_of(NAME, VERSION, "mri, patients, visits", rows=len(scans), patients=len(set(patients)))
         return Cohort(patients, rows[kept], np.zeros(len(patients), np.int8), report)
@@ -75,7 +93,10 @@ class MriHarmonisation:
 
     def result(self, choice: Choice, opened: Sequence[Opened]) -> Mapping[str, object]:
         """Parameters that every site needs, those outside the run too."""
-        return result_of(frame_of(choice), VERSION, opened)
+        found = dict(result_of(frame_of(choice), VERSION, opened))
+        name = name_of(reference_of(cast("Mapping[str, Any]", found["reference"])))
+        note = f"Plans of the task mri_quant on volumes harmonised by it say task.options.reference={name}."
+        return {**found, "notes": [*cast("list[str]", found["notes"]), note]}
 
 
 TASK: Final = MriHarmonisation()

@@ -9,6 +9,7 @@ import pytest
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 SMALL = {
+    "atrophy": ("--preset", "demo"),
     "data": ("--scale", "0.02", "--repeats", "2"),
     "import": ("--scale", "0.02"),
     "labels": ("--patients", "60", "--visits", "900", "--repeats", "2"),

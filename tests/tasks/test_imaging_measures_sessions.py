@@ -8,21 +8,13 @@ from image_folders import right_session
 
 from tasks.imaging.errors import ImageError
 from tasks.imaging.measures_alignment import apart, sight_of
-from tasks.imaging.measures_brain import (
-    LEAST_INTERVAL_D,
-    Norm,
-    Segmentations,
-    brain_of,
-    change_pct_y,
-    find_segmentations,
-    is_fast_loss,
-    z_score,
-)
+from tasks.imaging.measures_brain import Segmentations, brain_of, find_segmentations
 from tasks.imaging.measures_session import Measured, change_masks, measure_store
 from tasks.imaging.phantoms import PhantomSite, scans_of, write_site
 from tasks.imaging.phantoms_scanner import SCANNERS
 from tasks.imaging.store import Scan, open_store
 from tasks.imaging.volume import Volume, read_volume, write_volume
+from tasks.imaging.yearly_loss import LEAST_INTERVAL_D, Norm, change_pct_y, is_fast_loss, z_score
 
 ONE = PhantomSite("one", SCANNERS[:2])
 AFFINE = np.diag([2.0, 2, 2, 1])
