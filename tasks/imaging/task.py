@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tasks.imaging.entries import Entry
+    from tasks.imaging.invented import Hospital
     from tasks.imaging.prepare import Recipe
     from tasks.imaging.store import Scan
 
@@ -25,6 +26,7 @@ CAUTION: Final = (
     "Research software, not a medical device: look at every mask before it is used, and decide nothing about a patient by it."
 )
 TOO_SURE: Final = "Dice may be of patients who trained the model, and is then too good; the model's card has that of test patients."
+LOAD_CUTS_ML: Final = (2.0, 12.0)  # between small, medium and large lesion loads: quartiles in published cohorts
 Patches = NDArray[np.float32]  # (n, *input_shape)
 Apply: TypeAlias = "Callable[[Tensor], Tensor]"  # the model: inputs (n, *input_shape) to outputs (n, ...)
 
@@ -64,4 +66,13 @@ class ImageTask(Task, Protocol):
 
     def judged(self, entry: Entry, apply: Apply) -> NDArray[np.float64]:
         """What the model makes of one whole session beside its truth, (k,): the `outputs` that the task's scoring takes."""
+        ...
+
+
+@runtime_checkable
+class ShownOnPhantoms(ImageTask, Protocol):
+    """A task whose models can be tried on invented patients, where no patient's picture may be shown."""
+
+    def phantoms(self, options: Options, columns: Sequence[str]) -> tuple[Hospital, ...]:
+        """The invented hospitals for a plan with these model options and columns; the same ones for the same plan."""
         ...
