@@ -14,7 +14,7 @@ from tasks.imaging.results import NOT_NAMED, SIZES, Row, Session, drawn_of, esti
 from tasks.imaging.segmentation_scores import bland_altman, icc
 
 WIDTH, HEIGHT = 560, 320
-LEFT, RIGHT, TOP, BOTTOM = 56, 116, 22, 46
+LEFT, RIGHT, TOP, BOTTOM = 56, 120, 22, 46
 COLOURS: Final = ("#1d4f91", "#b45309", "#3f6d10", "#9d174d", "#57534e")
 APART: Final = 15.0  # of two lines of text
 STYLE: Final = """
@@ -140,11 +140,12 @@ def _limits(lines: dict[str, float], y: Sequence[float]) -> list[str]:
     parts, places = [], _apart([_y(value, y) for value in lines.values()])
     for (words, value), place in zip(lines.items(), places, strict=True):
         at = _y(value, y)
+        precise = "+.1f" if abs(value) < 100 else "+.0f"
         dashes = "" if words == "mean" else ' stroke-dasharray="5 4"'
         parts.append(
             f'<line x1="{LEFT}" y1="{at:.1f}" x2="{WIDTH - RIGHT}" y2="{at:.1f}" stroke="{COLOURS[0]}" stroke-width="1.5"{dashes}/>'
         )
-        parts.append(f'<text x="{WIDTH - RIGHT + 8}" y="{place + 4:.1f}" font-size="12">{words} {value:+.1f}</text>')
+        parts.append(f'<text x="{WIDTH - RIGHT + 8}" y="{place + 4:.1f}" font-size="12">{words} {value:{precise}}</text>')
     return parts
 
 
