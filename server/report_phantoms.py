@@ -8,7 +8,7 @@ from privacy.report_html import code, element, join, paragraph
 from server.charts import Interval, axis, interval_chart
 from server.phantoms import Trial, Untried, shown_task
 from tasks.errors import TaskError
-from tasks.imaging.results import LOADS, Estimate, Row, Session, by_load, by_scanner, estimate_words, row_of, short
+from tasks.imaging.results import NO_LESIONS, Estimate, Row, Session, by_load, by_scanner, drawn_of, estimate_words, row_of, short
 from tasks.imaging.results_html import agreement_chart, agreement_words, keys, results_table, sizes_table, slices
 from tasks.imaging.task import ImageTask
 from tasks.registry import find_task
@@ -97,7 +97,7 @@ def _charts(trial: Trial) -> str:
         x = axis([end for bar in bars for end in (bar.low, bar.high)])
         chart = interval_chart(bars, name="Dice by hospital", x_name="mean Dice, 95 % interval", x=x)
         drawn["Dice by invented hospital"] = chart
-    if len(trial.sessions) > 1:
+    if len(drawn_of(trial.sessions)) > 1:
         words = f'<p class="note">{escape(agreement_words(trial.sessions, TRUE))}</p>'
         drawn["Lesion volumes (Bland-Altman)"] = agreement_chart(trial.sessions, TRUE)
     shown = "".join(f"<figure><figcaption>{escape(name)}</figcaption>{chart}</figure>" for name, chart in drawn.items())
@@ -135,6 +135,5 @@ def _pictures(sessions: Sequence[Session]) -> str:
 
 def _caption(session: Session) -> str:
     scores = session.scores
-    return (
-        f"Dice {scores.dice:.2f}; {scores.true_ml:.1f} mL true, {scores.predicted_ml:.1f} mL found" if scores.true_ml else LOADS[0]
-    )
+    dice = f"Dice {scores.dice:.2f}" if scores.true_ml else NO_LESIONS
+    return f"{dice}; {scores.true_ml:.1f} mL true, {scores.predicted_ml:.1f} mL found"

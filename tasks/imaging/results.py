@@ -6,7 +6,7 @@ Intervals are of 95 % and hold for a new sample of patients: sessions and lesion
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,15 +15,11 @@ from scipy.special import stdtrit
 
 from tasks.imaging.outlines import Picture
 from tasks.imaging.segmentation_scores import SIZES_ML, ScanScores
-from tasks.imaging.task import LOAD_CUTS_ML
+from tasks.imaging.task import LOAD_CUTS_ML, load_words
 
 SIZES: Final = (f"below {SIZES_ML[0]:g} mL", f"{SIZES_ML[0]:g} to {SIZES_ML[1]:g} mL", f"from {SIZES_ML[1]:g} mL")
-LOADS: Final = (
-    "no lesions",
-    f"below {LOAD_CUTS_ML[0]:g} mL",
-    f"{LOAD_CUTS_ML[0]:g} to {LOAD_CUTS_ML[1]:g} mL",
-    f"from {LOAD_CUTS_ML[1]:g} mL",
-)
+NO_LESIONS: Final = "no lesions"
+Cuts = tuple[float, float]  # in mL, between small, medium and large loads
 NOT_NAMED: Final = "not named"
 ROUNDING: Final = 1e-9  # of a mean of numbers that are all the same
 
@@ -170,28 +166,26 @@ def by_scanner(sessions: Sequence[Session]) -> list[Row]:
     return [row_of(name or NOT_NAMED, [session for session in drawn if session.scanner == name]) for name in names]
 
 
-def by_load(sessions: Sequence[Session]) -> list[Row]:
-    """A row for each class of lesion load that there is."""
-    drawn = drawn_of(sessions)
-    parts: Mapping[int, list[Session]] = {at: [each for each in drawn if load_of(each.scores) == at] for at in range(len(LOADS))}
+def by_load(sessions: Sequence[Session], cuts_ml: Cuts = LOAD_CUTS_ML) -> list[Row]:
+    """A row for each class of lesion load that there is: none, small, medium, large."""
     rows = []
-    for at, part in parts.items():
-        if part:
+    for at, name in enumerate((NO_LESIONS, *load_words(cuts_ml))):
+        if part := [each for each in drawn_of(sessions) if load_of(each.scores, cuts_ml) == at]:
             right = sum(not each.scores.predicted_lesions for each in part)
-            rows.append(row_of(LOADS[at] if at else f"{LOADS[0]}; none found in {right} of {len(part)}", part))
+            rows.append(row_of(name if at else f"{name}; none found in {right} of {len(part)}", part))
     return rows
 
 
-def load_of(scores: ScanScores) -> int:
-    """Place in `LOADS`."""
-    return 1 + int(np.searchsorted(LOAD_CUTS_ML, scores.true_ml, side="right")) if scores.true_ml > 0 else 0
+def load_of(scores: ScanScores, cuts_ml: Cuts = LOAD_CUTS_ML) -> int:
+    """0 without lesions, 1 to 3: small, medium, large."""
+    return 1 + int(np.searchsorted(cuts_ml, scores.true_ml, side="right")) if scores.true_ml > 0 else 0
 
 
-def results_of(sessions: Sequence[Session]) -> dict[str, object]:
+def results_of(sessions: Sequence[Session], cuts_ml: Cuts = LOAD_CUTS_ML) -> dict[str, object]:
     """All of it as plain values; nothing where no mask is drawn."""
     if not (drawn := drawn_of(sessions)):
         return {}
-    parts = {"by_scanner": by_scanner(drawn), "by_load": by_load(drawn)}
+    parts = {"by_scanner": by_scanner(drawn), "by_load": by_load(drawn, cuts_ml)}
     return {"all": row_of("all", drawn).json(), **{name: [row.json() for row in rows] for name, rows in parts.items()}}
 
 

@@ -12,9 +12,9 @@ from typing import Final
 import numpy as np
 
 from privacy.report_html import Html, element, join, paragraph, tag, text
-from tasks.imaging.results import Session, by_load, by_scanner, drawn_of, row_of
+from tasks.imaging.results import Cuts, Session, by_load, by_scanner, drawn_of, row_of
 from tasks.imaging.results_html import STYLE, agreement, keys, results_table, sizes_table, slices
-from tasks.imaging.task import CAUTION, TOO_SURE
+from tasks.imaging.task import CAUTION, LOAD_CUTS_ML, TOO_SURE
 from tasks.ms.pages import cards, page, section
 
 LOCAL: Final = "This page shows patients' images and names them by pseudonym: it stays in the hospital."
@@ -25,8 +25,8 @@ INTERVALS: Final = (
 )
 
 
-def segmented_page(sessions: Sequence[Session], *, model: str, made: str) -> str:
-    """`model`: which it is and what its privacy is, as people read it; `made`: when."""
+def segmented_page(sessions: Sequence[Session], *, model: str, made: str, cuts_ml: Cuts = LOAD_CUTS_ML) -> str:
+    """`model`: which it is and what its privacy is, as people read it; `made`: when; `cuts_ml`: between the task's lesion loads."""
     drawn = drawn_of(sessions)
     head = [
         element("h1", "Lesions as a model finds them"),
@@ -36,7 +36,7 @@ def segmented_page(sessions: Sequence[Session], *, model: str, made: str) -> str
         *([paragraph(TOO_SURE)] if drawn else []),
         cards(_figures(sessions)),
     ]
-    parts = [_results(drawn)] if drawn else []
+    parts = [_results(drawn, cuts_ml)] if drawn else []
     if len(drawn) > 1:
         parts.append(section("agreement", "Volumes, against drawn masks", agreement(drawn, "drawn")))
     worst = sorted(sessions, key=lambda each: math.inf if each.found.dice is None else each.found.dice)[:SHOWN_MOST]
@@ -55,12 +55,12 @@ def _figures(sessions: Sequence[Session]) -> list[tuple[str, str]]:
     return facts
 
 
-def _results(drawn: Sequence[Session]) -> Html:
+def _results(drawn: Sequence[Session], cuts_ml: Cuts) -> Html:
     return section(
         "results",
         "Results, against drawn masks",
         results_table("By scanner", "scanner", by_scanner(drawn), second="drawn"),
-        results_table("By lesion load", "drawn lesion load", by_load(drawn), second="drawn"),
+        results_table("By lesion load", "drawn lesion load", by_load(drawn, cuts_ml), second="drawn"),
         sizes_table("Single lesions by size", row_of("all", drawn)),
         paragraph(INTERVALS, class_="note"),
     )

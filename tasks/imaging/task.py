@@ -31,6 +31,12 @@ Patches = NDArray[np.float32]  # (n, *input_shape)
 Apply: TypeAlias = "Callable[[Tensor], Tensor]"  # the model: inputs (n, *input_shape) to outputs (n, ...)
 
 
+def load_words(cuts_ml: tuple[float, float] = LOAD_CUTS_ML) -> tuple[str, str, str]:
+    """Small, medium and large loads, as people read them."""
+    low, high = cuts_ml
+    return f"below {low:g} mL", f"{low:g} to {high:g} mL", f"from {high:g} mL"
+
+
 @runtime_checkable
 class ImageTask(Task, Protocol):
     """A task that trains a model, and what images need beside. Nothing here knows of hospitals, noise or plans; all constants are

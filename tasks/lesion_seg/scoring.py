@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from tasks.errors import ContractError
-from tasks.imaging.task import LOAD_CUTS_ML
+from tasks.imaging.task import LOAD_CUTS_ML, load_words
 from tasks.metrics import LEAST_MASS, Z95, Figure, figure
 from tasks.scoring.base import NOWHERE, Floats, Panel, Places, Scored
 from tasks.scoring.names import NOISE_DOMINATES, Name
@@ -22,11 +22,6 @@ from tasks.scoring.names import NOISE_DOMINATES, Name
 DICE, F1, FOUND_ML, TRUE_ML = range(4)  # of a judged session
 JUDGED: Final = 4
 LOADS: Final = ("none", "small", "medium", "large")
-LOAD_WORDS: Final = {
-    "small": f"below {LOAD_CUTS_ML[0]:g} mL",
-    "medium": f"{LOAD_CUTS_ML[0]:g} to {LOAD_CUTS_ML[1]:g} mL",
-    "large": f"from {LOAD_CUTS_ML[1]:g} mL",
-}
 REACH_ML: Final = 40.0  # largest difference of volumes that is told apart
 NOISE_SHARE: Final = 0.1  # of Dice: a standard error from noise above that drowns the figures
 
@@ -95,7 +90,8 @@ class LesionScoring:
         """Dice by lesion load; the mean difference of volumes with the limits of agreement."""
         blocks, noise = self._blocks(histogram, noise_std)
         found = self._dice(blocks, noise[0])
-        names = {"dice": "all with lesions", **{f"dice_{load}": words for load, words in LOAD_WORDS.items()}}
+        loads = zip(LOADS[1:], load_words(LOAD_CUTS_ML), strict=True)
+        names = {"dice": "all with lesions", **{f"dice_{load}": words for load, words in loads}}
         by_load = tuple((words, one) for name, words in names.items() if (one := found[name]) is not None)
         limits = self._limits(blocks[len(LOADS) + 1], float(noise[2]))
         panels = (

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from tasks.imaging.results import (
-    LOADS,
+    NO_LESIONS,
     NOT_NAMED,
     SIZES,
     Segmented,
@@ -23,6 +23,7 @@ from tasks.imaging.results import (
     scanner_lines,
 )
 from tasks.imaging.segmentation_scores import SIZES_ML, ScanScores, score_scan
+from tasks.imaging.task import load_words
 
 
 @st.composite
@@ -157,7 +158,7 @@ def test_what_is_not_drawn_is_in_no_result_and_what_nothing_names_comes_last() -
 def test_loads_have_the_cuts_of_the_pooled_figures(true_ml: float, load: int) -> None:
     assert load_of(scored(0.5, true_ml)) == load
     none = by_load([Session("1", "p", "", Segmented(scored(1.0, true_ml, predicted=0), True))])
-    assert none[0].name == (LOADS[load] if load else "no lesions; none found in 1 of 1")
+    assert none[0].name == (load_words()[load - 1] if load else f"{NO_LESIONS}; none found in 1 of 1")
     assert (none[0].dice is None) == (load == 0)
 
 
