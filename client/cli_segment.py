@@ -88,8 +88,8 @@ def _segment(home: Home, args: argparse.Namespace, out: Output) -> int:
     chosen = [scan for scan in scans if not args.patient or scan.patient in args.patient]
     told = _all(exported, task, chosen, target, shown=args.html)
     if args.html:
-        _write(target / "segmented.html", _page(exported, told).encode())
-    _show(exported, told, target, out)
+        _write(target / "segmented.html", _page(exported, task, told).encode())
+    _show(exported, task, told, target, out)
     return 1 if any(each.found is None for each in told) else 0
 
 
@@ -216,11 +216,11 @@ def _row(each: Told) -> Sequence[object]:
     return (*first, f"{found.lesion_ml:.4f}", found.lesions, dice, "" if found.drawn_ml is None else f"{found.drawn_ml:.4f}", "")
 
 
-def _page(exported: "Exported", told: Sequence[Told]) -> str:
+def _page(exported: "Exported", task: ImageTask, told: Sequence[Told]) -> str:
     from tasks.imaging.segmented_page import segmented_page
 
     model = f"{exported.task.name}, run {exported.run_id}; {exported.facts.get('privacy_in_words')}"
-    return segmented_page(_sessions(told), model=model, made=f"Made {utc()}")
+    return segmented_page(_sessions(told), model=model, made=f"Made {utc()}", cuts_ml=task.cuts_ml)
 
 
 def _sessions(told: Sequence[Told]) -> "list[Session]":
@@ -235,7 +235,7 @@ def _sessions(told: Sequence[Told]) -> "list[Session]":
     return found
 
 
-def _show(exported: "Exported", told: Sequence[Told], target: Path, out: Output) -> None:
+def _show(exported: "Exported", task: ImageTask, told: Sequence[Told], target: Path, out: Output) -> None:
     from tasks.imaging.results import results_of, scanner_lines
 
     sessions = _sessions(told)
@@ -251,7 +251,10 @@ def _show(exported: "Exported", told: Sequence[Told], target: Path, out: Output)
         "written": str(target),
     }
     reasons = sorted({each.reason for each in told if each.reason})
-    out.facts("segmented", facts | ({"not used": reasons} if reasons else {}) | (results_of(sessions) if out.as_json else {}))
+    out.facts(
+        "segmented",
+        facts | ({"not used": reasons} if reasons else {}) | (results_of(sessions, task.cuts_ml) if out.as_json else {}),
+    )
     if (rows := scanner_lines(sessions)) and not out.as_json:
         out.rows("by scanner, where masks are drawn", rows)
     if dice:

@@ -39,7 +39,7 @@ FORMAT: Final = "wardround/phantoms/1"
 SLICES: Final = 1  # of a session: the one with most lesion
 FAILURES: Final = (*LOAD_ERRORS, ServerError, ConsortiumError, MemoryError)  # of a network, a checkpoint or a disk of any kind
 
-Done = Callable[[int, int], None]  # sessions tried, of how many
+Done = Callable[[int, int], None]  # patients tried, of how many
 
 
 @dataclass(frozen=True)
@@ -114,24 +114,26 @@ def _trial(task: ShownOnPhantoms, plan: Plan, model: Model, hospitals: tuple[Hos
     from tasks.imaging.segmented import segmented
 
     network, options = _network(task, plan, model), run_options(dict(plan.model.options)).model
-    sessions, reasons, total = list[Session](), list[str](), sum(len(each.loads_ml) * len(each.days) for each in hospitals)
+    sessions, reasons, total = list[Session](), list[str](), sum(len(each.loads_ml) for each in hospitals)
     with tempfile.TemporaryDirectory(prefix="wardround-phantoms-") as scratch:
-        for hospital, scan in _scans(hospitals, Path(scratch)):
-            try:
-                found, _ = segmented(task, network, scan, options, plan.task.columns, shown=True, slices=SLICES)
-            except ImageError as error:
-                reasons.append(f"{error.code}: {error.sentence}")
-            else:
-                where = f"{hospital.name.replace('-', ' ')}: {hospital.about}"
-                sessions.append(Session(f"{hospital.name} {scan.patient}", f"{hospital.name} {scan.patient}", where, found))
-            done(len(sessions) + len(reasons), total)
+        for number, (hospital, scans) in enumerate(_patients(hospitals, Path(scratch)), start=1):
+            where = f"{hospital.name.replace('-', ' ')}: {hospital.about}"
+            for scan in scans:
+                try:
+                    found, _ = segmented(task, network, scan, options, plan.task.columns, shown=True, slices=SLICES)
+                except ImageError as error:
+                    reasons.append(f"{error.code}: {error.sentence}")
+                else:
+                    name = f"{hospital.name} {scan.patient}"
+                    sessions.append(Session(f"{name} day {scan.day}", name, where, found))
+            done(number, total)
     if not sessions:
         raise ServerError(f"no invented session could be used ({reasons[0] if reasons else 'there is none'})")
     return Trial(model_digest(model).hex(), tuple(sessions), len(reasons))
 
 
-def _scans(hospitals: tuple[Hospital, ...], scratch: Path) -> Iterator[tuple[Hospital, Scan]]:
-    return ((hospital, scan) for hospital in hospitals for scan in hospital.scans(scratch / hospital.name))
+def _patients(hospitals: tuple[Hospital, ...], scratch: Path) -> Iterator[tuple[Hospital, tuple[Scan, ...]]]:
+    return ((hospital, scans) for hospital in hospitals for scans in hospital.patients(scratch / hospital.name))
 
 
 def _network(task: ShownOnPhantoms, plan: Plan, model: Model) -> nn.Module:

@@ -8,7 +8,19 @@ from privacy.report_html import code, element, join, paragraph
 from server.charts import Interval, axis, interval_chart
 from server.phantoms import Trial, Untried, shown_task
 from tasks.errors import TaskError
-from tasks.imaging.results import NO_LESIONS, Estimate, Row, Session, by_load, by_scanner, drawn_of, estimate_words, row_of, short
+from tasks.imaging.results import (
+    NO_LESIONS,
+    Cuts,
+    Estimate,
+    Row,
+    Session,
+    by_load,
+    by_scanner,
+    drawn_of,
+    estimate_words,
+    row_of,
+    short,
+)
 from tasks.imaging.results_html import agreement_chart, agreement_words, keys, results_table, sizes_table, slices
 from tasks.imaging.task import ImageTask
 from tasks.registry import find_task
@@ -49,14 +61,14 @@ def images_note(plan: Plan) -> str:
 
 def phantom_section(plan: Plan, trial: Trial | Untried | None) -> str:
     """The section; "" for a task without invented patients."""
-    if shown_task(plan) is None:
+    if (task := shown_task(plan)) is None:
         return ""
     head = f'<h2 id="phantoms">{TITLE}</h2>'
     if trial is None:
         return head + paragraph(*NOT_TRIED)
     if isinstance(trial, Untried):
         return head + paragraph(f"The model could not be tried on invented patients: {trial.why}")
-    parts = (_facts(trial), _charts(trial), _tables(trial), _pictures(trial.sessions))
+    parts = (_facts(trial), _charts(trial), _tables(trial, task.cuts_ml), _pictures(trial.sessions))
     return f'{head}<p class="invented">{escape(INVENTED)}</p>{"".join(parts)}'
 
 
@@ -110,13 +122,13 @@ def _bar(row: Row) -> Interval:
     return Interval(short(row.name), dice.value, low, high, estimate_words(dice))
 
 
-def _tables(trial: Trial) -> str:
+def _tables(trial: Trial, cuts_ml: Cuts) -> str:
     sessions = trial.sessions
     return str(
         join(
             [
                 results_table("By invented hospital and its scanner", "hospital", by_scanner(sessions), second=TRUE),
-                results_table("By lesion load", "true lesion load", by_load(sessions), second=TRUE),
+                results_table("By lesion load", "true lesion load", by_load(sessions, cuts_ml), second=TRUE),
                 sizes_table("Single lesions by size", row_of("all", sessions)),
                 paragraph(f"{READING} Model {trial.digest[:16]}.", class_="note"),
             ]

@@ -29,7 +29,7 @@ LOADS_ML: Final = ((2.0, (1.0, 3.5, 8.0, 20.0)), (1.0, (3.0, 14.0)), (0.0, (6.0,
 
 @dataclass(frozen=True)
 class Hospital:
-    """One invented hospital; a plain value until its scans are asked for."""
+    """One invented hospital; a plain value until its patients are asked for."""
 
     name: str
     scanner: Scanner
@@ -45,13 +45,13 @@ class Hospital:
         face = "brain cut out" if scanner.brain_only else "face removed" if scanner.defaced else "whole head"
         return f"{scanner.maker} {scanner.tesla:g} T, {sides} mm, {face}"
 
-    def scans(self, folder: Path) -> Iterator[Scan]:
-        """Every session, written below `folder` when it is its turn."""
+    def patients(self, folder: Path) -> Iterator[tuple[Scan, ...]]:
+        """The sessions of each patient, written below `folder` when it is his turn."""
         site = PhantomSite(self.name, (self.scanner,))
         for number, load in enumerate(self.loads_ml, start=1):
             patient, own = f"X{number:03d}", folder / f"{number:03d}"
             write_site(own, site, {patient: self.days}, seed=SEED, volumes_ml={patient: load})
-            yield from open_store(own / self.name).scans
+            yield open_store(own / self.name).scans
 
 
 def hospitals(spacing_mm: float, modalities: Sequence[str], *, days: tuple[int, ...] = (0,)) -> tuple[Hospital, ...]:

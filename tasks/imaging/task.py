@@ -47,6 +47,11 @@ class ImageTask(Task, Protocol):
         """At most so many sessions of a patient count, the last ones."""
         ...
 
+    @property
+    def cuts_ml(self) -> tuple[float, float]:
+        """Between small, medium and large loads: what is marked in one session, in mL."""
+        ...
+
     def cohort_of_scans(self, scans: Sequence[Scan]) -> Cohort:
         """The patients whose sessions can serve, from headers alone, in the order of `scans`. `DataError` if there is nobody."""
         ...

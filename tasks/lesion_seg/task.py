@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tasks.base import Cohort, Column, Contract, Label, Options
 from tasks.errors import ContractError, DataError
-from tasks.imaging.task import Apply, Patches
+from tasks.imaging.task import LOAD_CUTS_ML, Apply, Patches
 from tasks.lesion_seg.scoring import LesionScoring
 from tasks.report import DataReport
 
@@ -40,7 +40,7 @@ class LesionSeg:
     """`tasks.base.Task`, `tasks.imaging.task.ImageTask` and `ShownOnPhantoms`."""
 
     name, version, records, sessions = NAME, VERSION, PATCHES, SESSIONS
-    label_shape = PATCH
+    label_shape, cuts_ml = PATCH, LOAD_CUTS_ML
     __test__ = False  # of pytest
 
     @cached_property
