@@ -28,20 +28,20 @@ from tasks.imaging.task import CAUTION, TOO_SURE, ImageTask
 
 if TYPE_CHECKING:  # torch and nibabel are for those who segment
     from tasks.exported import Exported
-    from tasks.imaging.segmented import Segmented
+    from tasks.imaging.results import Segmented, Session
     from tasks.imaging.store import Scan
     from tasks.imaging.task import Apply
     from tasks.imaging.volume import Volume
 
 TABLE = "segmented.csv"
-HEAD = ("patient", "session", "day", "lesion_ml", "lesions", "dice", "drawn_ml", "reason")
+HEAD = ("patient", "session", "day", "scanner", "lesion_ml", "lesions", "dice", "drawn_ml", "reason")
 NOT_BIDS = re.compile(r"[^A-Za-z0-9+]")
 EXAMPLES = """examples:
   wardround-site segment model/ --out /srv/masks                       every session of this site's images
   wardround-site segment model/ --out /srv/masks --html                and a page with slices to look at
   wardround-site segment model/ --folder /mnt/bids --out /srv/masks --patient P-0123
 MODEL is a folder that `wardround-lead model export` wrote. The new folder is laid out as BIDS has it for derivatives, a mask on the
-voxels of the session's first image, and segmented.csv with volumes, numbers of lesions and, where somebody has drawn a mask, Dice.
+voxels of the session's first image, and segmented.csv with scanner, volume, number of lesions and, where a mask was drawn, Dice.
 Masks are called desc-predicted: under that name neither `data measure` nor training takes them for drawn ones.
 exit status: 0 done, 1 a session cannot be used (the others are written), 2 usage or configuration"""
 
@@ -88,8 +88,8 @@ def _segment(home: Home, args: argparse.Namespace, out: Output) -> int:
     chosen = [scan for scan in scans if not args.patient or scan.patient in args.patient]
     told = _all(exported, task, chosen, target, shown=args.html, choice=device_choice(home))
     if args.html:
-        _write(target / "segmented.html", _page(exported, told).encode())
-    _show(exported, told, target, out)
+        _write(target / "segmented.html", _page(exported, task, told).encode())
+    _show(exported, task, told, target, out)
     return 1 if any(each.found is None for each in told) else 0
 
 
@@ -213,29 +213,36 @@ def _about(exported: "Exported") -> bytes:
 
 def _row(each: Told) -> Sequence[object]:
     scan, found = each.scan, each.found
-    first = (scan.patient, scan.session, "" if scan.day is None else scan.day)
+    first = (scan.patient, scan.session, "" if scan.day is None else scan.day, scan.scanner)
     if found is None:
         return (*first, "", "", "", "", each.reason)
     dice = "" if found.dice is None else f"{found.dice:.4f}"
     return (*first, f"{found.lesion_ml:.4f}", found.lesions, dice, "" if found.drawn_ml is None else f"{found.drawn_ml:.4f}", "")
 
 
-def _page(exported: "Exported", told: Sequence[Told]) -> str:
-    from tasks.imaging.segmented_page import Shown, segmented_page
+def _page(exported: "Exported", task: ImageTask, told: Sequence[Told]) -> str:
+    from tasks.imaging.segmented_page import segmented_page
 
-    shown = []
+    model = f"{exported.task.name}, run {exported.run_id}; {exported.facts.get('privacy_in_words')}"
+    return segmented_page(_sessions(told), model=model, made=f"Made {utc()}", cuts_ml=task.cuts_ml)
+
+
+def _sessions(told: Sequence[Told]) -> "list[Session]":
+    from tasks.imaging.results import Session
+
+    found = []
     for each in told:
         if each.found is not None:
             day = "" if each.scan.day is None else f", day {each.scan.day}"
             session = f", session {each.scan.session}" if each.scan.session else ""
-            found = each.found
-            name = f"{each.scan.patient}{session}{day}"
-            shown.append(Shown(name, found.lesion_ml, found.lesions, found.dice, found.drawn_ml, found.pictures))
-    model = f"{exported.task.name}, run {exported.run_id}; {exported.facts.get('privacy_in_words')}"
-    return segmented_page(shown, model=model, made=f"Made {utc()}")
+            found.append(Session(f"{each.scan.patient}{session}{day}", each.scan.patient, each.scan.scanner, each.found))
+    return found
 
 
-def _show(exported: "Exported", told: Sequence[Told], target: Path, out: Output) -> None:
+def _show(exported: "Exported", task: ImageTask, told: Sequence[Told], target: Path, out: Output) -> None:
+    from tasks.imaging.results import results_of, scanner_lines
+
+    sessions = _sessions(told)
     found = [each.found for each in told if each.found is not None]
     dice = [each.dice for each in found if each.dice is not None and each.drawn_ml]
     facts: dict[str, object] = {
@@ -248,7 +255,12 @@ def _show(exported: "Exported", told: Sequence[Told], target: Path, out: Output)
         "written": str(target),
     }
     reasons = sorted({each.reason for each in told if each.reason})
-    out.facts("segmented", facts | ({"not used": reasons} if reasons else {}))
+    out.facts(
+        "segmented",
+        facts | ({"not used": reasons} if reasons else {}) | (results_of(sessions, task.cuts_ml) if out.as_json else {}),
+    )
+    if (rows := scanner_lines(sessions)) and not out.as_json:
+        out.rows("by scanner, where masks are drawn", rows)
     if dice:
         out.say(TOO_SURE)
     out.say(CAUTION)

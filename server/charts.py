@@ -87,8 +87,8 @@ def line_chart(marks: Sequence[Mark], *, name: str, x_name: str, y_name: str, x:
 
 def interval_chart(bars: Sequence[Interval], *, name: str, x_name: str, x: Axis) -> str:
     """Intervals one below the other, the first one (all) with a line down through its value."""
-    left, step = LEFT + 84, 24
-    right, height = WIDTH - 150, TOP + step * len(bars) + BOTTOM
+    left, step = LEFT + 84, min(max((HEIGHT - TOP - BOTTOM) / max(len(bars), 1), 24), 48)  # few fill the height of other charts
+    right, height = WIDTH - 150, round(TOP + step * len(bars) + BOTTOM)
     parts = []
     for tick in x.ticks:
         at = x.place(tick, left, right)

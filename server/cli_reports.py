@@ -1,23 +1,34 @@
 """Commands that look at runs and change nothing: `status`, `compare`, `report`, `result`, `model export`."""
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from consortium.canonical import Json
 from server.baseline import against, write_against
 from server.card import NOT_PRIVATE_BANNER
 from server.cli_output import Output
 from server.errors import ServerError
 from server.export import copy_export
-from server.folder import open_folder
+from server.figures import all_words
+from server.folder import RunFolder, open_folder
 from server.home import LeadHome
 from server.leaving import departure_sentences
-from server.report import compare, status, write_report
+from server.phantoms import Trial, Untried, tried
+from server.report import compare, last_metrics, status, write_report
+from server.report_phantoms import trial_words
 from server.state import read_state
 from server.sums import result_lines, result_of, sums_only
+from tasks.scoring.names import words
 
 REPORT_EXAMPLE = """examples:
   wardround-lead report RUN
-  wardround-lead report RUN --baseline BASELINE_RUN    a run of `task=..._baseline`: the page says which is better"""
+  wardround-lead report RUN --baseline BASELINE_RUN    a run of `task=..._baseline`: the page says which is better
+  wardround-lead report RUN --no-phantoms              do not try a model for images on invented patients
+A model for images is tried once on invented patients (a minute or so of one processor); the run's folder keeps what came of it."""
 
 
 def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser) -> None:
@@ -44,6 +55,7 @@ def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", c
     report.add_argument("run", type=Path, help="run folder or run id")
     report.add_argument("--out", type=Path, help="HTML file to write (default: report.html in the run's folder)")
     report.add_argument("--baseline", type=Path, metavar="RUN", help="a run of the task's baseline: does this one beat it?")
+    report.add_argument("--no-phantoms", action="store_true", help="leave out what the model makes of invented patients' images")
     report.set_defaults(handler=make_report)
     result = verbs.add_parser(
         "result",
@@ -85,7 +97,11 @@ def show_status(home: LeadHome, args: argparse.Namespace, out: Output) -> int:
     path = run_path(home, args.run)
     found = status(path)
     sentences = departure_sentences(read_state(path))
-    shown = found if out.as_json else found | {"left": f"{len(sentences)} for good, see below" if sentences else "none"}
+    said: dict[str, Json] = {
+        "left": f"{len(sentences)} for good, see below" if sentences else "none",
+        "metrics": all_words(dict(last_metrics(read_state(path))), None) or "none",
+    }
+    shown = found if out.as_json else found | said
     out.facts(f"run {found['run_id']}: {found['phase']}" + ("" if found["private"] else f"  {NOT_PRIVATE_BANNER}"), shown)
     for sentence in sentences:
         out.say(sentence)
@@ -99,8 +115,16 @@ def _short(path: Path) -> dict[str, object]:
 
 
 def show_comparison(home: LeadHome, args: argparse.Namespace, out: Output) -> int:
-    out.side_by_side("runs, the best first", compare(run_path(home, run) for run in args.runs))
+    rows = compare(run_path(home, run) for run in args.runs)
+    out.side_by_side("runs, the best first", rows if out.as_json else _in_words(rows))
     return 0
+
+
+def _in_words(rows: Sequence[Mapping[str, Json]]) -> list[dict[str, Json]]:
+    """The figure by its name for people; without what no run has, such as the AUC of tasks that have none."""
+    there = {name for row in rows for name, value in row.items() if value is not None}
+    kept = [{name: value for name, value in row.items() if name in there} for row in rows]
+    return [row | ({"figure": words(name)} if isinstance(name := row.get("figure"), str) else {}) for row in kept]
 
 
 def make_report(home: LeadHome, args: argparse.Namespace, out: Output) -> int:
@@ -110,8 +134,21 @@ def make_report(home: LeadHome, args: argparse.Namespace, out: Output) -> int:
         found = against(run, run_path(home, args.baseline))
         write_against(run, found)
         facts = {"against its baseline": found.words}
-    out.facts("report", {"file": str(write_report(run, args.out)), **facts})
+    trial = None if args.no_phantoms else _tried(open_folder(run))
+    if trial is not None:
+        facts["on invented patients"] = trial_words(trial)
+    written = write_report(run, args.out, trial=trial, phantoms=not args.no_phantoms)
+    out.facts("report", {"file": str(written), **facts})
     return 0
+
+
+def _tried(folder: RunFolder) -> Trial | Untried | None:
+    """With a bar on a terminal: whole heads take a network a while."""
+    console = Console(stderr=True)
+    parts = (TextColumn("trying the model on invented patients"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*parts, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("", total=None, visible=False)
+        return tried(folder, folder.plan(), lambda at, of: progress.update(bar, completed=at, total=of, visible=True))
 
 
 def show_result(home: LeadHome, args: argparse.Namespace, out: Output) -> int:

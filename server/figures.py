@@ -16,7 +16,7 @@ from server.journal import RoundDone
 from server.state import RunState
 from tasks.errors import TaskError
 from tasks.metrics import THRESHOLDS, Z95, CalibrationGroup
-from tasks.scoring.base import Calibrated, Scoring
+from tasks.scoring.base import Calibrated, Panel, Panelled, Scoring
 from tasks.scoring.chance import doubts
 from tasks.scoring.names import NOISE_DOMINATES, Shown, group_words, groups_of, meaning, shown, words
 from tasks.sums import TestedSums
@@ -90,6 +90,14 @@ def calibration_of(plan: Plan, histogram: NDArray[np.float64]) -> tuple[Calibrat
     return scoring.calibration(histogram) if isinstance(scoring, Calibrated) else None
 
 
+def panels_of(plan: Plan, done: RoundDone) -> tuple[Panel, ...]:
+    """Charts beside the others that the task's scoring makes of an opened histogram; most tasks have none."""
+    scoring = scoring_of(plan)
+    if not isinstance(scoring, Panelled):
+        return ()
+    return scoring.panels(np.array(done.histogram), noise_std=plan.privacy.evaluate_noise * math.sqrt(len(done.survivors)))
+
+
 def number(value: float) -> str:
     """Three decimals for shares, two for larger numbers."""
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.2f}"
@@ -97,7 +105,12 @@ def number(value: float) -> str:
 
 def interval(figure: Shown) -> str:
     """The ends of its interval of 95 %, "" where there is none."""
-    return "" if figure.low is None or figure.high is None else f"{number(figure.low)} to {number(figure.high)}"
+    return "" if figure.low is None or figure.high is None else ends(figure.low, figure.high)
+
+
+def ends(low: float, high: float) -> str:
+    """An interval in words."""
+    return f"{number(low)} to {number(high)}"
 
 
 def headline(figures: Mapping[str, float], primary: Primary | None) -> str:
@@ -175,8 +188,8 @@ def group_rows(figures: Mapping[str, float], primary: Primary | None) -> tuple[l
 def _value(figure: Shown | None) -> str:
     if figure is None:
         return ""
-    ends = interval(figure)
-    return number(figure.value) + (f" ({ends})" if ends else "")
+    reach = interval(figure)
+    return number(figure.value) + (f" ({reach})" if reach else "")
 
 
 def all_words(figures: Mapping[str, float], primary: Primary | None) -> str:

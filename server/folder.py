@@ -7,6 +7,7 @@ records/                        the messages of every opened round: with the mas
 vectors/                        those masked vectors, where the lead asked to keep them: `round-0000000003/SITE.y`
 open/                           the epoch in force and the round that is being opened, for a coordinator that takes over
 model/  report.html             made at the end, from the files above
+phantoms.json                   what the model makes of invented patients; may be deleted at any time
 mirror.json  mirror.log         state of the tracking mirror; may be deleted at any time
 """
 
@@ -65,6 +66,10 @@ class RunFolder:
     @property
     def report(self) -> Path:
         return self.path / "report.html"
+
+    @property
+    def phantoms(self) -> Path:
+        return self.path / "phantoms.json"
 
     @property
     def mirror_state(self) -> Path:

@@ -30,11 +30,14 @@ from server.figures import AUC
 from server.folder import open_folder, write_durably
 from server.journal import RoundDone, RoundFailed
 from server.leaving import departures
+from server.phantoms import Trial, Untried, known_trial
 from server.progress import patients_words
 from server.report_figures import quality_charts, quality_tables, table
+from server.report_phantoms import images_note, phantom_section
 from server.row_gap import read_row_gap
 from server.state import RunState, read_state
 from server.sums import result_html, result_of, sums_only
+from tasks.imaging.results_style import STYLE as RESULTS_STYLE
 
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#1c1917;background:#fafaf9;margin:0}
@@ -45,7 +48,7 @@ h1{font-size:24px;margin:0 0 4px}h2{font-size:17px;margin:32px 0 8px}
 .facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin:20px 0}
 .fact{background:#fff;border:1px solid #e7e5e4;border-radius:8px;padding:10px 14px}
 .fact b{display:block;font-size:20px;font-weight:600}.fact span{color:#57534e;font-size:13px}
-.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(420px,1fr));gap:16px}
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(420px,100%),1fr));gap:16px}
 figure{margin:0;background:#fff;border:1px solid #e7e5e4;border-radius:8px;padding:12px}
 figcaption{font-weight:600;margin-bottom:4px}svg{width:100%;height:auto}svg text{font:11px system-ui,sans-serif;fill:#57534e}
 table{border-collapse:collapse;background:#fff;width:100%}th,td{text-align:left;padding:6px 10px;border:1px solid #e7e5e4}
@@ -54,6 +57,10 @@ td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}th{background:#f5f5
 .legend i{display:inline-block;width:10px;height:10px;margin-right:5px;border-radius:2px}
 code{font-size:13px;overflow-wrap:anywhere}
 .groups td{font-size:13px;white-space:nowrap}.groups{overflow-x:auto}h3{font-size:15px;margin:20px 0 6px}
+h4{font-size:14px;margin:16px 0 6px;font-weight:600}
+.scroll{overflow-x:auto;margin:0 0 16px}.scroll td,.scroll th{font-size:13.5px}.scroll td.n{white-space:nowrap}
+caption{text-align:left;font-weight:600;padding:0 0 6px}tbody th{min-width:120px}
+.invented{border:1px solid #a16207;border-left-width:10px;background:#fefce8;padding:10px 14px;border-radius:4px}
 @media print{body{background:#fff}main{max-width:none}}
 """
 
@@ -135,21 +142,33 @@ def last_metrics(state: RunState) -> tuple[tuple[str, float], ...]:
     return next((done.metrics for done in reversed(state.done) if done.metrics), ())
 
 
-def write_report(run_dir: Path, target: Path | None = None) -> Path:
-    """Write the page into the run folder (or to `target`) and return its path."""
+def write_report(run_dir: Path, target: Path | None = None, *, trial: Trial | Untried | None = None, phantoms: bool = True) -> Path:
+    """Write the page into the run folder (or to `target`) and return its path.
+
+    `trial` on invented patients; without it the one that is kept. `phantoms`: whether the page has a section about it.
+    """
     folder = open_folder(run_dir)
     path = target or folder.report
     plan = folder.plan()
     result, measured = result_of(folder, plan), [read_against(run_dir), read_row_gap(run_dir)]
     said = [f"{each.words[:1].upper()}{each.words[1:]}." for each in measured if each]
-    written = page(plan, read_state(run_dir), colluders=folder.roster().colluders, result=result, said=said)
+    shown = phantom_section(plan, trial or known_trial(folder, plan)) if phantoms else ""
+    written = page(plan, read_state(run_dir), colluders=folder.roster().colluders, result=result, said=said, phantoms=shown)
     write_durably(path, written.encode())
     return path
 
 
-def page(plan: Plan, state: RunState, *, colluders: int, result: Mapping[str, Json] | None = None, said: Sequence[str] = ()) -> str:
+def page(
+    plan: Plan,
+    state: RunState,
+    *,
+    colluders: int,
+    result: Mapping[str, Json] | None = None,
+    said: Sequence[str] = (),
+    phantoms: str = "",
+) -> str:
     """The whole page. `state` may be of a run that has not ended; `colluders` as its roster has it; `result`: what sums found;
-    `said`: what comparisons with other runs found, a sentence each."""
+    `said`: what comparisons with other runs found, a sentence each; `phantoms`: the section about invented patients."""
     title = escape(f"{plan.task.name}: run {plan.run_id}")
     banner = "" if plan.private else f'<div class="banner">{NOT_PRIVATE_BANNER}: no clipping, no noise, epsilon unbounded</div>'
     body = [
@@ -161,7 +180,9 @@ def page(plan: Plan, state: RunState, *, colluders: int, result: Mapping[str, Js
         result_html(result) if result else "",
         _charts(plan, state),
         quality_tables(plan, state),
+        images_note(plan),
         "".join(f"<p>{escape(sentence)}</p>" for sentence in [*asked_sentences(plan), *said]),
+        phantoms,
         "<h2>Sites</h2>",
         _sites(plan, state, colluders),
         "<h2>Sites that left for good</h2>" + _left(state) if state.left else "",
@@ -176,7 +197,8 @@ def page(plan: Plan, state: RunState, *, colluders: int, result: Mapping[str, Js
         f"Model <code>{state.model_digest.hex() or 'none yet'}</code><br>Code {escape(plan.code_version)}; "
         f"columns {escape(', '.join(plan.task.columns))}</p>",
     ]
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title><style>{STYLE}</style>'
+    style = f"<style>{STYLE}{RESULTS_STYLE}</style>"
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>{style}'
     return f'<!doctype html>\n<html lang="en"><head>{head}</head><body><main>{"".join(body)}</main></body></html>\n'
 
 
@@ -242,7 +264,7 @@ def _sites(plan: Plan, state: RunState, colluders: int) -> str:
         size, weight = str(participant.declared_patients), f"{plan.weight(site):.3f}"
         rows.append([site, size, weight, str(taken.get(site, 0)), dropped.get(site, ""), exposed, model])
     names = ["site", "declared patients", "weight", "rounds in sums", "missed (phase code)", "epsilon exposed", "epsilon model"]
-    return f'{table(names, rows)}<p class="note">{escape(epsilon_note(plan, state))}</p>'
+    return f'<div class="scroll">{table(names, rows)}</div><p class="note">{escape(epsilon_note(plan, state))}</p>'
 
 
 def _drops(state: RunState) -> dict[str, str]:

@@ -15,8 +15,9 @@ from server.charts import Interval, Mark, axis, interval_chart, line_chart
 from server.figures import AUC, Primary
 from server.journal import RoundDone
 from server.state import RunState
+from tasks.metrics import Figure
 from tasks.run_options import run_options
-from tasks.scoring.names import group_words, words
+from tasks.scoring.names import Shown, group_words, words
 
 HELD_OUT = "held_out"  # the population, as ledgers call it
 DROWNED = '<p class="note">Measured, and noise or too few patients leave nothing to show.</p>'
@@ -32,7 +33,26 @@ def quality_charts(plan: Plan, state: RunState) -> dict[str, str]:
         charts[f"Calibration, {_latest(last)}"] = calibration
     if groups := _by_group(state, primary):
         charts[f"Pooled {primary.words} by group, {_latest(last)}"] = groups
+    return charts | _panels(plan, last)
+
+
+def _panels(plan: Plan, last: RoundDone | None) -> dict[str, str]:
+    """What the task's scoring shows beside each other."""
+    if last is None or figures.drowned(dict(last.metrics)):
+        return {}
+    charts = {}
+    for panel in figures.panels_of(plan, last):
+        bars = [_bar(name, one) for name, one in panel.lines]
+        x = axis([end for bar in bars for end in (bar.low, bar.high)])
+        charts[f"{panel.title}, {_latest(last)}"] = interval_chart(bars, name=panel.title, x_name=panel.scale, x=x)
     return charts
+
+
+def _bar(name: str, one: Figure | Shown) -> Interval:
+    """One figure with its interval as a line of a chart."""
+    if one.low is None or one.high is None:
+        return Interval(name, one.value, one.value, one.value, figures.number(one.value))
+    return Interval(name, one.value, one.low, one.high, f"{figures.number(one.value)} ({figures.ends(one.low, one.high)})")
 
 
 def _sides(state: RunState, primary: Primary) -> str:
@@ -150,16 +170,7 @@ def _by_group(state: RunState, primary: Primary) -> str:
     found = [one for one in figures.ordered(last, primary) if one.name.figure == primary.name]
     if len(found) < 2 or figures.drowned(last):
         return ""
-    bars = [
-        Interval(
-            group_words(one.name.group) if one.name.group else "all",
-            one.value,
-            one.value if one.low is None else one.low,
-            one.value if one.high is None else one.high,
-            f"{figures.number(one.value)} ({figures.interval(one)})" if one.low is not None else figures.number(one.value),
-        )
-        for one in found
-    ]
+    bars = [_bar(group_words(one.name.group) if one.name.group else "all", one) for one in found]
     ends = [end for bar in bars for end in (bar.low, bar.high)]
     return interval_chart(bars, name=f"{primary.words} by group", x_name=f"{words(primary.name)}, 95 % interval", x=axis(ends))
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tasks.imaging.entries import Entry
+    from tasks.imaging.invented import Hospital
     from tasks.imaging.prepare import Recipe
     from tasks.imaging.store import Scan
 
@@ -25,8 +26,15 @@ CAUTION: Final = (
     "Research software, not a medical device: look at every mask before it is used, and decide nothing about a patient by it."
 )
 TOO_SURE: Final = "Dice may be of patients who trained the model, and is then too good; the model's card has that of test patients."
+LOAD_CUTS_ML: Final = (2.0, 12.0)  # between small, medium and large lesion loads: quartiles in published cohorts
 Patches = NDArray[np.float32]  # (n, *input_shape)
 Apply: TypeAlias = "Callable[[Tensor], Tensor]"  # the model: inputs (n, *input_shape) to outputs (n, ...)
+
+
+def load_words(cuts_ml: tuple[float, float] = LOAD_CUTS_ML) -> tuple[str, str, str]:
+    """Small, medium and large loads, as people read them."""
+    low, high = cuts_ml
+    return f"below {low:g} mL", f"{low:g} to {high:g} mL", f"from {high:g} mL"
 
 
 @runtime_checkable
@@ -37,6 +45,11 @@ class ImageTask(Task, Protocol):
     @property
     def sessions(self) -> int:
         """At most so many sessions of a patient count, the last ones."""
+        ...
+
+    @property
+    def cuts_ml(self) -> tuple[float, float]:
+        """Between small, medium and large loads: what is marked in one session, in mL."""
         ...
 
     def cohort_of_scans(self, scans: Sequence[Scan]) -> Cohort:
@@ -64,4 +77,13 @@ class ImageTask(Task, Protocol):
 
     def judged(self, entry: Entry, apply: Apply) -> NDArray[np.float64]:
         """What the model makes of one whole session beside its truth, (k,): the `outputs` that the task's scoring takes."""
+        ...
+
+
+@runtime_checkable
+class ShownOnPhantoms(ImageTask, Protocol):
+    """A task whose models can be tried on invented patients, where no patient's picture may be shown."""
+
+    def phantoms(self, options: Options, columns: Sequence[str]) -> tuple[Hospital, ...]:
+        """The invented hospitals for a plan with these model options and columns; the same ones for the same plan."""
         ...

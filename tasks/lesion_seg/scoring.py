@@ -14,14 +14,14 @@ from typing import Final
 import numpy as np
 
 from tasks.errors import ContractError
+from tasks.imaging.task import LOAD_CUTS_ML, load_words
 from tasks.metrics import LEAST_MASS, Z95, Figure, figure
-from tasks.scoring.base import NOWHERE, Floats, Places, Scored
+from tasks.scoring.base import NOWHERE, Floats, Panel, Places, Scored
 from tasks.scoring.names import NOISE_DOMINATES, Name
 
 DICE, F1, FOUND_ML, TRUE_ML = range(4)  # of a judged session
 JUDGED: Final = 4
 LOADS: Final = ("none", "small", "medium", "large")
-LOAD_CUTS_ML: Final = (2.0, 12.0)  # quartiles of lesion load in published cohorts
 REACH_ML: Final = 40.0  # largest difference of volumes that is told apart
 NOISE_SHARE: Final = 0.1  # of Dice: a standard error from noise above that drowns the figures
 
@@ -75,18 +75,9 @@ class LesionScoring:
     def figures(self, histogram: Floats, *, noise_std: float = 0.0) -> Mapping[str, float]:
         """dice of sessions with lesions, also by load; dice_none: share of those without lesions where none is found; lesion_f1;
         volume_bias_ml and the limits of agreement around it (Bland and Altman 1986)."""
-        cells = np.asarray(histogram, dtype=np.float64)
-        if cells.shape != (self.cells,):
-            raise ContractError(f"a histogram of {self.bins} bins has {self.cells} cells here, got shape {cells.shape}")
-        weights = np.array(self.weights)
-        blocks = cells.reshape(-1, self.bins) / np.repeat(weights, (len(LOADS), 1, 1))[:, None]
-        noise = noise_std / weights
-        shares, found = self._share_values(), {}
-        by_load = {name: _mean(shares, counts, noise[0], 0.0, 1.0) for name, counts in zip(LOADS, blocks, strict=False)}
-        with_lesions = blocks[1 : len(LOADS)].sum(axis=0)
-        found["dice"] = _mean(shares, with_lesions, noise[0] * math.sqrt(len(LOADS) - 1), 0.0, 1.0)
-        found |= {f"dice_{name}": one for name, one in by_load.items()}
-        found["lesion_f1"] = _mean(shares, blocks[len(LOADS)], noise[1], 0.0, 1.0)
+        blocks, noise = self._blocks(histogram, noise_std)
+        found = self._dice(blocks, noise[0])
+        found["lesion_f1"] = _mean(self._share_values(), blocks[len(LOADS)], noise[1], 0.0, 1.0)
         agreement = self._agreement(blocks[len(LOADS) + 1], float(noise[2]))
         flat: dict[str, float] = {}
         for name, one in (found | agreement).items():
@@ -95,23 +86,70 @@ class LesionScoring:
                 flat |= {str(Name(name, part)): value for part, value in parts.items() if value is not None}
         return flat | {NOISE_DOMINATES: float(_drowned(found["dice"], noise_std))}
 
+    def panels(self, histogram: Floats, *, noise_std: float = 0.0) -> tuple[Panel, ...]:
+        """Dice by lesion load; the mean difference of volumes with the limits of agreement."""
+        blocks, noise = self._blocks(histogram, noise_std)
+        found = self._dice(blocks, noise[0])
+        loads = zip(LOADS[1:], load_words(LOAD_CUTS_ML), strict=True)
+        names = {"dice": "all with lesions", **{f"dice_{load}": words for load, words in loads}}
+        by_load = tuple((words, one) for name, words in names.items() if (one := found[name]) is not None)
+        limits = self._limits(blocks[len(LOADS) + 1], float(noise[2]))
+        panels = (
+            Panel("Dice by lesion load", "Dice, 95 % interval", by_load if found["dice"] else ()),
+            Panel("Lesion volume: limits of agreement", "found minus drawn, mL, 95 % interval", limits),
+        )
+        return tuple(panel for panel in panels if panel.lines)
+
+    def _blocks(self, histogram: Floats, noise_std: float) -> tuple[Floats, Floats]:
+        """Patients in each bin (6, bins): Dice by load, F1, differences; and the noise on one (3,): of Dice, F1, differences."""
+        cells = np.asarray(histogram, dtype=np.float64)
+        if cells.shape != (self.cells,):
+            raise ContractError(f"a histogram of {self.bins} bins has {self.cells} cells here, got shape {cells.shape}")
+        weights = np.array(self.weights)
+        return cells.reshape(-1, self.bins) / np.repeat(weights, (len(LOADS), 1, 1))[:, None], noise_std / weights
+
+    def _dice(self, blocks: Floats, noise_std: float) -> dict[str, Figure | None]:
+        shares, with_lesions = self._share_values(), blocks[1 : len(LOADS)].sum(axis=0)
+        found = {"dice": _mean(shares, with_lesions, noise_std * math.sqrt(len(LOADS) - 1), 0.0, 1.0)}
+        return found | {
+            f"dice_{name}": _mean(shares, counts, noise_std, 0.0, 1.0) for name, counts in zip(LOADS, blocks, strict=False)
+        }
+
     def _agreement(self, counts: Floats, noise_std: float) -> dict[str, Figure | None]:
         values = self._difference_values()
         bias = _mean(values, counts, noise_std, -REACH_ML, REACH_ML)
         if bias is None:
             return {}
-        total = float(counts.sum())
-        squares = _mean((values - bias.value) ** 2, counts, noise_std, 0.0, REACH_ML**2)
-        if squares is None or squares.value <= 0 or total <= 2:
+        if (variance := self._variance(counts, noise_std, bias.value)) is None:
             return {"volume_bias_ml": bias}
-        reach = Z95 * math.sqrt(squares.value)
-        slope = Z95 / (2 * math.sqrt(squares.value))
-        sampling, noise = slope * squares.sampling_se, slope * squares.noise_se
+        reach = Z95 * math.sqrt(variance.value)
+        slope = Z95 / (2 * math.sqrt(variance.value))
+        sampling, noise = slope * variance.sampling_se, slope * variance.noise_se
         error = Z95 * math.hypot(sampling, noise)
         return {
             "volume_bias_ml": bias,
             "volume_agreement_ml": Figure(reach, sampling, noise, max(reach - error, 0.0), reach + error),
         }
+
+    def _variance(self, counts: Floats, noise_std: float, bias: float) -> Figure | None:
+        """Of differences, in mL squared; None where noise or too few patients leave none."""
+        found = _mean((self._difference_values() - bias) ** 2, counts, noise_std, 0.0, REACH_ML**2)
+        return None if found is None or found.value <= 0 or float(counts.sum()) <= 2 else found
+
+    def _limits(self, counts: Floats, noise_std: float) -> tuple[tuple[str, Figure], ...]:
+        """Mean, upper and lower limit of found minus drawn volume, in mL, each with its own interval (delta method)."""
+        away = self._difference_values()
+        bias = _mean(away, counts, noise_std, -REACH_ML, REACH_ML)
+        if bias is None:
+            return ()
+        if (variance := self._variance(counts, noise_std, bias.value)) is None:
+            return (("mean", bias),)
+        away, total, spread = away - bias.value, float(counts.sum()), math.sqrt(variance.value)
+        found = []
+        for side in (1.0, -1.0):
+            slopes = (away + side * Z95 * (away**2 - variance.value) / (2 * spread)) / total
+            found.append(figure(bias.value + side * Z95 * spread, slopes, counts, noise_std))
+        return ("mean", bias), ("upper limit", found[0]), ("lower limit", found[1])
 
     def _share_bin(self, shares: Floats) -> Places:
         """0 and 1 apart, the rest in bins of equal width."""
@@ -138,7 +176,8 @@ def _mean(of_bin: Floats, counts: Floats, noise_std: float, least: float, most: 
     if total <= max(LEAST_MASS, 3.0 * noise_std * math.sqrt(len(counts))):
         return None
     value = float(counts @ of_bin) / total
-    return figure(value, (of_bin - value) / total, counts, noise_std, least=least, most=most)
+    found = figure(value, (of_bin - value) / total, counts, noise_std, least=least, most=most)
+    return found if found.se > 0 else Figure(found.value, 0.0, 0.0, None, None)  # all in one bin: nothing says how sure that is
 
 
 def _drowned(dice: Figure | None, noise_std: float) -> bool:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tasks.base import Cohort, Column, Contract, Label, Options
 from tasks.errors import ContractError, DataError
-from tasks.imaging.task import Apply, Patches
+from tasks.imaging.task import LOAD_CUTS_ML, Apply, Patches
 from tasks.lesion_seg.scoring import LesionScoring
 from tasks.report import DataReport
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from tasks.imaging.entries import Entry
+    from tasks.imaging.invented import Hospital
     from tasks.imaging.prepare import Recipe
     from tasks.imaging.store import Scan
 
@@ -36,10 +37,10 @@ OVERLAP: Final = 0.25  # of tiles, when a whole scan is judged
 
 
 class LesionSeg:
-    """`tasks.base.Task` and `tasks.imaging.task.ImageTask`."""
+    """`tasks.base.Task`, `tasks.imaging.task.ImageTask` and `ShownOnPhantoms`."""
 
     name, version, records, sessions = NAME, VERSION, PATCHES, SESSIONS
-    label_shape = PATCH
+    label_shape, cuts_ml = PATCH, LOAD_CUTS_ML
     __test__ = False  # of pytest
 
     @cached_property
@@ -131,6 +132,12 @@ class LesionSeg:
         found = score_scan(chances > 0.5, true, Grid(entry.shape, entry.grid_affine).voxel_ml)
         f1 = np.nan if found.f1 is None else found.f1
         return np.array([found.dice, f1, found.predicted_ml, found.true_ml])
+
+    def phantoms(self, options: Options, columns: Sequence[str]) -> tuple[Hospital, ...]:
+        """One session of each invented patient."""
+        from tasks.imaging.invented import hospitals
+
+        return hospitals(spacing_of(options), self._sequences(columns))
 
     def scoring(self, bins: int, by: Sequence[str] = ()) -> LesionScoring:
         """By load; there are no groups of people."""

@@ -30,15 +30,15 @@ margin-right:8px}.bar i{display:block;height:100%;background:#1d4f91}
 """
 
 
-def page(title: str, body: Sequence[Html], *, pictures: bool = False) -> str:
+def page(title: str, body: Sequence[Html], *, pictures: bool = False, style: str = "") -> str:
     """The whole file. The content policy forbids scripts and requests, in case an escape were ever forgotten; with `pictures` those
-    inside the file are shown."""
+    inside the file are shown. `style`: rules beside those of all pages."""
     policy = f"{POLICY}; img-src data:" if pictures else POLICY
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{text(policy)}"><meta name="referrer" content="no-referrer">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{text(title)}</title>'
-        f"<style>{STYLE}{MORE_STYLE}</style></head><body><main>{join(body)}</main></body></html>\n"
+        f"<style>{STYLE}{MORE_STYLE}{style}</style></head><body><main>{join(body)}</main></body></html>\n"
     )
 
 

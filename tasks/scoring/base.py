@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.errors import ContractError
-from tasks.metrics import CalibrationGroup
+from tasks.metrics import CalibrationGroup, Figure
 
 Floats = NDArray[np.float64]
 Places = NDArray[np.int64]
@@ -85,6 +85,24 @@ class Calibrated(Protocol):
 
     def calibration(self, histogram: Floats) -> tuple[CalibrationGroup, ...]:
         """Predicted and observed shares by group of predictions, from the summed histogram (cells,)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Figures that belong beside each other in one chart of intervals: (what, figure), on one scale."""
+
+    title: str
+    scale: str  # what the axis shows, with its unit
+    lines: tuple[tuple[str, Figure], ...]
+
+
+@runtime_checkable
+class Panelled(Protocol):
+    """A scoring with figures of one kind side by side, for more charts."""
+
+    def panels(self, histogram: Floats, *, noise_std: float = 0.0) -> tuple[Panel, ...]:
+        """Charts from the summed histogram (cells,); those of which nothing can be said are left out."""
         ...
 
 

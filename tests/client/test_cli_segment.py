@@ -78,6 +78,9 @@ def test_each_session_gets_a_mask_on_the_grid_of_its_own_image(model: Path, hosp
     assert "P003, session 02, day 400" in page
     rows = list(csv.DictReader((out / "segmented.csv").open()))
     assert [(row["patient"], row["session"]) for row in rows] == [("P001", "01"), ("P002", "01"), ("P003", "01"), ("P003", "02")]
+    assert {row["scanner"] for row in rows} == {"Philips Gamma 3T"}
+    for words in ("By scanner", "Philips Gamma 3T", "By lesion load", "Single lesions by size"):
+        assert words in page
     for row, scan in zip(rows, open_store(hospital).scans, strict=True):
         found = next((out / f"sub-{scan.subject}" / f"ses-{scan.session}").rglob("*_desc-predicted_label-lesion_mask.nii.gz"))
         mask, image = read_mask(found), read_volume(scan.images["FLAIR"])
@@ -177,6 +180,9 @@ def test_a_session_that_cannot_be_used_is_told_and_stops_no_other(
     broken.write_bytes(broken.read_bytes()[:-100])
     assert segment(model, "--folder", site, "--out", tmp_path / "masks", "--json") == 1
     told = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in told["by_scanner"]] == ["Philips Gamma 3T"]
+    sizes = [[size["lesions"] for size in row["lesions_by_size"]] for row in (told["all"], *told["by_load"])]
+    assert sizes[0] == [sum(column) for column in zip(*sizes[1:], strict=True)]
     assert (told["sessions"], told["segmented"]) == (4, 3)
     assert told["not used"] == [reason for reason in told["not used"] if reason.startswith("damaged: ")]
     rows = {(row["patient"], row["session"]): row for row in csv.DictReader((tmp_path / "masks" / "segmented.csv").open())}

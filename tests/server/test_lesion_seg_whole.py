@@ -1,11 +1,13 @@
 """Lesions through the whole path: phantom hospitals, guards, ledgers, noise, masks. Without noise it is the plain computation."""
 
+import re
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from image_plans import TINY
+from image_runs import run_with
 from phantom_sites import write_hospital
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
@@ -16,7 +18,10 @@ from privacy.verify import verify_ledger
 from server.checkpoint import latest_checkpoint
 from server.cli import main as lead
 from server.cli_run import simulate
+from server.export import final_model
 from server.folder import RunFolder
+from server.phantoms import tried
+from server.report_phantoms import phantom_section
 from server.state import read_state
 from tasks.cohorts import open_cohort
 from tasks.lesion_seg.task import TASK
@@ -71,4 +76,8 @@ def test_with_noise_every_ledger_holds_and_the_report_says_what_it_cost(data: Pa
     assert lead(["report", str(run.path)]) == 0
     page = (run.path / "report.html").read_text()
     assert "Dice" in page
-    assert "P002" not in page
+    assert not re.search(r"\bP\d{3}\b", re.sub(r'src="[^"]*"', "", page))
+    plain = run_with(tmp_path / "plain", model=final_model(run, run.plan()))  # no hospital ever answered this one
+    section = phantom_section(plain.plan(), tried(plain, plain.plan()))
+    assert section in page
+    assert page.count("<img ") == section.count("<img ") == 16

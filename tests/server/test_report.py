@@ -227,3 +227,13 @@ def test_the_exported_model_says_how_much_noise_blurs_its_range(run_folder: Make
     noise = plan.privacy.describe_noise * plan.privacy.describe_clip * 2.0  # four sites
     declared = sum(participant.declared_patients for participant in plan.participants)
     assert found["statistics_doubt"] == pytest.approx(noise / declared)
+
+
+def test_a_run_on_tables_has_no_invented_patients(run_folder: Make) -> None:
+    from server.phantoms import tried
+
+    folder = run_folder()
+    assert tried(folder, folder.plan()) is None
+    text = write_report(folder.path).read_text()
+    assert "hantoms" not in text
+    assert "segment MODEL" not in text

@@ -6,7 +6,10 @@ import zlib
 import numpy as np
 import pytest
 
-from tasks.imaging.segmented_page import BOTH, DRAWN, FOUND, SHOWN_MOST, Shown, pictures, segmented_page
+from tasks.imaging.outlines import BOTH, DRAWN, FOUND, pictures
+from tasks.imaging.results import Segmented, Session
+from tasks.imaging.segmentation_scores import ScanScores
+from tasks.imaging.segmented_page import SHOWN_MOST, segmented_page
 
 SHAPE = (20, 24, 12)
 
@@ -65,19 +68,29 @@ def test_a_scan_without_lesions_shows_its_middle() -> None:
     assert [words for words, _ in shown] == ["slice 7 of 12"]
 
 
-def session(number: int, dice: float | None) -> Shown:
-    return Shown(f"P<{number:03d}>", 5.0 + number, 3, dice, None if dice is None else 4.0, (("slice 1 of 2", b"png"),))
+def session(number: int, dice: float | None, scanner: str = "") -> Session:
+    scores = ScanScores(dice or 0.0, 4.0 if dice else 0.0, 5.0 + number, 2.0, (0, 2, 1), (0, 1, 1), 3, 2)
+    return Session(f"P<{number:03d}>", str(number), scanner, Segmented(scores, dice is not None, (("slice 1 of 2", b"png"),)))
 
 
 def test_the_worst_come_first_names_are_escaped_and_the_page_asks_nobody_for_anything() -> None:
     page = segmented_page([session(1, 0.9), session(2, 0.2)], model="a <model>", made="now")
-    assert page.index("P&lt;002&gt;") < page.index("P&lt;001&gt;")
+    assert page.index("<h3>P&lt;002&gt;") < page.index("<h3>P&lt;001&gt;")
     assert "a &lt;model&gt;" in page
     assert "Bland and Altman" in page
     assert "<script" not in page
     assert "http" not in page.replace("http-equiv", "")
     assert "img-src data:" in page
     assert "stays in the hospital" in page
+
+
+def test_results_are_by_scanner_load_and_size_of_lesions() -> None:
+    page = segmented_page([session(1, 0.9, "Acme <1> 3T"), session(2, 0.2), session(3, None, "Unseen 1.5T")], model="m", made="now")
+    assert "Acme &lt;1&gt; 3T" in page
+    assert "not named" in page
+    assert "Unseen" not in page
+    for words in ("By scanner", "By lesion load", "Single lesions by size", "below 0.1 mL", "1 of 2", "2 to 12 mL"):
+        assert words in page
 
 
 def test_without_drawn_masks_there_is_no_agreement_and_of_many_sessions_not_all_are_shown() -> None:

@@ -13,8 +13,9 @@ from tasks.base import Task
 from tasks.errors import ContractError, DataError
 from tasks.imaging.cache import Cache
 from tasks.imaging.entries import Entry
+from tasks.imaging.segmentation_scores import bland_altman
 from tasks.imaging.store import Scan, open_store
-from tasks.imaging.task import ImageTask
+from tasks.imaging.task import ImageTask, ShownOnPhantoms
 from tasks.lesion_seg.scoring import LOADS, REACH_ML, LesionScoring
 from tasks.lesion_seg.task import PATCH, PATCHES, TASK
 from tasks.metrics import Z95
@@ -213,3 +214,65 @@ def test_bins_that_cannot_be_are_refused(bins: int) -> None:
 def test_a_histogram_of_another_length_is_refused() -> None:
     with pytest.raises(ContractError, match="has 48 cells here"):
         LesionScoring(8).figures(np.zeros(47))
+
+
+def opened(found_ml: np.ndarray, true_ml: np.ndarray, dice: np.ndarray, *, bins: int = 64) -> tuple[LesionScoring, np.ndarray]:
+    """The scoring and the sum of such sessions, each of another patient."""
+    scoring = LesionScoring(bins)
+    outputs = np.stack([dice, np.full_like(dice, 0.5), found_ml, true_ml], axis=1)
+    places, cells = scoring.places(Scored(outputs, np.zeros(len(dice)), np.zeros((len(dice), 4)))), np.zeros(scoring.cells)
+    for block, weight in enumerate(scoring.weights):
+        np.add.at(cells, places[:, block], weight)
+    return scoring, cells
+
+
+def test_the_charts_are_those_of_the_figures_and_near_bland_and_altmans_own() -> None:
+    rng = np.random.default_rng(3)
+    true_ml = rng.uniform(0.5, 20, 300)
+    found_ml, dice = true_ml + rng.normal(-0.7, 1.5, 300), rng.uniform(0.2, 0.9, 300)
+    scoring, cells = opened(found_ml, true_ml, dice)
+    figures, (loads, volumes) = scoring.figures(cells), scoring.panels(cells)
+    assert [name for name, _ in loads.lines] == ["all with lesions", "below 2 mL", "2 to 12 mL", "from 12 mL"]
+    assert [one.value for _, one in loads.lines] == [figures[name] for name in ("dice", "dice_small", "dice_medium", "dice_large")]
+    said, lines = bland_altman(found_ml, true_ml), dict(volumes.lines)
+    assert lines["mean"].value == figures["volume_bias_ml"] == pytest.approx(said.bias_ml, abs=0.1)
+    assert lines["upper limit"].value == pytest.approx(said.high_ml, abs=0.25)
+    assert lines["lower limit"].value == pytest.approx(said.low_ml, abs=0.25)
+    reach = lines["upper limit"].value - lines["lower limit"].value
+    assert reach == pytest.approx(2 * figures["volume_agreement_ml"])
+    error = np.sqrt(3 / 300) * 1.5  # of a limit, where differences are normal: Bland and Altman 1986
+    assert lines["upper limit"].sampling_se == pytest.approx(error, rel=0.25)
+
+
+def test_noise_widens_every_line_of_a_chart_and_too_much_of_it_leaves_none() -> None:
+    rng = np.random.default_rng(4)
+    true_ml, dice = rng.uniform(0.5, 20, 200), rng.uniform(0.2, 0.9, 200)
+    scoring, cells = opened(true_ml * rng.uniform(0.7, 1.1, 200), true_ml, dice, bins=16)
+    for plain, noisy in zip(scoring.panels(cells), scoring.panels(cells, noise_std=1.0), strict=True):
+        assert plain.title == noisy.title
+        sure = dict(plain.lines)
+        assert len(noisy.lines) > 1
+        assert all(sure[name].se < one.se for name, one in noisy.lines)  # a load that few have may be gone altogether
+    assert scoring.panels(cells, noise_std=1e4) == ()
+    assert scoring.panels(np.zeros(scoring.cells)) == ()
+
+
+def test_a_figure_that_lies_in_one_bin_claims_no_interval() -> None:
+    scoring, cells = opened(np.array([4.0, 5.0, 6.0]), np.array([5.0, 5.0, 5.0]), np.array([0.5, 0.5, 0.5]))
+    figures = scoring.figures(cells)
+    assert "dice" in figures
+    assert "dice_low" not in figures
+
+
+def test_a_plans_invented_hospitals_are_the_same_for_everybody_and_fit_its_grid() -> None:
+    columns = ("flair", "t1w")
+    for spacing, sessions in ((0.0, 16), (4.0, 16), (2.0, 16), (1.0, 8), (0.5, 4)):
+        options = {"spacing_mm": spacing}
+        found = TASK.phantoms(options, columns)
+        assert repr(found) == repr(TASK.phantoms(options, columns))
+        assert sum(len(each.loads_ml) for each in found) == sessions
+        assert len({each.about for each in found}) == 4
+        edges = [float(np.prod(each.scanner.spacing_mm)) ** (1 / 3) for each in found]
+        assert all(0.9 * max(spacing, 2.0) < edge < 1.1 * max(spacing, 2.0) for edge in edges if spacing)
+        assert {each.scanner.modalities for each in found} == {("FLAIR", "T1w")}
+    assert isinstance(TASK, ShownOnPhantoms)
