@@ -39,6 +39,15 @@ class ImageTask(Task, Protocol):
         """At most so many sessions of a patient count, the last ones."""
         ...
 
+    @property
+    def marks(self) -> str:
+        """What a mask of it marks, as BIDS' `label-` has it."""
+        ...
+
+    def readable(self, scans: Sequence[Scan]) -> tuple[Scan, ...]:
+        """What a finished model can be asked about: sessions, or pairs of them. Masks are not needed. `DataError` if nothing can."""
+        ...
+
     def cohort_of_scans(self, scans: Sequence[Scan]) -> Cohort:
         """The patients whose sessions can serve, from headers alone, in the order of `scans`. `DataError` if there is nobody."""
         ...

@@ -1,0 +1,71 @@
+"""The task that plans name: MS lesions that are new since the session before, from both sessions together.
+
+As `lesion_seg` in all but what a row is: a pair of a patient's sessions (`tasks.imaging.pairs`), with the sequences of the later one
+first. All pairs of a patient are one contribution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.base import Label
+from tasks.errors import ContractError, DataError
+from tasks.lesion_seg.task import SEQUENCES, LesionSeg
+
+if TYPE_CHECKING:
+    from tasks.imaging.store import Scan
+
+NAME: Final = "new_lesions"
+VERSION: Final = "1"
+MAIN: Final = "flair"  # by it two sessions are compared (`tasks.imaging.pairs`)
+BEFORE: Final = {f"{column}_before": f"{name}_before" for column, name in SEQUENCES.items()}  # as `tasks.imaging.layout.EARLIER`
+CUTS_ML: Final = (0.25, 1.0)  # one lesion of average size (0.2 mL), some five of them
+REACH_ML: Final = 10.0
+
+
+class NewLesions(LesionSeg):
+    """`tasks.base.Task` and `tasks.imaging.task.ImageTask`."""
+
+    name: ClassVar[str] = NAME
+    version: ClassVar[str] = VERSION
+    marks: ClassVar[str] = "newlesion"
+    sequences: ClassVar[Mapping[str, str]] = SEQUENCES | BEFORE
+    label: ClassVar[Label] = Label("new_lesion", "the voxel lies in a lesion of MS that is new since the session before")
+    population: ClassVar[str] = "People with MS or CIS with two brain MRI in one space, and masks that tell which lesions are new."
+    nobody: ClassVar[str] = (
+        "none of {sessions} sessions has FLAIR as the session before it has, and a mask of new lesions, or both of them masks of "
+        "lesions: this task learns from such pairs"
+    )
+    cuts_ml: ClassVar[tuple[float, float]] = CUTS_ML
+    reach_ml: ClassVar[float] = REACH_ML
+
+    def readable(self, scans: Sequence[Scan]) -> tuple[Scan, ...]:
+        """The pairs of sessions with FLAIR that follow each other; whether they lie in one space shows when they are prepared."""
+        from tasks.imaging.pairs import pairs_of
+
+        pairs = pairs_of(scans)
+        if not pairs:
+            raise DataError(f"no patient of {len(scans)} sessions has two with FLAIR on different days: nothing can be new")
+        return pairs
+
+    def kept(self, present: NDArray[np.bool_], drop_rate: float, seed: bytes) -> NDArray[np.bool_]:
+        """A sequence is dropped in both sessions or in none: a lesion seen in one alone would be called new."""
+        now, before = np.split(present, 2)
+        left = super().kept(now | before, drop_rate, seed)
+        return np.concatenate([now & left, before & left])
+
+    def _sequences(self, columns: Sequence[str] | None) -> tuple[str, ...]:
+        """Those of the later session, then the same of the earlier one. `ContractError` unless a plan names each for both, and FLAIR."""
+        wanted = set(self.sequences if columns is None else columns)
+        if MAIN not in wanted or {f"{name}_before" for name in wanted & set(SEQUENCES)} != wanted & set(BEFORE):
+            raise ContractError(
+                f"columns {sorted(wanted)}: {MAIN} and {MAIN}_before, and any other sequence for both sessions, such as t1w,t1w_before"
+            )
+        return super()._sequences(columns)
+
+
+TASK: Final = NewLesions()
