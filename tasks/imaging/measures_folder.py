@@ -102,7 +102,7 @@ def _write_manifest(folder: Path, new: Path, rows: int) -> None:
 
 
 def more_as_csv(found: Sequence[Measured], rows: Mapping[Key, Row], changes: Sequence[ChangeMask]) -> str:
-    """One row for each session that has a row in `mri`; a mask of change that names no session stands with the patient's last one."""
+    """One row for each session that has a row in `mri`; a mask of change that names none stands with the patient's last."""
     masks = {(each.patient, each.session): each for each in changes}
     last = {each.scan.patient: each.scan for each in found if (each.scan.subject, each.scan.session) in rows}
     text = io.StringIO(newline="")

@@ -1,8 +1,8 @@
 """Two sessions of a patient that follow each other, as one scan: what is new in the later one is asked of both together.
 
-The images of the earlier session stand beside those of the later one under the names of `layout.EARLIER`. The truth is a mask of new
-lesions, if somebody has drawn one; else, where both sessions have lesion masks, the lesions of the later one that touch none of the
-earlier one (`measures.new_between`), worked out when the pair is prepared. A mask of all change is none: it holds what shrank too.
+The images of the earlier session stand beside those of the later one under the names of `layout.EARLIER`. The truth is a mask of
+new lesions, if somebody has drawn one; else, where both sessions have lesion masks, the lesions of the later one that touch none of
+the earlier one (`measures.new_between`), worked out when the pair is prepared. A mask of all change is none: what shrank is in it.
 Names and headers alone are looked at here; whether both sessions show the head in one place shows when a pair is prepared.
 """
 

@@ -55,7 +55,8 @@ class Recipe:
             raise ContractError(
                 f"spacing {self.spacing_mm} mm: three, each from {SPACING_MM[0]} to {SPACING_MM[1]}, or none for the scan's own"
             )
-        if not self.modalities or len(set(self.modalities)) < len(self.modalities) or not set(self.modalities) <= {*MODALITIES, *EARLIER}:
+        wanted = set(self.modalities)
+        if not wanted or len(wanted) < len(self.modalities) or not wanted <= {*MODALITIES, *EARLIER}:
             raise ContractError(f"modalities {list(self.modalities)}: one or more of {[*MODALITIES, *EARLIER]}, each once")
         if self.crop not in {"head", "none"} or not 0 <= self.margin_mm <= 100:
             raise ContractError(f"crop {self.crop!r} with {self.margin_mm} mm: head or none, with 0 to 100 mm")
@@ -154,7 +155,7 @@ def _channel(volume: Volume, grid: Grid, recipe: Recipe) -> NDArray[np.float16]:
 
 
 def read_truth(scan: Scan) -> Volume | None:
-    """What a network is to find in `scan`, as 0 and 1 on the grid of the mask; of a pair with two masks, the lesions that are new."""
+    """What a network is to find in `scan`, as 0 and 1 on the mask's grid; of a pair with two masks, the lesions that are new."""
     if scan.mask is None:
         return None
     drawn = read_mask(scan.mask)
@@ -175,7 +176,7 @@ def _refuse_two_places(paths: Mapping[str, Path]) -> None:
         raise ImageError("no_modality", "two sessions without a sequence in common that the plan asks for: nothing can be compared")
     now, earlier = (sight_of(read_volume(paths[name])) for name in both)
     if not (found := apart(earlier, now)).together:
-        raise ImageError("not_registered", f"the two sessions do not show the head in one place ({found.words}): register them first")
+        raise ImageError("not_registered", f"two sessions do not show the head in one place ({found.words}): register them first")
 
 
 def _mask(scan: Scan, grid: Grid) -> tuple[Flags | None, float | None, float]:

@@ -45,7 +45,7 @@ class ImageTask(Task, Protocol):
         ...
 
     def readable(self, scans: Sequence[Scan]) -> tuple[Scan, ...]:
-        """What a finished model can be asked about: sessions, or pairs of them. Masks are not needed. `DataError` if nothing can."""
+        """What a finished model can be asked about: sessions, or pairs of them; masks not needed. `DataError` if nothing can."""
         ...
 
     def cohort_of_scans(self, scans: Sequence[Scan]) -> Cohort:

@@ -60,8 +60,7 @@ class LesionSeg:
     def contract(self) -> Contract:
         """A column for each sequence: whether the session has it. What a plan names is what the network sees."""
         columns = [
-            Column(column, "binary", f"a {name.removesuffix(BEFORE)} image of the session{' before' if name.endswith(BEFORE) else ''}", nullable=False, modality="mri")
-            for column, name in self.sequences.items()
+            Column(column, "binary", f"a {_words(name)}", nullable=False, modality="mri") for column, name in self.sequences.items()
         ]
         return Contract(self.name, self.version, tuple(columns), self.label)
 
@@ -84,8 +83,8 @@ class LesionSeg:
         names = tuple(scan.patient for scan in usable)
         n = len(set(names))
         report = DataReport(
-            task=self.name, version=self.version, table="images", rows_read=len(scans), patients=n, label="lesion masks", label_counts=(n, 0),
-            columns=(), findings=(), not_read=(), withheld=(), suspects=(), leak_check="masks are the label",
+            task=self.name, version=self.version, table="images", rows_read=len(scans), patients=n, label="lesion masks",
+            label_counts=(n, 0), columns=(), findings=(), not_read=(), withheld=(), suspects=(), leak_check="masks are the label",
         )  # fmt: skip
         return Cohort(names, values, np.zeros(len(usable), np.int8), report, scans=tuple(usable))
 
@@ -161,6 +160,11 @@ class LesionSeg:
     def _sequences(self, columns: Sequence[str] | None) -> tuple[str, ...]:
         wanted = tuple(self.sequences) if columns is None else tuple(columns)
         return tuple(self.sequences[self.contract.column(name).name] for name in self.sequences if name in wanted)
+
+
+def _words(name: str) -> str:
+    which = "session before" if name.endswith(BEFORE) else "session"
+    return f"{name.removesuffix(BEFORE)} image of the {which}"
 
 
 def spacing_of(options: Options) -> float:

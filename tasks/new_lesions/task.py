@@ -1,7 +1,7 @@
 """The task that plans name: MS lesions that are new since the session before, from both sessions together.
 
-As `lesion_seg` in all but what a row is: a pair of a patient's sessions (`tasks.imaging.pairs`), with the sequences of the later one
-first. All pairs of a patient are one contribution.
+As `lesion_seg` in all but what a row is: a pair of a patient's sessions (`tasks.imaging.pairs`), the later one's sequences first. All
+pairs of a patient are one contribution.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tasks.base import Label
 from tasks.errors import ContractError, DataError
-from tasks.lesion_seg.task import SEQUENCES, LesionSeg
+from tasks.lesion_seg.task import BEFORE, SEQUENCES, LesionSeg
 
 if TYPE_CHECKING:
     from tasks.imaging.store import Scan
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 NAME: Final = "new_lesions"
 VERSION: Final = "1"
 MAIN: Final = "flair"  # by it two sessions are compared (`tasks.imaging.pairs`)
-BEFORE: Final = {f"{column}_before": f"{name}_before" for column, name in SEQUENCES.items()}  # as `tasks.imaging.layout.EARLIER`
+EARLIER: Final = {column + BEFORE: name + BEFORE for column, name in SEQUENCES.items()}  # as `tasks.imaging.layout.EARLIER`
 CUTS_ML: Final = (0.25, 1.0)  # one lesion of average size (0.2 mL), some five of them
 REACH_ML: Final = 10.0
 
@@ -33,7 +33,7 @@ class NewLesions(LesionSeg):
     name: ClassVar[str] = NAME
     version: ClassVar[str] = VERSION
     marks: ClassVar[str] = "newlesion"
-    sequences: ClassVar[Mapping[str, str]] = SEQUENCES | BEFORE
+    sequences: ClassVar[Mapping[str, str]] = SEQUENCES | EARLIER
     label: ClassVar[Label] = Label("new_lesion", "the voxel lies in a lesion of MS that is new since the session before")
     population: ClassVar[str] = "People with MS or CIS with two brain MRI in one space, and masks that tell which lesions are new."
     nobody: ClassVar[str] = (
@@ -59,11 +59,11 @@ class NewLesions(LesionSeg):
         return np.concatenate([now & left, before & left])
 
     def _sequences(self, columns: Sequence[str] | None) -> tuple[str, ...]:
-        """Those of the later session, then the same of the earlier one. `ContractError` unless a plan names each for both, and FLAIR."""
+        """The later session's, then the same of the earlier one. `ContractError` unless a plan names each for both, and FLAIR."""
         wanted = set(self.sequences if columns is None else columns)
-        if MAIN not in wanted or {f"{name}_before" for name in wanted & set(SEQUENCES)} != wanted & set(BEFORE):
+        if MAIN not in wanted or {name + BEFORE for name in wanted & set(SEQUENCES)} != wanted & set(EARLIER):
             raise ContractError(
-                f"columns {sorted(wanted)}: {MAIN} and {MAIN}_before, and any other sequence for both sessions, such as t1w,t1w_before"
+                f"columns {sorted(wanted)}: {MAIN} and {MAIN}_before, and any other sequence for both sessions, as t1w,t1w_before"
             )
         return super()._sequences(columns)
 

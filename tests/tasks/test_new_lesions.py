@@ -325,7 +325,7 @@ def test_native_pairs_are_read_and_segmented_and_their_masks_of_all_change_teach
         assert np.allclose(mask.affine, image.affine)
 
 
-def test_a_native_pairs_mask_is_the_truth_where_the_hospital_says_that_it_marks_new_lesions(real_data: Path, tmp_path: Path) -> None:
+def test_a_native_pairs_mask_is_the_truth_where_a_map_says_that_it_marks_new_lesions(real_data: Path, tmp_path: Path) -> None:
     site = real(real_data, "ms_mri_longitudinal") / "site-ljubljana"
     (tmp_path / "images.yaml").write_text(
         f"format: wardround/images\nformat_version: 1\nroot: {site}\nscans: sub-{{patient}}/ses-{{session}}/anat\nimages:\n"
