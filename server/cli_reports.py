@@ -13,7 +13,7 @@ from server.card import NOT_PRIVATE_BANNER
 from server.cli_output import Output
 from server.errors import ServerError
 from server.export import copy_export
-from server.figures import all_words, primary_of
+from server.figures import all_words
 from server.folder import RunFolder, open_folder
 from server.home import LeadHome
 from server.leaving import departure_sentences
@@ -99,7 +99,7 @@ def show_status(home: LeadHome, args: argparse.Namespace, out: Output) -> int:
     sentences = departure_sentences(read_state(path))
     said: dict[str, Json] = {
         "left": f"{len(sentences)} for good, see below" if sentences else "none",
-        "metrics": all_words(dict(last_metrics(read_state(path))), primary_of(open_folder(path).plan())) or "none",
+        "metrics": all_words(dict(last_metrics(read_state(path))), None) or "none",
     }
     shown = found if out.as_json else found | said
     out.facts(f"run {found['run_id']}: {found['phase']}" + ("" if found["private"] else f"  {NOT_PRIVATE_BANNER}"), shown)

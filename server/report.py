@@ -37,7 +37,7 @@ from server.report_phantoms import images_note, phantom_section
 from server.row_gap import read_row_gap
 from server.state import RunState, read_state
 from server.sums import result_html, result_of, sums_only
-from tasks.imaging.results_html import STYLE as RESULTS_STYLE
+from tasks.imaging.results_style import STYLE as RESULTS_STYLE
 
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#1c1917;background:#fafaf9;margin:0}

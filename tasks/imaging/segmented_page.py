@@ -13,7 +13,8 @@ import numpy as np
 
 from privacy.report_html import Html, element, join, paragraph, tag, text
 from tasks.imaging.results import Cuts, Session, by_load, by_scanner, drawn_of, row_of
-from tasks.imaging.results_html import STYLE, agreement, keys, results_table, sizes_table, slices
+from tasks.imaging.results_html import agreement, keys, results_table, sizes_table, slices
+from tasks.imaging.results_style import STYLE
 from tasks.imaging.task import CAUTION, LOAD_CUTS_ML, TOO_SURE
 from tasks.ms.pages import cards, page, section
 

@@ -205,7 +205,7 @@ def test_every_command_has_help(cli: Cli, verb: str) -> None:
 def test_looking_at_a_run_imports_nothing_that_trains_or_connects(run_folder: Callable[..., RunFolder]) -> None:
     program = (
         "import sys; from server.cli import main; main(['status', sys.argv[1]]); "
-        "print([name for name in ('torch', 'flwr', 'mlflow', 'hydra', 'pandas', 'client') if name in sys.modules])"
+        "print([name for name in ('torch', 'flwr', 'mlflow', 'hydra', 'pandas', 'nibabel', 'client') if name in sys.modules])"
     )
     found = subprocess.run(
         [sys.executable, "-c", program, str(run_folder().path)],
