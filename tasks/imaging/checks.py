@@ -47,7 +47,7 @@ def check_voxels(store: Store, tick: Callable[[], None]) -> tuple[Finding, ...]:
     first: dict[str, _File] = {}  # by digest
     told: set[Path] = set()
     before = {pair.images[MAIN]: pair.before.images[MAIN] for pair in pairs_of(store.scans) if pair.before is not None}
-    seen: dict[Path, Sight] = {}
+    compared, seen = {*before, *before.values()}, dict[Path, Sight]()
     for each in _files(store):
         try:
             read = read_image(each.path) if each.role in MODALITIES else read_lesions(each.path)
@@ -60,7 +60,7 @@ def check_voxels(store: Store, tick: Callable[[], None]) -> tuple[Finding, ...]:
             elif all(remark.code != "empty_mask" for remark in new):  # empty masks of one size are all alike
                 found += _twice(store, first.setdefault(read.digest, each), each, told)
             found += [Finding(rule_called(remark.code), store.place(each.path), remark.found) for remark in new]
-            if each.path in before or each.path in before.values():
+            if each.path in compared:
                 found += _apart(store, each.path, sight_of(read.volume), seen, before)
             del read  # before the next is read: one volume at a time
         tick()

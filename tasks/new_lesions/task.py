@@ -1,7 +1,7 @@
 """The task that plans name: MS lesions that are new since the session before, from both sessions together.
 
-As `lesion_seg` in all but what a row is: a pair of a patient's sessions (`tasks.imaging.pairs`), the later one's sequences first. All
-pairs of a patient are one contribution.
+As `lesion_seg` in all but what a row is: a pair of a patient's sessions (`tasks.imaging.pairs`), the later one's sequences first.
+All pairs of a patient are one contribution.
 """
 
 from __future__ import annotations
