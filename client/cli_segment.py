@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # torch and nibabel are for those who segment
     from tasks.imaging.volume import Volume
 
 TABLE = "segmented.csv"
-HEAD = ("patient", "session", "day", "scanner", "lesion_ml", "lesions", "dice", "drawn_ml", "reason")
+HEAD = ("patient", "session", "day", "since", "scanner", "lesion_ml", "lesions", "dice", "drawn_ml", "reason")
 NOT_BIDS = re.compile(r"[^A-Za-z0-9+]")
 EXAMPLES = """examples:
   wardround-site segment model/ --out /srv/masks                       every session of this site's images
@@ -42,6 +42,7 @@ EXAMPLES = """examples:
   wardround-site segment model/ --folder /mnt/bids --out /srv/masks --patient P-0123
 MODEL is a folder that `wardround-lead model export` wrote. The new folder is laid out as BIDS has it for derivatives, a mask on the
 voxels of the session's first image, and segmented.csv with scanner, volume, number of lesions and, where a mask was drawn, Dice.
+A model of new lesions compares each session with the one before, which the column since names.
 Masks are called desc-predicted: under that name neither `data measure` nor training takes them for drawn ones.
 exit status: 0 done, 1 a session cannot be used (the others are written), 2 usage or configuration"""
 
@@ -85,7 +86,7 @@ def _segment(home: Home, args: argparse.Namespace, out: Output) -> int:
     scans, _ = usable_scans(args.folder.expanduser() if args.folder else load_config(home).data)
     if missing := set(args.patient) - {scan.patient for scan in scans}:
         raise DataError(f"{len(missing)} of {len(set(args.patient))} patients have no session of images that can be used")
-    chosen = [scan for scan in scans if not args.patient or scan.patient in args.patient]
+    chosen = task.readable([scan for scan in scans if not args.patient or scan.patient in args.patient])
     told = _all(exported, task, chosen, target, shown=args.html, choice=device_choice(home))
     if args.html:
         _write(target / "segmented.html", _page(exported, task, told).encode())
@@ -135,7 +136,7 @@ def _one(exported: "Exported", task: ImageTask, apply: "Apply", one: Told, targe
         found, mask = segmented(task, apply, one.scan, exported.options.model, exported.task.columns, shown=shown)
     except ImageError as error:
         return replace(one, reason=f"{error.code}: {error.sentence}")
-    _write_mask(target, one.label, mask)
+    _write_mask(target, one.label, mask, marks=task.marks)
     return replace(one, found=found)
 
 
@@ -158,7 +159,7 @@ def _unlike(label: str, taken: set[str]) -> str:
     return label if label not in taken else next(name for n in range(2, len(taken) + 3) if (name := f"{label}x{n}") not in taken)
 
 
-def _write_mask(target: Path, label: tuple[str, ...], mask: "Volume") -> None:
+def _write_mask(target: Path, label: tuple[str, ...], mask: "Volume", *, marks: str) -> None:
     from tasks.imaging.volume import write_volume
 
     folder = target
@@ -166,7 +167,7 @@ def _write_mask(target: Path, label: tuple[str, ...], mask: "Volume") -> None:
         folder = folder / part
         _private(folder)
     try:
-        write_volume(folder / f"{'_'.join(label)}_desc-predicted_label-lesion_mask.nii.gz", mask, dtype="uint8")
+        write_volume(folder / f"{'_'.join(label)}_desc-predicted_label-{marks}_mask.nii.gz", mask, dtype="uint8")
     except OSError as error:
         raise _broken_off(target, error) from error
 
@@ -213,7 +214,8 @@ def _about(exported: "Exported") -> bytes:
 
 def _row(each: Told) -> Sequence[object]:
     scan, found = each.scan, each.found
-    first = (scan.patient, scan.session, "" if scan.day is None else scan.day, scan.scanner)
+    since = "" if scan.before is None else scan.before.session or f"day {scan.before.day}"
+    first = (scan.patient, scan.session, "" if scan.day is None else scan.day, since, scan.scanner)
     if found is None:
         return (*first, "", "", "", "", each.reason)
     dice = "" if found.dice is None else f"{found.dice:.4f}"
@@ -235,7 +237,8 @@ def _sessions(told: Sequence[Told]) -> "list[Session]":
         if each.found is not None:
             day = "" if each.scan.day is None else f", day {each.scan.day}"
             session = f", session {each.scan.session}" if each.scan.session else ""
-            found.append(Session(f"{each.scan.patient}{session}{day}", each.scan.patient, each.scan.scanner, each.found))
+            since = "" if each.scan.before is None else f", new since session {each.scan.before.session}"
+            found.append(Session(f"{each.scan.patient}{session}{day}{since}", each.scan.patient, each.scan.scanner, each.found))
     return found
 
 

@@ -4,10 +4,12 @@
     scripts/bench mri_train                                        six invented sites with 100 patients each (an hour or more)
     scripts/bench mri_train --sites 3 --patients 20 --rounds 40    minutes
     scripts/bench mri_train --arms federated --folder phantoms     scans of an earlier call, if they are there
+    scripts/bench mri_train --task new_lesions                     pairs of sessions: only what is new in the second is to be found
 
 Phantoms of scanners that differ; 60 % of the patients train, figures are of the 20 % of the test, session by session, exact and
 without noise. Plans, trainers, patches and noise are the product's (`consortium_in_process`); transport and masks are left out. The
-threshold is the best single one of normalised FLAIR on the training scans. Intervals: 95 % over test sessions.
+threshold is the best single one on the training scans, of normalised FLAIR, or of FLAIR less that of the session before. Intervals:
+95 % over test sessions. Patients of new_lesions have two sessions each and `--new` lesions more a year on average.
 """
 
 from __future__ import annotations
@@ -44,14 +46,18 @@ from tasks.base import Cohort  # noqa: E402
 from tasks.cohorts import open_cohort  # noqa: E402
 from tasks.imaging.cache import Cache  # noqa: E402
 from tasks.imaging.phantoms import invented_sites, write_phantoms  # noqa: E402
+from tasks.imaging.prepare import Recipe  # noqa: E402
 from tasks.imaging.resample import Grid  # noqa: E402
 from tasks.imaging.segmentation_scores import best_threshold, bland_altman, icc, score_scan  # noqa: E402
-from tasks.lesion_seg.scoring import DICE, F1, FOUND_ML, LOAD_CUTS_ML, TRUE_ML  # noqa: E402
-from tasks.lesion_seg.task import TASK  # noqa: E402
+from tasks.lesion_seg.scoring import DICE, F1, FOUND_ML, TRUE_ML  # noqa: E402
+from tasks.lesion_seg.task import TASK as LESIONS  # noqa: E402
+from tasks.lesion_seg.task import LesionSeg  # noqa: E402
+from tasks.new_lesions.task import TASK as NEW  # noqa: E402
 
+TASKS: Final = {task.name: task for task in (LESIONS, NEW)}
 ARMS: Final = ("threshold", "local", "pooled", "federated", "distributed8")
 WORDS: Final = {
-    "threshold": "best single threshold of FLAIR",
+    "threshold": "best single threshold of FLAIR, or of its difference",
     "local": "each site alone",
     "pooled": "pooled: all scans in one place",
     "federated": "federated, no noise",
@@ -67,6 +73,7 @@ Floats = np.ndarray
 class World:
     """Cohorts by site, patients named after it; prepared scans in `cache`."""
 
+    task: LesionSeg
     cohorts: Mapping[str, Cohort]
     cache: Path
     salt: bytes
@@ -74,15 +81,18 @@ class World:
     common: tuple[str, ...]
 
     def words(self, *more: str) -> list[str]:
-        return ["task=lesion_seg", *self.common, *more]
+        return [f"task={self.task.name}", *self.common, *more]
 
 
 def world_of(folder: Path, options: argparse.Namespace) -> World:
     if not (folder / "truth").is_dir():
-        write_phantoms(folder, sites=invented_sites(options.sites, options.seed), patients=options.patients, seed=options.seed)
+        sites = invented_sites(options.sites, options.seed)
+        if TASKS[options.task] is NEW:
+            sites = tuple(replace(site, sessions=(0.0, 1.0), new_per_year=options.new) for site in sites)
+        write_phantoms(folder, sites=sites, patients=options.patients, seed=options.seed)
     cohorts = {}
     for site in sorted(path.name for path in folder.iterdir() if path.name.startswith("site-")):
-        found = open_cohort(TASK, folder / site)
+        found = open_cohort(TASKS[options.task], folder / site)
         cohorts[site] = replace(found, patient_ids=tuple(f"{site}-{name}" for name in found.patient_ids))
     salt = hashlib.sha256(f"split {options.seed}".encode()).digest()[:16]
     common = (
@@ -93,7 +103,7 @@ def world_of(folder: Path, options: argparse.Namespace) -> World:
         f"schedule.evaluate_every={options.rounds}",
         f"strategy.options.rate={options.rate}",
     )
-    return World(cohorts, folder / "prepared", salt, options.seed, common)
+    return World(TASKS[options.task], cohorts, folder / "prepared", salt, options.seed, common)
 
 
 def pooled_cohort(world: World) -> Cohort:
@@ -111,7 +121,7 @@ def trained(world: World, cohorts: Mapping[str, Cohort], words: Sequence[str], *
     """Plan and final model over these cohorts as sites."""
     names = tuple(cohorts) if len(cohorts) > 2 else (*cohorts, *ABSENT)
     roster = roster_of(names, world.salt)
-    trainers = trainers_of(TASK, cohorts, roster, world.seed, *seed, cache=world.cache)
+    trainers = trainers_of(world.task, cohorts, roster, world.seed, *seed, cache=world.cache)
     sizes = {**dict.fromkeys(names, 10), **declared(trainers)}
     plan = plan_of(world.words(*words), roster, sizes)
     return plan, train(plan, trainers).model
@@ -119,26 +129,27 @@ def trained(world: World, cohorts: Mapping[str, Cohort], words: Sequence[str], *
 
 def judged(world: World, plan: Plan, model: Floats, side: Side) -> Floats:
     """What the task's scoring takes, (n_sessions, 4), of one side."""
-    return ScanEncoder(TASK, world.cache).scored(plan, model_of(TASK, plan), model[plan.n_buffers :], side).outputs
+    return ScanEncoder(world.task, world.cache).scored(plan, model_of(world.task, plan), model[plan.n_buffers :], side).outputs
 
 
 def sides_of(world: World, name: str) -> dict[str, Side]:
     return {
-        site: getattr(Trainer(TASK, cohort, salt=world.salt, held_out_fraction=0.4, entropy=os.urandom).sides, name)
+        site: getattr(Trainer(world.task, cohort, salt=world.salt, held_out_fraction=0.4, entropy=os.urandom).sides, name)
         for site, cohort in world.cohorts.items()
     }
 
 
 def by_threshold(world: World) -> Floats:
     """The threshold chosen on all training scans, judged on the test scans."""
-    recipe = TASK.recipe(_options(world), ("flair", "t1w"))
+    recipe = _recipe(world)
 
     def scans(name: str) -> list[tuple[Floats, Floats, float]]:
         found = []
         for side in sides_of(world, name).values():
             for outcome in Cache(world.cache, recipe).fill(side.scans):
                 if outcome.entry is not None and (scan := outcome.entry.read()).mask is not None:
-                    found.append((scan.channels[0], scan.mask, Grid(outcome.entry.shape, outcome.entry.grid_affine).voxel_ml))
+                    values = scan.channels[0] - scan.channels[len(scan.channels) // 2] if world.task is NEW else scan.channels[0]
+                    found.append((values, scan.mask, Grid(outcome.entry.shape, outcome.entry.grid_affine).voxel_ml))
         return found
 
     level = best_threshold([(values, mask) for values, mask, _ in scans("training")]).value
@@ -149,9 +160,9 @@ def by_threshold(world: World) -> Floats:
     return np.array(rows)
 
 
-def _options(world: World) -> dict[str, Any]:
-    return dict(plan_of(world.words("privacy=none"), roster_of(tuple(world.cohorts), world.salt),
-                        dict.fromkeys(world.cohorts, 10)).model.options)  # fmt: skip
+def _recipe(world: World) -> Recipe:
+    plan = plan_of(world.words("privacy=none"), roster_of(tuple(world.cohorts), world.salt), dict.fromkeys(world.cohorts, 10))
+    return world.task.recipe(dict(plan.model.options), plan.task.columns)
 
 
 def run(world: World, arm: str) -> Floats:
@@ -172,11 +183,11 @@ def run(world: World, arm: str) -> Floats:
     return np.concatenate([judged(world, plan, model, side) for side in test.values()])
 
 
-def figures(rows: Floats) -> dict[str, float]:
-    """Of the sessions with lesions and, of volumes, of all."""
+def figures(task: LesionSeg, rows: Floats) -> dict[str, float]:
+    """Of the sessions with lesions, of those without any and, of volumes, of all."""
     rows = rows[~np.isnan(rows[:, DICE])]
-    ill = rows[rows[:, TRUE_ML] > 0]
-    load = np.searchsorted(LOAD_CUTS_ML, ill[:, TRUE_ML], side="right")
+    ill, well = (rows[some] for some in (rows[:, TRUE_ML] > 0, rows[:, TRUE_ML] == 0))
+    load = np.searchsorted(task.cuts_ml, ill[:, TRUE_ML], side="right")
     agreement = bland_altman(rows[:, FOUND_ML], rows[:, TRUE_ML])
     return {
         "sessions": float(len(ill)),
@@ -184,6 +195,9 @@ def figures(rows: Floats) -> dict[str, float]:
         "dice_reach": float(1.96 * ill[:, DICE].std(ddof=1) / np.sqrt(len(ill))),
         **{f"dice_{name}": float(ill[load == at, DICE].mean()) for at, name in enumerate(("small", "medium", "large"))
            if (load == at).any()},
+        **{f"sessions_{name}": float((load == at).sum()) for at, name in enumerate(("small", "medium", "large"))},
+        "sessions_none": float(len(well)),
+        **({"dice_none": float(well[:, DICE].mean()), "false_ml": float(well[:, FOUND_ML].mean())} if len(well) else {}),
         "lesion_f1": float(np.nanmean(ill[:, F1])),
         "bias_ml": agreement.bias_ml,
         "low_ml": agreement.low_ml,
@@ -193,18 +207,26 @@ def figures(rows: Floats) -> dict[str, float]:
 
 
 def show(result: dict[str, Any]) -> None:
-    table = Table("", "Dice", "below 2 mL", "2 to 12 mL", "above", "lesion F1", "volume: bias (limits), mL", "ICC", "CPU s")
+    low, high = TASKS[result["options"]["task"]].cuts_ml
+    loads = (f"below {low:g} mL", f"to {high:g} mL", "above")
+    table = Table("", "Dice", *loads, "lesion F1", "none there: none found, mL found", "volume: bias (limits), mL", "ICC", "CPU s")
     for arm, one in result["arms"].items():
         loads = [f"{one[name]:.2f}" if (name := f"dice_{load}") in one else "-" for load in ("small", "medium", "large")]
         volume = f"{one['bias_ml']:+.1f} ({one['low_ml']:.1f} to {one['high_ml']:.1f})"
         dice = f"{one['dice']:.3f} ± {one['dice_reach']:.3f}"
-        table.add_row(WORDS[arm], dice, *loads, f"{one['lesion_f1']:.2f}", volume, f"{one['icc']:.2f}", f"{one['cpu_s']:.0f}")
-    Console(width=130).print(table)
+        none = f"{one['dice_none']:.2f}, {one['false_ml']:.2f}" if one["sessions_none"] else "-"
+        table.add_row(WORDS[arm], dice, *loads, f"{one['lesion_f1']:.2f}", none, volume, f"{one['icc']:.2f}", f"{one['cpu_s']:.0f}")
+    Console(width=150).print(table)
+    counts = next(iter(result["arms"].values()))
+    parts = ", ".join(f"{counts[f'sessions_{load}']:.0f} {load}" for load in ("none", "small", "medium", "large"))
+    print(f"test sessions by what there is to find: {parts}")
     print(machine_line(result["machine"]))
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", choices=TASKS, default=LESIONS.name)
+    parser.add_argument("--new", type=float, default=6.0, help="new lesions a year, with --task new_lesions (default %(default)s)")
     parser.add_argument("--sites", type=int, default=6)
     parser.add_argument("--patients", type=int, default=100, help="of each site (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=100)
@@ -224,7 +246,7 @@ def main(arguments: list[str]) -> int:
         world = replace(world, common=(*world.common, f"privacy.sample_rate={options.sample_rate}"))
         for arm in options.arms:
             began = time.process_time()
-            result["arms"][arm] = figures(run(world, arm)) | {"cpu_s": time.process_time() - began}
+            result["arms"][arm] = figures(world.task, run(world, arm)) | {"cpu_s": time.process_time() - began}
             print(f"{arm}: Dice {result['arms'][arm]['dice']:.3f}", file=sys.stderr, flush=True)
     show(result)
     if options.json:

@@ -118,7 +118,7 @@ def _trial(task: ShownOnPhantoms, plan: Plan, model: Model, hospitals: tuple[Hos
     with tempfile.TemporaryDirectory(prefix="wardround-phantoms-") as scratch:
         for number, (hospital, scans) in enumerate(_patients(hospitals, Path(scratch)), start=1):
             where = f"{hospital.name.replace('-', ' ')}: {hospital.about}"
-            for scan in scans:
+            for scan in task.readable(scans):
                 try:
                     found, _ = segmented(task, network, scan, options, plan.task.columns, shown=True, slices=SLICES)
                 except ImageError as error:

@@ -27,6 +27,7 @@ BUILT_IN = {
     "treatment_response": "tasks.treatment_response.task:TASK",
     "treatment_response_relapse": "tasks.treatment_response.task:RELAPSE",
     "lesion_seg": "tasks.lesion_seg.task:TASK",
+    "new_lesions": "tasks.new_lesions.task:TASK",
     "mri_harmonisation": "tasks.mri_harmonisation.task:TASK",
     "mri_quant": "tasks.mri_quant.task:TASK",
     "disease_states": "tasks.disease_states.task:TASK",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from tasks.imaging.header import ENDINGS
-from tasks.imaging.layout import CHANGE, MASK, Finding, Found, Key, Layout, is_image, nearly_image
+from tasks.imaging.layout import CHANGE, MASK, MASKS, NEW, Finding, Found, Key, Layout, is_image, nearly_image
 from tasks.imaging.rules import rule_called
 from tasks.imaging.sidecars import IDENTIFYING, Json, SideFileError, day_of, read_json, read_table, scanner_of
 
@@ -23,9 +23,8 @@ LABEL: Final = re.compile(r"[A-Za-z0-9+]+")
 MAX_NAME: Final = 255
 MASK_NAME: Final = re.compile(r"label-(?:lesion|newlesion)", re.IGNORECASE)
 ENDING_WORDS: Final = f"endings are {' or '.join(ENDINGS)}, in small letters"
-LESIONS: Final = ("lesion", "lesions")
+LABELS: Final = {"lesion": MASK, "lesions": MASK, "newlesion": NEW, "newlesions": NEW, "lesionchange": CHANGE}
 PREDICTED: Final = "predicted"  # desc- of masks that a model drew
-CHANGES: Final = ("lesionchange", "newlesion", "newlesions")
 PLAIN: Final = frozenset({"sub", "ses", "space", "ce"})  # what tells images of one session apart without a choice
 
 
@@ -154,20 +153,19 @@ def _rank(name: BidsName) -> tuple[object, ...]:
 
 
 def _take_mask(layout: Layout, place: _Place, path: Path) -> None:
-    """One file of an `anat` folder under derivatives: a mask of lesions, or of their change."""
+    """One file of an `anat` folder under derivatives: a mask of lesions, of new ones, or of all change."""
     if nearly_image(path) and MASK_NAME.search(path.name):
         layout.find("name", path, ENDING_WORDS)
     if not is_image(path) or (name := parse_name(path.name)) is None or name.suffix not in ("mask", "dseg"):
         return
     label, by = name.get("label").lower(), name.get("desc").lower()
-    if label not in (*LESIONS, *CHANGES) or by == PREDICTED:  # what a model drew is nothing to learn from
+    if label not in LABELS or by == PREDICTED:  # what a model drew is nothing to learn from
         return
     if name.key != place.key:
         layout.find("misplaced", path)
         return
-    role = MASK if label in LESIONS else CHANGE
     agreed = 0 if name.get("desc").lower().startswith("consensus") else 1  # several raters
-    layout.files.append(Found(place.key, role, path, name.get("space"), (agreed, str(name))))
+    layout.files.append(Found(place.key, LABELS[label], path, name.get("space"), (agreed, str(name))))
 
 
 def _participants(layout: Layout) -> None:
@@ -244,7 +242,7 @@ class _SideFiles:
 
     def conclude(self) -> None:
         """Scanners, days and faces of every session."""
-        keys = sorted({each.key for each in self._layout.files if each.role not in (MASK, CHANGE)})
+        keys = sorted({each.key for each in self._layout.files if each.role not in MASKS})
         rows = self._session_rows()
         for key in keys:
             facts, row = self._facts.get(key, {}), rows.get(key, {})

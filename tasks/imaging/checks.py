@@ -1,4 +1,5 @@
-"""Every voxel of a store read once, one file at a time: damage, emptiness, masks that are none, and images that stand twice.
+"""Every voxel of a store read once, one file at a time: damage, emptiness, masks that are none, images that stand twice, sessions
+of a patient that do not show one head in one place.
 
 Headers were judged when the store was opened; this adds what only the voxels tell. Memory is that of one volume.
 """
@@ -6,12 +7,14 @@ Headers were judged when the store was opened; this adds what only the voxels te
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.imaging.errors import ImageError
 from tasks.imaging.layout import CHANGE, MASK, MODALITIES, Finding
+from tasks.imaging.measures_alignment import Sight, apart, sight_of
+from tasks.imaging.pairs import MAIN, pairs_of
 from tasks.imaging.report import NOT_EXCUSED, ImageReport
 from tasks.imaging.rules import rule_called
 from tasks.imaging.store import Scan, Store
@@ -35,7 +38,7 @@ def _files(store: Store) -> Iterator[_File]:
         yield from (_File(scan.patient, role, path) for role, path in scan.images.items())
         if scan.mask is not None:
             yield _File(scan.patient, MASK, scan.mask)
-    yield from (_File(patient, CHANGE, path) for patient, path in store.changes.items())
+    yield from (_File(patient, CHANGE, path) for (patient, _), path in store.changes.items())
 
 
 def check_voxels(store: Store, tick: Callable[[], None]) -> tuple[Finding, ...]:
@@ -43,6 +46,8 @@ def check_voxels(store: Store, tick: Callable[[], None]) -> tuple[Finding, ...]:
     found: list[Finding] = []
     first: dict[str, _File] = {}  # by digest
     told: set[Path] = set()
+    before = {pair.images[MAIN]: pair.before.images[MAIN] for pair in pairs_of(store.scans) if pair.before is not None}
+    compared, seen = {*before, *before.values()}, dict[Path, Sight]()
     for each in _files(store):
         try:
             read = read_image(each.path) if each.role in MODALITIES else read_lesions(each.path)
@@ -50,12 +55,31 @@ def check_voxels(store: Store, tick: Callable[[], None]) -> tuple[Finding, ...]:
             found.append(Finding(rule_called(error.code), store.place(each.path), error.sentence))
         else:
             new = [remark for remark in read.remarks if remark not in read.header.remarks]
-            found += [Finding(rule_called(remark.code), store.place(each.path), remark.found) for remark in new]
-            if all(remark.code != "empty_mask" for remark in new):  # empty masks of one size are all alike
+            if each.role == CHANGE:  # most patients have nothing new, or a few voxels that another one may have too
+                new = [remark for remark in new if remark.code != "empty_mask"]
+            elif all(remark.code != "empty_mask" for remark in new):  # empty masks of one size are all alike
                 found += _twice(store, first.setdefault(read.digest, each), each, told)
+            found += [Finding(rule_called(remark.code), store.place(each.path), remark.found) for remark in new]
+            if each.path in compared:
+                found += _apart(store, each.path, sight_of(read.volume), seen, before)
             del read  # before the next is read: one volume at a time
         tick()
     return tuple(found)
+
+
+def _apart(store: Store, path: Path, sight: Sight, seen: dict[Path, Sight], before: Mapping[Path, Path]) -> Iterator[Finding]:
+    """A finding if the image shows the head elsewhere than that of the session before; `seen` keeps the last sight alone."""
+    earlier = seen.get(before[path]) if path in before else None
+    seen.clear()
+    seen[path] = sight
+    if earlier is None:
+        return
+    try:
+        found = apart(earlier, sight)
+    except ImageError:  # an image without contrast: other rules tell, and a pair of it is not prepared
+        return
+    if not found.together:
+        yield Finding(rule_called("not_registered"), store.place(path), found.words)
 
 
 def _twice(store: Store, first: _File, second: _File, told: set[Path]) -> Iterator[Finding]:

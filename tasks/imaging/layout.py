@@ -14,7 +14,10 @@ from tasks.ms.rules import Rule, Severity
 
 MODALITIES: Final[tuple[str, ...]] = ("FLAIR", "T1w", "T2w", "T1w_ce")
 MASK: Final = "mask"
-CHANGE: Final = "change"  # a mask of what differs between a patient's two sessions
+NEW: Final = "new"  # a mask of the lesions that are new since the session before
+CHANGE: Final = "change"  # a mask of all that differs between a patient's two sessions: new, grown and shrunk
+MASKS: Final = (MASK, NEW, CHANGE)
+EARLIER: Final = tuple(f"{name}_before" for name in MODALITIES)  # of the session before, in the same order: `pairs.py`
 Key = tuple[str, str]  # subject and session as the folder names them; session "" where there is none
 
 
@@ -37,7 +40,7 @@ class Found:
     """One file that may be an image of a session."""
 
     key: Key
-    role: str  # one of MODALITIES, MASK or CHANGE
+    role: str  # one of MODALITIES or MASKS
     path: Path
     space: str = ""  # the space- of its name
     rank: tuple[object, ...] = ()  # of several files for one role the lowest is used

@@ -7,8 +7,9 @@
     images:                               # names in that folder; at least one of FLAIR, T1w, T2w, T1w_ce
       FLAIR: FLAIR.nii.gz
       T1w: [T1.nii.gz, MPRAGE.nii.gz]     # the first that exists
-    mask: lesions.nii.gz                  # may be left out; so may `change`, a mask of what differs between two sessions
-    change: /masks/{patient}.nii.gz       # a leading / means: from the top, not from the session's folder
+    mask: lesions.nii.gz                  # may be left out; so may the next two
+    new: new_lesions.nii.gz               # a mask of the lesions that are new since the session before, and of nothing else
+    change: /masks/{patient}.nii.gz       # a mask of all that differs between two sessions; a leading / means: from the top
     sessions: sessions.tsv                # may be left out: a table with tabs: patient_id, session, day, scanner
 
 Names are taken as they are; `{patient}` and `{session}` are the only things that vary. Nothing leads out of the tree.
@@ -25,7 +26,7 @@ from typing import Final
 from tasks.errors import MappingError
 from tasks.imaging.bids import PREDICTED
 from tasks.imaging.header import ENDINGS
-from tasks.imaging.layout import CHANGE, MASK, MODALITIES, Finding, Found, Key, Layout
+from tasks.imaging.layout import MASKS, MODALITIES, Finding, Found, Key, Layout
 from tasks.imaging.rules import rule_called
 from tasks.imaging.sidecars import SideFileError, day_of, read_table, scanner_of
 from tasks.ms.schema import PATTERNS
@@ -34,7 +35,7 @@ from tasks.strict_yaml import Document, parse
 MAP_FILE: Final = "images.yaml"
 FORMAT: Final = "wardround/images"
 FORMAT_VERSION: Final = "1"
-KNOWN: Final = ("format", "format_version", "root", "scans", "images", "mask", "change", "sessions")
+KNOWN: Final = ("format", "format_version", "root", "scans", "images", *MASKS, "sessions")
 PLACES: Final = {"{patient}": f"(?P<patient>{PATTERNS['id']})", "{session}": "(?P<session>[A-Za-z0-9][A-Za-z0-9.-]{0,39})"}
 ANYTHING: Final = {"{patient}": "(?P<patient>.+)", "{session}": "(?P<session>.+)"}
 
@@ -57,14 +58,14 @@ def read_map(folder: Path) -> ImageMap:
         raise MappingError(f"{MAP_FILE} cannot be read as UTF-8 text") from error
     if not isinstance(content, dict) or not {"format", "format_version", "scans", "images"} <= content.keys() <= set(KNOWN):
         raise MappingError(
-            f"{MAP_FILE} must have the keys format, format_version, scans, images, and may have root, mask, change, sessions"
+            f"{MAP_FILE} must have the keys format, format_version, scans, images, and may have root, mask, new, change, sessions"
         )
     if (content["format"], content["format_version"]) != (FORMAT, FORMAT_VERSION):
         raise MappingError(f"{MAP_FILE} is of a format that this version does not read: expected {FORMAT} {FORMAT_VERSION}")
     images = content["images"]
     if not isinstance(images, dict) or not images or not images.keys() <= set(MODALITIES):
         raise MappingError(f"{MAP_FILE}: images must name at least one of {', '.join(MODALITIES)} and nothing else")
-    roles: dict[str, Document] = {**images, **{role: content[role] for role in (MASK, CHANGE) if role in content}}
+    roles: dict[str, Document] = {**images, **{role: content[role] for role in MASKS if role in content}}
     return ImageMap(
         root=_root(folder, content.get("root", ".")),
         scans=_template(content["scans"], "scans", needs="{patient}"),

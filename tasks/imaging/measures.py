@@ -72,12 +72,7 @@ def change_between(first: Volume, second: Volume, *, least_mm3: float = LEAST_MM
     flowed together is compared as a whole, and a new lesion that flows into an old one makes that one larger. Swapping the masks
     swaps new with gone and enlarging with shrinking.
     """
-    before, after, grid = _on_one_grid(first, second)
-    labels, sizes = zip(*((found[0], _sizes_mm3(*found, grid)) for found in (_parts(before), _parts(after))), strict=True)
-    whole = _same_lesions(labels, (len(sizes[0]), len(sizes[1])))
-    groups = int(whole.max(initial=-1)) + 1
-    was = _summed(whole[: len(sizes[0])], sizes[0], groups)
-    became = _summed(whole[len(sizes[0]) :], sizes[1], groups)
+    *_, was, became = _compared(first, second)
     only_first, only_second = became == 0, was == 0
     both = ~only_first & ~only_second & _counts(np.abs(became - was), least_mm3)
     new = _counts(became, least_mm3) & only_second
@@ -88,6 +83,24 @@ def change_between(first: Volume, second: Volume, *, least_mm3: float = LEAST_MM
         gone=int((_counts(was, least_mm3) & only_first).sum()),
         new_ml=float(became[new].sum()) / 1000,
     )
+
+
+def new_between(first: Volume, second: Volume, *, least_mm3: float = LEAST_MM3) -> Volume:
+    """Those lesions that `change_between` counts as new, as 0 and 1 on the grid where the two masks are compared."""
+    grid, labels, whole, was, became = _compared(first, second)
+    new = np.append(False, ((was == 0) & _counts(became, least_mm3))[whole])  # of each part of the second mask; 0 is none
+    return Volume(new[labels].astype(np.float32), grid.affine)
+
+
+def _compared(first: Volume, second: Volume) -> tuple[Grid, NDArray[np.int32], NDArray[np.int32], Sizes, Sizes]:
+    """Grid; each voxel's part of the second mask, 0 outside; the lesion that each part belongs to; and of each lesion what it was
+    and what it became, mm3."""
+    before, after, grid = _on_one_grid(first, second)
+    labels, sizes = zip(*((found[0], _sizes_mm3(*found, grid)) for found in (_parts(before), _parts(after))), strict=True)
+    whole = _same_lesions(labels, (len(sizes[0]), len(sizes[1])))
+    groups = int(whole.max(initial=-1)) + 1
+    of_second = whole[len(sizes[0]) :]
+    return grid, labels[1], of_second, _summed(whole[: len(sizes[0])], sizes[0], groups), _summed(of_second, sizes[1], groups)
 
 
 def grew(was_mm3: NDArray[np.float64], became_mm3: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -48,6 +48,12 @@ class Apart:
         """Whether masks drawn on them may be compared voxel by voxel."""
         return self.mm <= MOST_APART_MM and self.alike >= LEAST_ALIKE
 
+    @property
+    def words(self) -> str:
+        """How far from together they are, for people."""
+        far = f"some {self.mm:.1f} mm apart" if np.isfinite(self.mm) else "hardly any part of the head in both"
+        return f"{far}, correlation {self.alike:.2f}; at most {MOST_APART_MM:g} mm, at least {LEAST_ALIKE:g}"
+
 
 def sight_of(image: Volume) -> Sight:
     """`image` on a lattice of 3 mm around it; all that is kept of an image until the next session is read."""

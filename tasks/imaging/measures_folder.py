@@ -107,8 +107,8 @@ def _write_manifest(folder: Path, new: Path, rows: int) -> None:
 
 
 def more_as_csv(found: Sequence[Measured], rows: Mapping[Key, Row], changes: Sequence[ChangeMask]) -> str:
-    """One row for each session that has a row in `mri`; a mask of change stands with the patient's last one."""
-    masks = {each.patient: each for each in changes}
+    """One row for each session that has a row in `mri`; a mask of change that names none stands with the patient's last."""
+    masks = {(each.patient, each.session): each for each in changes}
     last = {each.scan.patient: each.scan for each in found if (each.scan.subject, each.scan.session) in rows}
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, MORE_COLUMNS, lineterminator="\n")
@@ -116,7 +116,9 @@ def more_as_csv(found: Sequence[Measured], rows: Mapping[Key, Row], changes: Seq
     for each in found:
         if (row := rows.get((each.scan.subject, each.scan.session))) is not None:
             key = {name: row[name] for name in ("patient_id", "day", "scan_id")}
-            mask = masks.get(each.scan.patient) if last[each.scan.patient] is each.scan else None
+            mask = masks.get((each.scan.patient, each.scan.session)) if each.scan.session else None
+            if mask is None and last[each.scan.patient] is each.scan:
+                mask = masks.get((each.scan.patient, ""))
             writer.writerow({**key, **_more(each, mask)})
     return text.getvalue()
 

@@ -136,16 +136,17 @@ def _brain(found: Measured, files: Segmentations | None, earlier: list[tuple[Sca
 
 @dataclass(frozen=True)
 class ChangeMask:
-    """A mask of what differs between a patient's two sessions: new, grown and shrunk lesions together."""
+    """A mask of what differs between two sessions of a patient: new lesions, or new, grown and shrunk ones together."""
 
     patient: str
+    session: str  # the later one; "" where the file names none
     lesions: Lesions
 
 
 def change_masks(store: Store) -> Iterator[ChangeMask | None]:
     """Each of `Store.changes`, None for one that cannot be used. No least size: what is marked was looked at."""
-    for patient, path in store.changes.items():
+    for (patient, session), path in store.changes.items():
         try:
-            yield ChangeMask(patient, lesions_of(read_mask(path), least_mm3=0))
+            yield ChangeMask(patient, session, lesions_of(read_mask(path), least_mm3=0))
         except ImageError:
             yield None

@@ -46,6 +46,7 @@ class PhantomSite:
     scanners: tuple[Scanner, ...]
     sessions: tuple[float, ...] = (0.5, 0.3, 0.2)  # share of patients with 1, 2, 3 sessions
     volume_factor: float = 1.0  # of lesions: case mix
+    new_per_year: float = NEW_PER_YEAR  # lesions, on average over patients
 
 
 SITES: Final = (
@@ -134,7 +135,7 @@ def scans_of(
         raise ContractError("days of a patient's sessions: at least one, ascending, none twice")
     rng = stream(seed, site.name, f"phantom lesions {patient_id}")
     drawn_ml = draw_volume_ml(rng) * site.volume_factor
-    rate = float(rng.gamma(0.5, NEW_PER_YEAR / 0.5))
+    rate = float(rng.gamma(0.5, site.new_per_year / 0.5))
     patient = make_patient(
         patient_id,
         stream(seed, site.name, f"phantom {patient_id}"),
@@ -159,14 +160,15 @@ def _write_patient(
     rows, truth = [], []
     for number, scan in enumerate(scans_of(site, patient_id, days, seed=seed, volume_ml=volume_ml)):
         session = f"{number + 1:02d}"
-        _write_session(root, patient_id, session, scan)
+        _write_session(root, patient_id, session, scan, follows=number > 0)
         rows.append({"session_id": f"ses-{session}", "day": scan.day})
         truth.append({"patient_id": patient_id, "session": session, **scan.truth()})
     _write_rows(root / f"sub-{patient_id}" / f"sub-{patient_id}_sessions.tsv", ("session_id", "day"), rows)
     return truth
 
 
-def _write_session(root: Path, patient_id: str, session: str, scan: PhantomScan) -> None:
+def _write_session(root: Path, patient_id: str, session: str, scan: PhantomScan, *, follows: bool) -> None:
+    """`follows`: there is a session before, so that something can be new."""
     inner, start = Path(f"sub-{patient_id}") / f"ses-{session}" / "anat", f"sub-{patient_id}_ses-{session}"
     anat, drawn = root / inner, root / "derivatives" / "lesions" / inner
     anat.mkdir(parents=True)
@@ -176,6 +178,8 @@ def _write_session(root: Path, patient_id: str, session: str, scan: PhantomScan)
         write_volume(anat / f"{name}.nii.gz", image, np.int16)
         _write_json(anat / f"{name}.json", scan.scanner.sidecar())
     write_volume(drawn / f"{start}_label-lesion_mask.nii.gz", scan.mask, np.uint8)
+    if follows:
+        write_volume(drawn / f"{start}_label-newlesion_mask.nii.gz", scan.new_mask, np.uint8)
 
 
 def _write_json(path: Path, content: Mapping[str, object]) -> None:

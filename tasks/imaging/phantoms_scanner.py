@@ -92,6 +92,7 @@ class PhantomScan:
     day: int
     images: Mapping[str, Volume]
     mask: Volume  # 0 and 1
+    new_mask: Volume  # of it, what lesions fill that arose since the session before, and older ones do not
     n_lesions: int  # that have at least one voxel of the mask
     n_new: int  # of them, those that arose since the session before
     brain_ml: float  # brain matter without fluid
@@ -123,8 +124,10 @@ def scan_patient(patient: Patient, scanner: Scanner, rng: np.random.Generator, *
     there = tissues(patient.head, points, loss=patient.loss(day))
     parts = _parts(there, points, edge)
     lesion, strength, boxes = drawn_lesions(patient, patient.lesions, day, points, edge_mm=edge)
-    lesion = lesion * (1 - parts["fluid"]) * (1 - parts["ventricles"]) * parts["brain"]
+    lesion = _in_matter(lesion, parts)
     mask = lesion > 0.5
+    older = [each for each in patient.lesions if since is None or each.onset_d <= since]
+    known = _in_matter(drawn_lesions(patient, older, day, points, edge_mm=edge)[0], parts) > 0.5
     seen = [bool(box[0].stop and mask[box].any()) for box in boxes]
     new = [since is not None and each.onset_d > since for each in patient.lesions]
     young = [number for number, each in enumerate(patient.lesions) if seen[number] and 0 <= day - each.onset_d < ENHANCING_D]
@@ -146,6 +149,7 @@ def scan_patient(patient: Patient, scanner: Scanner, rng: np.random.Generator, *
         day=day,
         images=images,
         mask=Volume(mask.astype(np.float32), scanner.affine()),
+        new_mask=Volume((mask & ~known).astype(np.float32), scanner.affine()),
         n_lesions=sum(seen),
         n_new=sum(there and fresh for there, fresh in zip(seen, new, strict=True)),
         brain_ml=float(matter.sum(dtype=np.float64)) * voxel_ml,
@@ -185,6 +189,11 @@ def _parts(there: Tissues, points: Points, edge: float) -> dict[str, Floats]:
         "ventricles": filled(there.ventricles, edge),
         "plexus": filled(plexus, edge),
     }
+
+
+def _in_matter(lesion: Floats, parts: Mapping[str, Floats]) -> Floats:
+    """The part of each voxel that is lesion: none lies in fluid or outside the brain."""
+    return lesion * (1 - parts["fluid"]) * (1 - parts["ventricles"]) * parts["brain"]
 
 
 def _signal(signals: Signals, parts: Mapping[str, Floats], texture: Floats, strength: Floats, lesion: Floats) -> Floats:

@@ -2,7 +2,8 @@
 
 The same files and the same recipe give the same bytes. What is missing is said by `present`, what does not fit by an `ImageError`
 without a patient's name or value. The steps: axes towards right, anterior and superior; a box around the head in the first sequence
-there is; the recipe's spacing; every other sequence and the mask onto that grid; a robust scale for each sequence by itself.
+there is; the recipe's spacing; every other sequence and the mask onto that grid; a robust scale for each sequence by itself. Of a
+pair of sessions (`pairs.py`) the later one gives the grid, and both must show the head in one place.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from tasks.errors import ContractError
 from tasks.imaging.errors import ImageError
 from tasks.imaging.geometry import Affine
 from tasks.imaging.head import head_box, normalised
-from tasks.imaging.layout import MODALITIES
+from tasks.imaging.layout import EARLIER, MODALITIES
 from tasks.imaging.resample import SNAP_VOXELS, Flags, Grid, grid_of, resampled, resampled_mask, respaced
 from tasks.imaging.store import Scan
 from tasks.imaging.volume import Volume, read_mask, read_volume
@@ -54,8 +55,9 @@ class Recipe:
             raise ContractError(
                 f"spacing {self.spacing_mm} mm: three, each from {SPACING_MM[0]} to {SPACING_MM[1]}, or none for the scan's own"
             )
-        if not self.modalities or len(set(self.modalities)) < len(self.modalities) or not set(self.modalities) <= set(MODALITIES):
-            raise ContractError(f"modalities {list(self.modalities)}: one or more of {list(MODALITIES)}, each once")
+        wanted = set(self.modalities)
+        if not wanted or len(wanted) < len(self.modalities) or not wanted <= {*MODALITIES, *EARLIER}:
+            raise ContractError(f"modalities {list(self.modalities)}: one or more of {[*MODALITIES, *EARLIER]}, each once")
         if self.crop not in {"head", "none"} or not 0 <= self.margin_mm <= 100:
             raise ContractError(f"crop {self.crop!r} with {self.margin_mm} mm: head or none, with 0 to 100 mm")
         if not -20 <= self.low < 0 < self.high <= 100:
@@ -99,6 +101,8 @@ def prepare(scan: Scan, recipe: Recipe) -> Prepared:
     paths = {name: scan.images[name] for name in recipe.modalities if name in scan.images}
     if not paths:
         raise ImageError("no_modality", f"none of {', '.join(recipe.modalities)} in this session: choose other modalities")
+    if scan.before is not None:
+        _refuse_two_places(paths)
     first = next(iter(paths))
     reference = read_volume(paths[first]).canonical()
     grid = target_grid(reference, recipe)
@@ -109,7 +113,7 @@ def prepare(scan: Scan, recipe: Recipe) -> Prepared:
         if name == first:
             del reference
     present = np.asarray([name in paths for name in recipe.modalities])
-    mask, drawn_ml, outside_ml = _mask(scan.mask, grid)
+    mask, drawn_ml, outside_ml = _mask(scan, grid)
     return Prepared(channels, present, mask, grid.affine, drawn_ml, outside_ml)
 
 
@@ -122,10 +126,12 @@ def target_grid(reference: Volume, recipe: Recipe) -> Grid:
 
 
 def source_digests(scan: Scan, recipe: Recipe) -> Mapping[str, str]:
-    """SHA-256 of the bytes of every file that `prepare` would read, by what it is: a modality or "mask"."""
+    """SHA-256 of the bytes of every file that `prepare` would read, by what it is: a modality, "mask" or "old_mask"."""
     files: dict[str, Path] = {name: scan.images[name] for name in recipe.modalities if name in scan.images}
     if scan.mask is not None:
         files["mask"] = scan.mask
+        if scan.old_mask is not None:
+            files["old_mask"] = scan.old_mask
     return {name: _digest(path) for name, path in files.items()}
 
 
@@ -148,10 +154,35 @@ def _channel(volume: Volume, grid: Grid, recipe: Recipe) -> NDArray[np.float16]:
     return normalised(values, inside, low=recipe.low, high=recipe.high).astype(np.float16)
 
 
-def _mask(path: Path | None, grid: Grid) -> tuple[Flags | None, float | None, float]:
-    if path is None:
+def read_truth(scan: Scan) -> Volume | None:
+    """What a network is to find in `scan`, as 0 and 1 on the mask's grid; of a pair with two masks, the lesions that are new."""
+    if scan.mask is None:
+        return None
+    drawn = read_mask(scan.mask)
+    if scan.old_mask is not None:
+        from tasks.imaging.measures import new_between  # here: scipy is for those who compare
+
+        drawn = new_between(read_mask(scan.old_mask), drawn)
+    return drawn.canonical()
+
+
+def _refuse_two_places(paths: Mapping[str, Path]) -> None:
+    """`ImageError` unless the first sequence that both sessions have shows one head in one place: a movement would pass for a
+    change."""
+    from tasks.imaging.measures_alignment import apart, sight_of
+
+    both = next((pair for pair in zip(MODALITIES, EARLIER, strict=True) if set(pair) <= paths.keys()), None)
+    if both is None:
+        raise ImageError("no_modality", "two sessions without a sequence in common that the plan asks for: nothing can be compared")
+    now, earlier = (sight_of(read_volume(paths[name])) for name in both)
+    if not (found := apart(earlier, now)).together:
+        raise ImageError("not_registered", f"two sessions do not show the head in one place ({found.words}): register them first")
+
+
+def _mask(scan: Scan, grid: Grid) -> tuple[Flags | None, float | None, float]:
+    drawn = read_truth(scan)
+    if drawn is None:
         return None, None, 0.0
-    drawn = read_mask(path).canonical()
     drawn_ml = float(np.count_nonzero(drawn.data > 0.5)) * grid_of(drawn).voxel_ml
     return resampled_mask(drawn, grid), drawn_ml, _outside_ml(drawn, grid)
 

@@ -120,6 +120,12 @@ RULES: Final[tuple[Rule, ...]] = (
         "A mask belongs to one session that has images.",
         "Put the session into its name and folder.",
     ),
+    Rule(
+        "new_unplaced",
+        "warning",
+        "A mask of new lesions is of one session and the one before, in the space of the later one's images.",
+        "It is measured, and nothing is learnt from it: put the later session into its name, or bring it into that space.",
+    ),
     # the session
     Rule("image_grid", "note", "Images of one session have the same voxels.", "Nothing to do: they are resampled by position."),
     Rule(
@@ -155,6 +161,12 @@ RULES: Final[tuple[Rule, ...]] = (
         "warning",
         "A session has a day, counted as in the tables.",
         "Fill in bids_sub, bids_ses and day in the table mri, or a column day in the sessions' table.",
+    ),
+    Rule(
+        "not_registered",
+        "note",
+        "Sessions that follow each other show the head in one place.",
+        "Register them to each other if new lesions are to be counted or learnt; nothing else needs it.",
     ),
     # names and side files
     Rule(

@@ -11,12 +11,12 @@ import numpy as np
 from tasks.base import Options
 from tasks.imaging.errors import ImageError
 from tasks.imaging.outlines import SLICES, pictures
-from tasks.imaging.prepare import prepare
+from tasks.imaging.prepare import prepare, read_truth
 from tasks.imaging.resample import Flags, Grid, grid_of, resampled_mask
 from tasks.imaging.results import Segmented
 from tasks.imaging.segmentation_scores import score_scan
 from tasks.imaging.task import Apply, ImageTask
-from tasks.imaging.volume import Volume, read_mask, read_volume
+from tasks.imaging.volume import Volume, read_volume
 
 if TYPE_CHECKING:
     from tasks.imaging.store import Scan
@@ -49,9 +49,8 @@ def segmented(
 
 
 def _drawn(scan: Scan, grid: Grid) -> Flags | None:
-    if scan.mask is None:
-        return None
     try:
-        return resampled_mask(read_mask(scan.mask).canonical(), grid)
+        truth = read_truth(scan)
+        return None if truth is None else resampled_mask(truth, grid)
     except ImageError:  # `data validate` says what is wrong with it
         return None

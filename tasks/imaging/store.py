@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +16,7 @@ from tasks.imaging.bids import find_bids, is_bids
 from tasks.imaging.errors import ImageError
 from tasks.imaging.geometry import overlap, same_grid
 from tasks.imaging.header import Header, read_header
-from tasks.imaging.layout import CHANGE, MASK, MODALITIES, Finding, Found, Key, Layout, by_key
+from tasks.imaging.layout import CHANGE, MASK, MODALITIES, NEW, Finding, Found, Key, Layout, by_key
 from tasks.imaging.links import Links, Owner, folder_words, owned
 from tasks.imaging.mapfile import MAP_FILE, find_mapped
 from tasks.imaging.rules import rule_called
@@ -28,7 +28,7 @@ INDIVIDUAL: Final = frozenset({"", "orig", "individual", "scanner", *MODALITIES}
 
 @dataclass(frozen=True)
 class Scan:
-    """One session of one patient."""
+    """One session of one patient; or two of them, when `pairs.py` made it."""
 
     patient: str
     session: str  # "" where the folders have none
@@ -37,6 +37,9 @@ class Scan:
     mask: Path | None  # of lesions
     scanner: str  # "" if nothing says it
     subject: str = ""  # as the folder names it
+    new: Path | None = None  # mask of the lesions that are new since the patient's session before, in this one's space
+    before: Scan | None = None  # of a pair: the earlier session
+    old_mask: Path | None = None  # of a pair: the truth is those lesions of `mask` that touch none of these
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Store:
     folder: Path  # resolved; where a map names another tree, that
     scans: tuple[Scan, ...] = field(repr=False)  # sorted by patient, then day, then session
     findings: tuple[Finding, ...] = field(repr=False)
-    changes: Mapping[str, Path] = field(repr=False)  # patient -> mask of what differs between his two sessions
+    changes: Mapping[Key, Path] = field(repr=False)  # patient and later session ("": his two) -> mask of what is new, or differs
 
     def place(self, path: Path) -> str:
         """`path` within the folder, as reports show it."""
@@ -90,7 +93,9 @@ def open_store(folder: Path, links: Links | None = None) -> Store:
     for key in sorted(layout.sessions - {each.key for each in layout.files if each.role in MODALITIES}):
         layout.findings.append(Finding(rule_called("no_image"), folder_words(key)))
     ordered = sorted(scans, key=lambda scan: (scan.patient, scan.day is None, scan.day or 0, _counted(scan.session)))
-    return Store(layout.root, tuple(ordered), tuple(layout.findings), changes)
+    placed = _with_new(layout, ordered, {key: each for key, each in changes.items() if each.role == NEW})
+    paths = {key: each.path for key, each in changes.items()}
+    return Store(layout.root, placed, tuple(layout.findings), paths)
 
 
 def _counted(session: str) -> tuple[tuple[int, str], ...]:
@@ -98,14 +103,51 @@ def _counted(session: str) -> tuple[tuple[int, str], ...]:
     return tuple((int(part), "") if part.isdecimal() and part.isascii() else (-1, part) for part in re.split(r"([0-9]+)", session))
 
 
-def _changes(layout: Layout, usable: Mapping[Key, Owner]) -> dict[str, Path]:
-    """The first usable mask of change of each patient."""
+def _changes(layout: Layout, usable: Mapping[Key, Owner]) -> dict[Key, Found]:
+    """The usable mask of what is new, else of what differs, of each patient and session; one that names no session, or several of
+    a patient, has the session ""."""
     owners = {key[0]: owner.patient for key, owner in usable.items()}
-    found: dict[str, Path] = {}
-    for path, sub in {each.path: each.key[0] for each in layout.files if each.role == CHANGE}.items():
-        if (owner := owners.get(sub)) is not None and owner not in found and _header(layout, path) is not None:
-            found[owner] = path
+    named: dict[Path, list[Found]] = {}
+    for role in (NEW, CHANGE):
+        for each in sorted((each for each in layout.files if each.role == role), key=lambda found: found.rank):
+            named.setdefault(each.path, []).append(each)
+    found: dict[Key, Found] = {}
+    for path, files in named.items():
+        (sub, session), alone = files[0].key, len(files) == 1
+        key = owners.get(sub, ""), session if alone else ""
+        if key[0] and key not in found and _header(layout, path) is not None:
+            found[key] = replace(files[0], key=(sub, key[1]))
     return found
+
+
+def _with_new(layout: Layout, ordered: Sequence[Scan], masks: Mapping[Key, Found]) -> tuple[Scan, ...]:
+    """The sessions, each with the mask of what is new since the one before, where there is one and it fits."""
+    spaces = {each.path: each.space for each in layout.files}
+    own: dict[str, list[int]] = {}
+    for at, scan in enumerate(ordered):
+        own.setdefault(scan.patient, []).append(at)
+    placed = list(ordered)
+    for (patient, session), found in masks.items():
+        later = own.get(patient, [])[1:]
+        fitting = [at for at in later if (ordered[at].subject, ordered[at].session) == found.key] if session else later
+        if len(fitting) != 1:
+            layout.find("new_unplaced", found.path, "which session, and that there is one before it, is not clear")
+            continue
+        (at,) = fitting
+        image = next(iter(ordered[at].images.values()))
+        if _same_space(found.space, spaces[image]) and _in_place(read_header(found.path), read_header(image)):
+            placed[at] = replace(ordered[at], new=found.path)
+        else:
+            layout.find("new_unplaced", found.path, "it does not lie where the images of that session do")
+    return tuple(placed)
+
+
+def _in_place(header: Header, reference: Header) -> bool:
+    """Whether both may show one head: one grid, or fields of view that share half of the smaller one."""
+    if same_grid(header.shape, header.affine, reference.shape, reference.affine):
+        return True
+    shared = overlap(header.shape, header.affine, reference.shape, reference.affine)
+    return shared >= LEAST_OVERLAP and header.standard_space == reference.standard_space
 
 
 def _with_masks_of_only_sessions(layout: Layout) -> list[Found]:
@@ -123,7 +165,7 @@ def _with_masks_of_only_sessions(layout: Layout) -> list[Found]:
             kept.append(Found(next(iter(keys)), each.role, each.path, each.space, each.rank))
         else:
             layout.find("mask_without_session", each.path)
-    return [each for each in kept if each.role != CHANGE]
+    return [each for each in kept if each.role not in (NEW, CHANGE)]
 
 
 def _scan(layout: Layout, key: Key, files: Sequence[Found], owner: Owner) -> Scan | None:
@@ -193,8 +235,8 @@ def _fits(layout: Layout, each: Found, header: Header, reference: Header, what: 
     """Whether a file lies where the session's reference image does; another grid is a note, another place an error."""
     if same_grid(header.shape, header.affine, reference.shape, reference.affine):
         return True
-    shared = overlap(header.shape, header.affine, reference.shape, reference.affine)
-    if shared < LEAST_OVERLAP or header.standard_space != reference.standard_space:
+    if not _in_place(header, reference):
+        shared = overlap(header.shape, header.affine, reference.shape, reference.affine)
         layout.find(f"{what}_space", each.path, f"{100 * shared:.0f} % of the fields of view overlap")
         return False
     layout.find(f"{what}_grid", each.path, " x ".join(map(str, header.shape)))

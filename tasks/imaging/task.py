@@ -52,6 +52,15 @@ class ImageTask(Task, Protocol):
         """Between small, medium and large loads: what is marked in one session, in mL."""
         ...
 
+    @property
+    def marks(self) -> str:
+        """What a mask of it marks, as BIDS' `label-` has it."""
+        ...
+
+    def readable(self, scans: Sequence[Scan]) -> tuple[Scan, ...]:
+        """What a finished model can be asked about: sessions, or pairs of them; masks not needed. `DataError` if nothing can."""
+        ...
+
     def cohort_of_scans(self, scans: Sequence[Scan]) -> Cohort:
         """The patients whose sessions can serve, from headers alone, in the order of `scans`. `DataError` if there is nobody."""
         ...

@@ -1,7 +1,7 @@
 """How whole scans are counted: Dice by how much there is to find, lesions found, and by how much the volume is off.
 
 Three histograms of sessions. Within a bin values are taken to lie in its middle; Dice 0 and 1, which many scans have exactly, have
-bins of their own. Differences of volume have bins of equal width on the signed square root up to `REACH_ML`; beyond counts as that.
+bins of their own. Differences of volume have bins of equal width on the signed square root up to `reach_ml`; beyond counts as that.
 """
 
 from __future__ import annotations
@@ -28,13 +28,21 @@ NOISE_SHARE: Final = 0.1  # of Dice: a standard error from noise above that drow
 
 @dataclass(frozen=True)
 class LesionScoring:
-    """`bins` of each histogram. Outputs (n, 4): Dice, lesion-wise F1, found and true volume in mL; NaN: no such scan."""
+    """`bins` of each histogram. Outputs (n, 4): Dice, lesion-wise F1, found and true volume in mL; NaN: no such scan.
+
+    Where loads become medium and large (`cuts_ml`) and the largest difference of volumes told apart (`reach_ml`) are constants of
+    a task's version.
+    """
 
     bins: int
+    cuts_ml: tuple[float, float] = LOAD_CUTS_ML
+    reach_ml: float = REACH_ML
 
     def __post_init__(self) -> None:
         if self.bins < 4 or self.bins % 2:
             raise ContractError(f"{self.bins} bins of Dice: an even number, at least 4")
+        if not 0 < self.cuts_ml[0] < self.cuts_ml[1] or not self.reach_ml > 0:
+            raise ContractError(f"loads cut at {self.cuts_ml} mL, differences up to {self.reach_ml} mL: ascending, above 0")
 
     @property
     def primary(self) -> str:
@@ -59,7 +67,7 @@ class LesionScoring:
         if outputs.ndim != 2 or outputs.shape[1] != JUDGED:
             return np.full((len(outputs), 3), NOWHERE, dtype=np.int64)
         dice, f1, found, true = np.nan_to_num(outputs).T
-        load = np.where(true > 0, 1 + np.searchsorted(LOAD_CUTS_ML, true, side="right"), 0)
+        load = np.where(true > 0, 1 + np.searchsorted(self.cuts_ml, true, side="right"), 0)
         places = np.stack(
             [
                 load * self.bins + self._share_bin(dice),
@@ -90,7 +98,7 @@ class LesionScoring:
         """Dice by lesion load; the mean difference of volumes with the limits of agreement."""
         blocks, noise = self._blocks(histogram, noise_std)
         found = self._dice(blocks, noise[0])
-        loads = zip(LOADS[1:], load_words(LOAD_CUTS_ML), strict=True)
+        loads = zip(LOADS[1:], load_words(self.cuts_ml), strict=True)
         names = {"dice": "all with lesions", **{f"dice_{load}": words for load, words in loads}}
         by_load = tuple((words, one) for name, words in names.items() if (one := found[name]) is not None)
         limits = self._limits(blocks[len(LOADS) + 1], float(noise[2]))
@@ -117,7 +125,7 @@ class LesionScoring:
 
     def _agreement(self, counts: Floats, noise_std: float) -> dict[str, Figure | None]:
         values = self._difference_values()
-        bias = _mean(values, counts, noise_std, -REACH_ML, REACH_ML)
+        bias = _mean(values, counts, noise_std, -self.reach_ml, self.reach_ml)
         if bias is None:
             return {}
         if (variance := self._variance(counts, noise_std, bias.value)) is None:
@@ -133,13 +141,13 @@ class LesionScoring:
 
     def _variance(self, counts: Floats, noise_std: float, bias: float) -> Figure | None:
         """Of differences, in mL squared; None where noise or too few patients leave none."""
-        found = _mean((self._difference_values() - bias) ** 2, counts, noise_std, 0.0, REACH_ML**2)
+        found = _mean((self._difference_values() - bias) ** 2, counts, noise_std, 0.0, self.reach_ml**2)
         return None if found is None or found.value <= 0 or float(counts.sum()) <= 2 else found
 
     def _limits(self, counts: Floats, noise_std: float) -> tuple[tuple[str, Figure], ...]:
         """Mean, upper and lower limit of found minus drawn volume, in mL, each with its own interval (delta method)."""
         away = self._difference_values()
-        bias = _mean(away, counts, noise_std, -REACH_ML, REACH_ML)
+        bias = _mean(away, counts, noise_std, -self.reach_ml, self.reach_ml)
         if bias is None:
             return ()
         if (variance := self._variance(counts, noise_std, bias.value)) is None:
@@ -160,13 +168,13 @@ class LesionScoring:
         return np.concatenate([[0.0], (np.arange(self.bins - 2) + 0.5) / (self.bins - 2), [1.0]])
 
     def _difference_bin(self, difference: Floats) -> Places:
-        root = np.sign(difference) * np.sqrt(np.minimum(np.abs(difference) / REACH_ML, 1.0))
+        root = np.sign(difference) * np.sqrt(np.minimum(np.abs(difference) / self.reach_ml, 1.0))
         return np.minimum(np.floor((1.0 + root) / 2.0 * self.bins), self.bins - 1).astype(np.int64)
 
     def _difference_values(self) -> Floats:
         """The mean of a bin within which differences are spread evenly."""
         roots = 2.0 * np.arange(self.bins + 1) / self.bins - 1.0
-        edges = np.sign(roots) * roots**2 * REACH_ML
+        edges = np.sign(roots) * roots**2 * self.reach_ml
         return np.asarray((edges[:-1] + edges[1:]) / 2)
 
 

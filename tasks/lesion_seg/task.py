@@ -1,11 +1,14 @@
-"""The task that plans name: T2 lesions of MS on FLAIR and T1w, by a U-Net on patches; one patient is all sessions together."""
+"""The task that plans name: T2 lesions of MS on FLAIR and T1w, by a U-Net on patches; one patient is all sessions together.
+
+`tasks.new_lesions` is the same with pairs of sessions for sessions: what differs is in the class variables and in a few methods.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +16,7 @@ from numpy.typing import NDArray
 from tasks.base import Cohort, Column, Contract, Label, Options
 from tasks.errors import ContractError, DataError
 from tasks.imaging.task import LOAD_CUTS_ML, Apply, Patches
-from tasks.lesion_seg.scoring import LesionScoring
+from tasks.lesion_seg.scoring import REACH_ML, LesionScoring
 from tasks.report import DataReport
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 NAME: Final = "lesion_seg"
 VERSION: Final = "1"
 SEQUENCES: Final = {"flair": "FLAIR", "t1w": "T1w", "t2w": "T2w", "t1w_ce": "T1w_ce"}  # column -> as folders name it
+BEFORE: Final = "_before"  # ends the names of what a pair has of its earlier session
 PATCH: Final = (32, 32, 32)  # voxels
 PATCHES: Final = 2  # of a patient in a step
 SESSIONS: Final = 8  # of a patient, the last ones
@@ -39,22 +43,27 @@ OVERLAP: Final = 0.25  # of tiles, when a whole scan is judged
 class LesionSeg:
     """`tasks.base.Task`, `tasks.imaging.task.ImageTask` and `ShownOnPhantoms`."""
 
-    name, version, records, sessions = NAME, VERSION, PATCHES, SESSIONS
-    label_shape, cuts_ml = PATCH, LOAD_CUTS_ML
+    name: ClassVar[str] = NAME
+    version: ClassVar[str] = VERSION
+    records: ClassVar[int] = PATCHES
+    sessions: ClassVar[int] = SESSIONS
+    label_shape: ClassVar[tuple[int, ...]] = PATCH
+    marks: ClassVar[str] = "lesion"
+    sequences: ClassVar[Mapping[str, str]] = SEQUENCES
+    label: ClassVar[Label] = Label("lesion", "the voxel lies in a T2 lesion of MS")
+    population: ClassVar[str] = "People with MS or CIS with a brain MRI on which somebody has outlined the lesions."
+    nobody: ClassVar[str] = "none of {sessions} sessions has FLAIR or T1w and a lesion mask: this task learns from such"
+    cuts_ml: ClassVar[tuple[float, float]] = LOAD_CUTS_ML
+    reach_ml: ClassVar[float] = REACH_ML
     __test__ = False  # of pytest
 
     @cached_property
     def contract(self) -> Contract:
         """A column for each sequence: whether the session has it. What a plan names is what the network sees."""
         columns = [
-            Column(column, "binary", f"a {name} image of the session", nullable=False, modality="mri")
-            for column, name in SEQUENCES.items()
+            Column(column, "binary", f"a {_words(name)}", nullable=False, modality="mri") for column, name in self.sequences.items()
         ]
-        return Contract(NAME, VERSION, tuple(columns), Label("lesion", "the voxel lies in a T2 lesion of MS"))
-
-    @property
-    def population(self) -> str:
-        return "People with MS or CIS with a brain MRI on which somebody has outlined the lesions."
+        return Contract(self.name, self.version, tuple(columns), self.label)
 
     @property
     def model_names(self) -> tuple[str, ...]:
@@ -62,17 +71,21 @@ class LesionSeg:
 
         return MODEL_NAMES
 
+    def readable(self, scans: Sequence[Scan]) -> tuple[Scan, ...]:
+        """Every session: one without a sequence that a model wants is refused when it is prepared, by name."""
+        return tuple(scans)
+
     def cohort_of_scans(self, scans: Sequence[Scan]) -> Cohort:
         """Sessions with a lesion mask and FLAIR or T1w; `DataError` if there is none."""
-        usable = [scan for scan in scans if scan.mask is not None and {"FLAIR", "T1w"} & set(scan.images)]
+        usable = [scan for scan in self.readable(scans) if scan.mask is not None and {"FLAIR", "T1w"} & set(scan.images)]
         if not usable:
-            raise DataError(f"none of {len(scans)} sessions has FLAIR or T1w and a lesion mask: this task learns from such")
-        values = np.array([[float(name in scan.images) for name in SEQUENCES.values()] for scan in usable])
+            raise DataError(self.nobody.format(sessions=len(scans)))
+        values = np.array([[float(name in scan.images) for name in self.sequences.values()] for scan in usable])
         names = tuple(scan.patient for scan in usable)
         n = len(set(names))
         report = DataReport(
-            task=NAME, version=VERSION, table="images", rows_read=len(scans), patients=n, label="lesion masks", label_counts=(n, 0),
-            columns=(), findings=(), not_read=(), withheld=(), suspects=(), leak_check="masks are the label",
+            task=self.name, version=self.version, table="images", rows_read=len(scans), patients=n, label="lesion masks",
+            label_counts=(n, 0), columns=(), findings=(), not_read=(), withheld=(), suspects=(), leak_check="masks are the label",
         )  # fmt: skip
         return Cohort(names, values, np.zeros(len(usable), np.int8), report, scans=tuple(usable))
 
@@ -102,17 +115,23 @@ class LesionSeg:
 
     def drawn(self, entries: Sequence[Entry], seed: bytes, drop_rate: float) -> tuple[Patches, NDArray[np.float32]]:
         """Each patch from a session drawn by lot."""
-        from tasks.imaging.segmentation import draw_patches, drop_modalities
+        from tasks.imaging.segmentation import draw_patches
 
         inputs, labels = [], []
         for number in range(PATCHES):
             own = hashlib.sha256(seed + number.to_bytes(4, "big")).digest()
             entry = entries[int.from_bytes(own[:8], "big") % len(entries)]
             patch = draw_patches(own, entry, 1, PATCH)[0]
-            kept = drop_modalities(patch.present, drop_rate, own)
+            kept = self.kept(patch.present, drop_rate, own)
             inputs.append(patch.channels * kept[:, None, None, None])
             labels.append(np.zeros(PATCH) if patch.mask is None else patch.mask)
         return np.stack(inputs).astype(np.float32), np.stack(labels).astype(np.float32)
+
+    def kept(self, present: NDArray[np.bool_], drop_rate: float, seed: bytes) -> NDArray[np.bool_]:
+        """Which of the `present` sequences (C,) a patch keeps."""
+        from tasks.imaging.segmentation import drop_modalities
+
+        return drop_modalities(present, drop_rate, seed)
 
     def chances(self, channels: Patches, present: NDArray[np.bool_], apply: Apply) -> NDArray[np.float32]:
         """Tile by tile; around the head is what is darkest in it."""
@@ -142,12 +161,17 @@ class LesionSeg:
     def scoring(self, bins: int, by: Sequence[str] = ()) -> LesionScoring:
         """By load; there are no groups of people."""
         if by:
-            raise ContractError(f"score_by is {','.join(by)}: task {NAME} knows no groups, its figures are by lesion load")
-        return LesionScoring(bins)
+            raise ContractError(f"score_by is {','.join(by)}: task {self.name} knows no groups, its figures are by lesion load")
+        return LesionScoring(bins, self.cuts_ml, self.reach_ml)
 
     def _sequences(self, columns: Sequence[str] | None) -> tuple[str, ...]:
-        wanted = tuple(SEQUENCES) if columns is None else tuple(columns)
-        return tuple(SEQUENCES[self.contract.column(name).name] for name in SEQUENCES if name in wanted)
+        wanted = tuple(self.sequences) if columns is None else tuple(columns)
+        return tuple(self.sequences[self.contract.column(name).name] for name in self.sequences if name in wanted)
+
+
+def _words(name: str) -> str:
+    which = "session before" if name.endswith(BEFORE) else "session"
+    return f"{name.removesuffix(BEFORE)} image of the {which}"
 
 
 def spacing_of(options: Options) -> float:

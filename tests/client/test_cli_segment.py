@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from image_plans import plan_of_images
+from image_plans import TINY_PAIRS, plan_of_images
 from phantom_sites import write_hospital
 
 from client.cli import main
@@ -26,8 +26,10 @@ from tasks.errors import MappingError
 from tasks.exported import FORMAT, named_tensors
 from tasks.imaging.measures_session import measure_store
 from tasks.imaging.store import open_store
+from tasks.imaging.task import ImageTask
 from tasks.imaging.volume import read_mask, read_volume
 from tasks.lesion_seg.task import TASK
+from tasks.new_lesions.task import TASK as NEW
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -44,11 +46,15 @@ def plan() -> Plan:
 
 @pytest.fixture(scope="module")
 def model(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the task lesion_seg."""
+    return exported(tmp_path_factory.mktemp("exported") / "model", plan, TASK)
+
+
+def exported(folder: Path, plan: Plan, task: ImageTask) -> Path:
     """A network by lot that finds lesions wherever its last bias says so: what is written matters, not how good it is."""
-    folder = tmp_path_factory.mktemp("exported") / "model"
     folder.mkdir()
     weights = np.array(initial_model(plan))
-    network = TASK.build_model("unet3d", {"widths": "4-8"}, plan.task.columns)
+    network = task.build_model("unet3d", {"widths": "4-8"}, plan.task.columns)
     assert [name for name, _ in network.named_parameters()][-2:] == ["output.weight", "output.bias"]
     weights[-5:] = [2.0, -1.0, 2.0, -1.0, 3.0]
     document = {
@@ -208,6 +214,84 @@ def test_a_folder_that_is_there_is_not_written_to(
     assert segment(model, "--folder", hospital, "--out", tmp_path) == 2
     assert "is there already: name a new folder" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+# -- pairs of sessions --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pairs_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    plan = plan_of_images("privacy=none", tiny=TINY_PAIRS)
+    return exported(tmp_path_factory.mktemp("exported") / "pairs", plan, NEW)
+
+
+@pytest.fixture(scope="module")
+def pairs_hospital(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """P002 and P004 have two sessions, the others one."""
+    return write_hospital(tmp_path_factory.mktemp("hospital"), "two", 4, second_every=2, new_per_year=15.0)
+
+
+def test_a_model_of_new_lesions_reads_pairs_and_names_both_sessions(
+    pairs_model: Path, pairs_hospital: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "masks"
+    assert segment(pairs_model, "--folder", pairs_hospital, "--out", out, "--html") == 0
+    page = (out / "segmented.html").read_text()
+    assert "P002, session 02, day 400, new since session 01" in page
+    rows = list(csv.DictReader((out / "segmented.csv").open()))
+    assert [(row["patient"], row["session"], row["since"]) for row in rows] == [("P002", "02", "01"), ("P004", "02", "01")]
+    later = [scan for scan in open_store(pairs_hospital).scans if scan.session == "02"]
+    for row, scan in zip(rows, later, strict=True):
+        (found,) = (out / f"sub-{scan.subject}").rglob("*.nii.gz")
+        assert found.name == f"sub-{scan.subject}_ses-02_desc-predicted_label-newlesion_mask.nii.gz"
+        mask, image = read_mask(found), read_volume(scan.images["FLAIR"])
+        assert mask.shape == image.shape
+        assert scan.new is not None
+        drawn = read_mask(scan.new).data > 0
+        both = (drawn & (mask.data > 0)).sum()
+        assert float(row["dice"]) == pytest.approx(2 * both / (drawn.sum() + mask.data.sum()), abs=1e-4)
+        assert float(row["drawn_ml"]) == pytest.approx(drawn.sum() * 5.6**3 / 1000, rel=1e-3)
+
+
+def test_what_such_a_model_drew_is_no_truth_and_no_measure(pairs_model: Path, pairs_hospital: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    shutil.copytree(pairs_hospital, site)
+    shutil.rmtree(site / "derivatives")
+    assert segment(pairs_model, "--folder", site, "--out", site / "derivatives" / "wardround") == 0
+    store = open_store(site)
+    assert {(scan.mask, scan.new) for scan in store.scans} == {(None, None)}
+    assert store.changes == {}
+    for role in ("mask", "new", "change"):
+        (tmp_path / "images.yaml").write_text(
+            'format: wardround/images\nformat_version: 1\nscans: "{patient}/{session}"\nimages:\n  FLAIR: FLAIR.nii.gz\n'
+            f"{role}: sub-{{patient}}_ses-{{session}}_desc-predicted_label-newlesion_mask.nii.gz\n"
+        )
+        with pytest.raises(MappingError, match="a model drew them"):
+            open_store(tmp_path)
+
+
+def test_patients_without_a_pair_are_told_and_sessions_apart_stop_no_others(
+    pairs_model: Path, pairs_hospital: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert segment(pairs_model, "--folder", pairs_hospital, "--out", tmp_path / "a", "--patient", "P001") == 1
+    assert "no patient of 1 sessions has two with FLAIR on different days" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+    site = tmp_path / "site"
+    shutil.copytree(pairs_hospital, site)
+    path = next(site.glob("sub-P002/ses-01/anat/*FLAIR.nii.gz"))
+    plain = nib.load(path)
+    affine = plain.affine.copy()
+    affine[:3, 3] += (6.0, 0.0, 0.0)
+    nib.save(nib.Nifti1Image(np.asarray(plain.dataobj), affine, plain.header), path)
+    assert segment(pairs_model, "--folder", site, "--out", tmp_path / "b") == 1
+    rows = {row["patient"]: row for row in csv.DictReader((tmp_path / "b" / "segmented.csv").open())}
+    assert rows["P002"]["reason"].startswith("not_registered: two sessions do not show the head in one place")
+    assert rows["P004"]["reason"] == ""
+    capsys.readouterr()
+    assert main(["--home", "/nonexistent", "data", "validate", "--folder", str(site)]) == 0
+    said = capsys.readouterr().out
+    assert "not_registered, 1 time" in said
+    assert "sub-P002_ses-02_FLAIR.nii.gz: some 6" in said
 
 
 def test_predict_sends_models_of_images_to_segment(model: Path, hospital: Path, capsys: pytest.CaptureFixture[str]) -> None:

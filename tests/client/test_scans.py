@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from image_folders import right_session
-from image_plans import plan_of_images
+from image_plans import TINY_PAIRS, plan_of_images
 from ms_tables import Tables
 from numpy.typing import NDArray
-from phantom_sites import write_hospital
+from phantom_sites import SMALL, write_hospital
 
 from client.engines import sum_of
 from client.errors import Refused
@@ -24,8 +24,10 @@ from consortium.plan import Plan
 from server.pooled import initial_model
 from tasks.cohorts import admitted, known_patients, open_cohort, usable_scans
 from tasks.errors import DataError
+from tasks.imaging.phantoms import PhantomSite, write_site
 from tasks.lesion_seg.task import TASK
 from tasks.models import split_parameters
+from tasks.new_lesions.task import TASK as NEW
 
 SALT = bytes(16)
 
@@ -90,6 +92,25 @@ def test_all_patches_and_sessions_of_a_patient_are_within_one_bound(plan: Plan, 
     for at in range(len(everybody)):
         found = clipped_sum(small, everybody.chosen(np.array([at]))) * bound.step
         assert 0.009 < np.linalg.norm(found) <= bound.norm + np.sqrt(found.size) * bound.step / 2  # half a step of each coordinate
+
+
+def test_all_pairs_of_a_patient_are_within_one_bound_and_the_last_ones_count(tmp_path: Path) -> None:
+    days = {"P001": (0, 300, 600, 900), "P002": (0, 300), "P003": (0,)}
+    write_site(tmp_path, PhantomSite("one", (SMALL,), new_per_year=15.0), days, seed=2)
+    plan, bound = plan_of_images("privacy=epsilon8", tiny=TINY_PAIRS), Bound(0.01, 20)
+    plan = replace(plan, privacy=replace(plan.privacy, clip=bound.norm))
+    cohort = open_cohort(NEW, tmp_path / "one")
+    assert cohort.patient_ids == ("P001", "P001", "P001", "P002")
+    side = Split(cohort, salt=SALT, held_out_fraction=0.0, at_most=2).sides.training
+    assert [scan.session for scan in side.scans] == ["03", "04", "02"]
+    everybody = ScanEncoder(NEW, tmp_path / "cache").training(job_of(plan), side)
+    assert [len(pairs) for pairs in everybody.entries] == [2, 1]
+    built = model_of(NEW, plan, "loop")
+    weights = np.frombuffer(job_of(plan).model, "<f4")
+    for at in range(2):
+        parts = everybody.chosen(np.array([at])).parts()
+        found = sum_of(built.engine, split_parameters(built.model, weights), parts, Bound(plan.privacy.clip, 20)) * bound.step
+        assert 0.009 < np.linalg.norm(found) <= bound.norm + np.sqrt(found.size) * bound.step / 2
 
 
 def test_patches_depend_on_round_step_and_patient_alone(plan: Plan, hospital: Path, cache: Path) -> None:

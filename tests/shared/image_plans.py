@@ -21,7 +21,10 @@ TINY = (
 )
 
 
+TINY_PAIRS = ("task=new_lesions", *TINY[1:])
+
+
 @cache
-def plan_of_images(*overrides: str, patients: int = 10) -> Plan:
+def plan_of_images(*overrides: str, patients: int = 10, tiny: tuple[str, ...] = TINY) -> Plan:
     """Of a small network on each scan's own voxels."""
-    return plan_of((*TINY, *overrides), roster_of(SITES, bytes(16)), dict.fromkeys(SITES, patients))
+    return plan_of((*tiny, *overrides), roster_of(SITES, bytes(16)), dict.fromkeys(SITES, patients))

@@ -375,6 +375,48 @@ def mask_named_for_another_space(root: Path, sub: str) -> Found:
     return at(root, mask_path(root, sub, "01", "MNI"), "mask_space")
 
 
+def new_path(root: Path, sub: str, ses: str = "") -> Path:
+    inner, start = (f"sub-{sub}/ses-{ses}", f"sub-{sub}_ses-{ses}") if ses else (f"sub-{sub}", f"sub-{sub}")
+    return root / f"derivatives/lesions/{inner}/anat/{start}_label-newlesion_mask.nii.gz"
+
+
+@quirk
+def new_lesions_of_a_first_session(root: Path, sub: str) -> Found:
+    path = put(new_path(root, sub, "01"), nifti(lesion(f"{sub} new")))
+    return at(root, path, "new_unplaced")
+
+
+@quirk
+def new_lesions_of_one_session(root: Path, sub: str) -> Found:
+    path = put(new_path(root, sub), nifti(lesion(f"{sub} new")))
+    return at(root, path, "new_unplaced")
+
+
+def second_session(root: Path, sub: str) -> Found:
+    """Its images show as little in common with those of the first as noise does."""
+    right_session(root, sub, "02", 200)
+    return at(root, image_path(root, sub, "02", "FLAIR"), "not_registered") | {("defaced", f"sub-{sub}/ses-02")}
+
+
+@quirk
+def two_sessions_that_do_not_lie_in_one_space(root: Path, sub: str) -> Found:
+    return second_session(root, sub)
+
+
+@quirk
+def new_lesions_that_lie_elsewhere(root: Path, sub: str) -> Found:
+    away = AFFINE.copy()
+    away[0, 3] += 20
+    path = put(new_path(root, sub, "02"), nifti(lesion(f"{sub} new"), away))
+    return second_session(root, sub) | at(root, path, "new_unplaced")
+
+
+@quirk
+def nothing_new_is_no_finding(root: Path, sub: str) -> Found:
+    put(new_path(root, sub, "02"), nifti(np.zeros(SHAPE, np.uint8)))
+    return second_session(root, sub)
+
+
 @quirk
 def mask_of_a_session_without_images(root: Path, sub: str) -> Found:
     other = put(mask_path(root, sub, "02"), nifti(lesion(sub)))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from tasks.imaging.measures import LARGE_RATIO, SMALL_LESION_MM3, SMALL_RATIO, change_between, grew, lesions_of
+from tasks.imaging.measures import LARGE_RATIO, SMALL_LESION_MM3, SMALL_RATIO, change_between, grew, lesions_of, new_between
 from tasks.imaging.phantoms import SITES, write_phantoms
 from tasks.imaging.store import open_store
 from tasks.imaging.volume import Volume, read_mask
@@ -117,6 +117,21 @@ def test_swapping_the_masks_swaps_what_became_of_the_lesions(first: NDArray[np.b
     assert (same.new, same.enlarging, same.shrinking, same.gone) == (0, 0, 0, 0)
 
 
+@given(masks(), st.integers(0, 2**32 - 1), st.sampled_from([0.0, 3.0, 12.0]))
+def test_the_mask_of_new_lesions_holds_what_is_counted_as_new_and_touches_no_old_one(
+    first: NDArray[np.bool_], seed: int, least: float
+) -> None:
+    second = np.random.default_rng(seed).uniform(size=first.shape) < 0.2
+    change = change_between(volume(first, TILTED), volume(second, TILTED), least_mm3=least)
+    new = new_between(volume(first, TILTED), volume(second, TILTED), least_mm3=least)
+    found = lesions_of(new, least_mm3=0)
+    assert (found.count, found.volume_ml) == (change.new, pytest.approx(change.new_ml))
+    marked = new.data > 0
+    assert not (marked & ~second).any()
+    labels, _ = ndimage.label(second, np.ones((3, 3, 3)))
+    assert not set(labels[marked].tolist()) & set(labels[first & second].tolist())  # an old lesion that grew is none of it
+
+
 def test_masks_on_two_grids_are_compared_on_the_finer_one() -> None:
     coarse = np.diag([2.0, 2, 2, 1])
     coarse[:3, 3] = 0.5  # two voxels of 1 mm in each of 2 mm
@@ -190,8 +205,8 @@ def test_masks_of_change_keep_the_volume_of_their_finer_source_and_lose_small_pa
     with (folder / "patients.csv").open(newline="") as file:
         stated = {row["patient_id"]: row for row in csv.DictReader(file)}
     store = open_store(folder / "site-ljubljana")
-    assert set(store.changes) == {"LL01", "LL03"}
-    for patient, path in store.changes.items():
+    assert set(store.changes) == {("LL01", ""), ("LL03", "")}
+    for (patient, _), path in store.changes.items():
         found = lesions_of(read_mask(path), least_mm3=0)
         assert (found.volume_ml, found.count) == pytest.approx(independent(path, 0))
         assert found.volume_ml * 1000 == pytest.approx(float(stated[patient]["lesion_change_volume_mm3"]), rel=0.2)

@@ -13,7 +13,7 @@ from tasks.imaging.measures_session import Measured, change_masks, measure_store
 from tasks.imaging.phantoms import PhantomSite, scans_of, write_site
 from tasks.imaging.phantoms_scanner import SCANNERS
 from tasks.imaging.store import Scan, open_store
-from tasks.imaging.volume import Volume, read_volume, write_volume
+from tasks.imaging.volume import Volume, read_mask, read_volume, write_volume
 from tasks.imaging.yearly_loss import LEAST_INTERVAL_D, Norm, change_pct_y, is_fast_loss, z_score
 
 ONE = PhantomSite("one", SCANNERS[:2])
@@ -177,7 +177,7 @@ def test_sessions_that_are_not_registered_are_said_and_not_compared(tmp_path: Pa
     copied = tmp_path / "moved"
     write_site(tmp_path, PhantomSite("moved", SCANNERS[:1]), {"P1": (0, 400)}, seed=3, volumes_ml={"P1": 8})
     for path in copied.rglob("*ses-02*.nii.gz"):
-        image = read_volume(path)
+        image = read_mask(path) if "mask" in path.name else read_volume(path)
         write_volume(path, moved(image, 6), np.int16)
     second = measured(copied)[1]
     assert (second.change, second.interval_d) == (None, None)

@@ -1,6 +1,7 @@
 """Invented MRI: repeatable, with a truth that its files bear out, spread as published, and not solved by one threshold."""
 
 import csv
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from scipy import ndimage
 
 from tasks.errors import ContractError
+from tasks.imaging.checks import check_voxels
 from tasks.imaging.head import normalised
 from tasks.imaging.phantoms import SITES, PhantomSite, drawn_days, invented_sites, scans_of, write_phantoms, write_site
 from tasks.imaging.phantoms_anatomy import ellipsoid, filled
@@ -84,6 +86,28 @@ def test_masks_lie_on_the_grid_of_their_images(folder: Path) -> None:
             mask, image = read_mask(scan.mask), read_volume(scan.images["FLAIR"])
             assert mask.shape == image.shape
             np.testing.assert_allclose(mask.affine, image.affine, atol=1e-4)
+
+
+def test_what_is_new_is_a_part_of_the_mask_that_older_lesions_do_not_fill() -> None:
+    new, old, site = 0, 0, PhantomSite("one", SCANNERS[:1], new_per_year=8.0)
+    for number in range(6):
+        for early, later in pairwise(scans_of(site, f"N{number}", (0, 400, 800), seed=SEED)):
+            assert early.day or not early.new_mask.data.any()  # nothing is new in a first session
+            marked = later.new_mask.data > 0
+            assert not (marked & (later.mask.data == 0)).any()
+            assert later.n_new or not marked.any()
+            new += int(marked.sum())
+            old += int((early.mask.data[marked] > 0).sum())
+    assert new > 100
+    assert old < 0.05 * new  # older lesions shrink by a little, and a new one fills what they leave
+
+
+def test_masks_of_new_lesions_are_written_for_every_session_but_the_first(tmp_path: Path) -> None:
+    write_site(tmp_path, ONE, {"P": (0, 300, 600), "Q": (0,)}, seed=3)
+    assert [(scan.patient, scan.session, scan.new is not None) for scan in open_store(tmp_path / "one").scans] == [
+        ("P", "01", False), ("P", "02", True), ("P", "03", True), ("Q", "01", False),
+    ]  # fmt: skip
+    assert not [each for each in check_voxels(open_store(tmp_path / "one"), lambda: None) if each.rule.name != "faces"]
 
 
 @pytest.mark.slow

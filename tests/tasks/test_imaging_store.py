@@ -270,7 +270,8 @@ def test_a_map_says_which_file_is_what_and_a_table_when(tree: Path) -> None:
         "p_2/a/T1.nii.gz",
     ]
     assert [place(store, scan.mask) for scan in store.scans] == ["masks/p.1_a.nii.gz", "masks/p.1_b.nii.gz", "masks/p_2_a.nii.gz"]
-    assert {who: store.place(path) for who, path in store.changes.items()} == {"p.1": "masks/p.1_change.nii.gz"}
+    assert {key: store.place(path) for key, path in store.changes.items()} == {("p.1", ""): "masks/p.1_change.nii.gz"}
+    assert [scan.new for scan in store.scans] == [None] * 3  # what shrank may be in it
     assert rules(store) == {"no_day", "missing_other", "faces_unknown"}
 
 
