@@ -126,13 +126,17 @@ def target_grid(reference: Volume, recipe: Recipe) -> Grid:
 
 
 def source_digests(scan: Scan, recipe: Recipe) -> Mapping[str, str]:
-    """SHA-256 of the bytes of every file that `prepare` would read, by what it is: a modality, "mask" or "old_mask"."""
+    """SHA-256 of the bytes of every file that `prepare` would read, by what it is: a modality, "mask" or "old_mask"; with the
+    latter the version of the measures, which say what is new."""
     files: dict[str, Path] = {name: scan.images[name] for name in recipe.modalities if name in scan.images}
     if scan.mask is not None:
         files["mask"] = scan.mask
-        if scan.old_mask is not None:
-            files["old_mask"] = scan.old_mask
-    return {name: _digest(path) for name, path in files.items()}
+    if scan.mask is None or scan.old_mask is None:
+        return {name: _digest(path) for name, path in files.items()}
+    from tasks.imaging.measures import VERSION as MEASURES  # here: scipy is for those who compare
+
+    files["old_mask"] = scan.old_mask
+    return {name: _digest(path) for name, path in files.items()} | {"measures": MEASURES}
 
 
 def _digest(path: Path) -> str:
