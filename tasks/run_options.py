@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tasks.base import Options, Task
     from tasks.scoring.base import Scoring
 
-GROUPINGS: Final = ("age", "sex")
+GROUPINGS: Final = ("age", "sex", "vendor")
 RESERVED: Final = ("drop_rate", LEAVE_OUT, "score_bins", "score_by", "split", "train_until_year")
 PATIENTS, ROWS = "patients", "rows"
 FIRST_YEAR, LAST_YEAR = 1950, 2200

@@ -17,6 +17,7 @@ from typing import Final
 from tasks.imaging.layout import Key
 from tasks.imaging.measures import VERSION
 from tasks.imaging.measures_session import Measured
+from tasks.imaging.sidecars import vendor_of
 from tasks.imaging.store import Scan
 from tasks.ms.contract import MRI
 from tasks.ms.reading import TextTable
@@ -37,7 +38,6 @@ MEASURES: Final = (
 )
 COMPARED: Final = ("new_t2", "enlarging_t2", "interval_d_to_prev")  # one comparison: all of it is ours, or none
 SEQUENCES: Final = {"FLAIR": "flair", "T1w": "t1w", "T2w": "t2w", "T1w_ce": "t1w_gd"}
-MAKERS: Final = {"siemens": "siemens", "philips": "philips", "ge": "ge", "canon": "canon", "toshiba": "canon"}
 FIELD_OFF: Final = 0.05  # a magnet of 3 T says 2.89
 SAME: Final = 2e-3  # relative; volumes in a report are rounded
 LONGEST_TOOL: Final = 64
@@ -201,7 +201,7 @@ def _facts(scan: Scan) -> Row:
     """Which folder, which scanner, which sequences."""
     facts = {"bids_sub": scan.subject, "bids_ses": scan.session, "scanner_id": scan.scanner}
     facts["sequences"] = "|".join(SEQUENCES[name] for name in SEQUENCES if name in scan.images)
-    facts["vendor"] = next((code for word, code in MAKERS.items() if word in scan.scanner.lower().split()[:1]), "")
+    facts["vendor"] = vendor_of(scan.scanner)
     if match := re.search(r" (\d+(?:\.\d+)?)T$", scan.scanner):
         near = [value for value in MRI.column("field_t").values if abs(float(match[1]) / value - 1) <= FIELD_OFF]
         facts["field_t"] = f"{near[0]:g}" if near else ""

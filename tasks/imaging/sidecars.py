@@ -14,6 +14,7 @@ MAX_BYTES: Final = 1 << 22
 NOT_GIVEN: Final = ("", "n/a")
 DAY: Final = re.compile(r"(-?\d{1,5})(?:\.0+)?", re.ASCII)  # tables with gaps are often written as 12.0
 SCANNER_MOST: Final = 64
+MAKERS: Final = {"siemens": "siemens", "philips": "philips", "ge": "ge", "canon": "canon", "toshiba": "canon"}
 # What converters copy from DICOM about a person or a calendar day, if nobody stops them.
 IDENTIFYING: Final = frozenset({
     "PatientName", "PatientID", "PatientBirthDate", "PatientAddress", "PatientTelephoneNumbers", "OtherPatientIDs",
@@ -89,3 +90,8 @@ def scanner_of(maker: object, model: object, tesla: object = None) -> str:
         words[0] = ""
     said = re.sub(r"[^\w .+/-]", " ", " ".join([*words, field]))
     return " ".join(said.split()).lstrip(" .+/-")[:SCANNER_MOST].rstrip()
+
+
+def vendor_of(scanner: str) -> str:
+    """`philips` for `Philips Ingenia 3T`; "" where the scanner's name begins with no known maker."""
+    return next((code for word, code in MAKERS.items() if word in scanner.lower().split()[:1]), "")

@@ -17,6 +17,7 @@ from tasks.errors import ContractError
 from tasks.imaging.task import LOAD_CUTS_ML, load_words
 from tasks.metrics import LEAST_MASS, Z95, Figure, figure
 from tasks.scoring.base import NOWHERE, Floats, Panel, Places, Scored
+from tasks.scoring.groups import Grouping
 from tasks.scoring.names import NOISE_DOMINATES, Name
 
 DICE, F1, FOUND_ML, TRUE_ML = range(4)  # of a judged session
@@ -37,6 +38,7 @@ class LesionScoring:
     bins: int
     cuts_ml: tuple[float, float] = LOAD_CUTS_ML
     reach_ml: float = REACH_ML
+    groups: tuple[Grouping, ...] = ()  # for which Dice of sessions with lesions is counted as well
 
     def __post_init__(self) -> None:
         if self.bins < 4 or self.bins % 2:
@@ -54,44 +56,48 @@ class LesionScoring:
 
     @property
     def cells(self) -> int:
-        return (len(LOADS) + 2) * self.bins
+        return sum(self._rows) * self.bins
+
+    @property
+    def _rows(self) -> tuple[int, ...]:
+        """Rows of bins of each histogram."""
+        return len(LOADS), 1, 1, *map(len, self.groups)
 
     @property
     def weights(self) -> tuple[float, ...]:
-        """Dice, by load, has half of the squared weight."""
-        return math.sqrt(0.5), 0.5, 0.5
+        """Dice by load has half of the squared weight; each grouping as much as lesions found or volumes."""
+        rest = 0.5 / (2 + len(self.groups))
+        return math.sqrt(0.5), *(math.sqrt(rest) for _ in self._rows[1:])
 
     def places(self, scored: Scored) -> Places:
         """A session that could not be prepared is nowhere; of lesions found, one without any and without any found as well."""
         outputs = np.asarray(scored.outputs, dtype=np.float64)
         if outputs.ndim != 2 or outputs.shape[1] != JUDGED:
-            return np.full((len(outputs), 3), NOWHERE, dtype=np.int64)
+            return np.full((len(outputs), len(self.weights)), NOWHERE, dtype=np.int64)
         dice, f1, found, true = np.nan_to_num(outputs).T
         load = np.where(true > 0, 1 + np.searchsorted(self.cuts_ml, true, side="right"), 0)
-        places = np.stack(
-            [
-                load * self.bins + self._share_bin(dice),
-                len(LOADS) * self.bins + self._share_bin(f1),
-                (len(LOADS) + 1) * self.bins + self._difference_bin(found - true),
-            ],
-            axis=1,
-        )
+        first = np.cumsum((0, *self._rows))[:-1] * self.bins
+        parts = [load * self.bins + self._share_bin(dice), self._share_bin(f1), self._difference_bin(found - true)]
+        parts += [group.which(scored.values) * self.bins + self._share_bin(dice) for group in self.groups]
+        places = np.stack(parts, axis=1) + first
         places[np.isnan(outputs[:, F1]), 1] = NOWHERE
+        places[load == 0, len(parts) - len(self.groups) :] = NOWHERE
         places[np.isnan(outputs[:, DICE])] = NOWHERE
         return np.asarray(places, dtype=np.int64)
 
     def figures(self, histogram: Floats, *, noise_std: float = 0.0) -> Mapping[str, float]:
-        """dice of sessions with lesions, also by load; dice_none: share of those without lesions where none is found; lesion_f1;
-        volume_bias_ml and the limits of agreement around it (Bland and Altman 1986)."""
+        """dice of sessions with lesions, also by load and group; dice_none: share of those without lesions where none is found;
+        lesion_f1; volume_bias_ml and the limits of agreement around it (Bland and Altman 1986)."""
         blocks, noise = self._blocks(histogram, noise_std)
         found = self._dice(blocks, noise[0])
         found["lesion_f1"] = _mean(self._share_values(), blocks[len(LOADS)], noise[1], 0.0, 1.0)
         agreement = self._agreement(blocks[len(LOADS) + 1], float(noise[2]))
+        named = {(name, ""): one for name, one in (found | agreement).items()} | self._by_group(blocks, noise)
         flat: dict[str, float] = {}
-        for name, one in (found | agreement).items():
+        for (name, group), one in named.items():
             if one is not None:
                 parts = {"": one.value, "low": one.low, "high": one.high, "noise_se": one.noise_se or None}
-                flat |= {str(Name(name, part)): value for part, value in parts.items() if value is not None}
+                flat |= {str(Name(name, part, group)): value for part, value in parts.items() if value is not None}
         return flat | {NOISE_DOMINATES: float(_drowned(found["dice"], noise_std))}
 
     def panels(self, histogram: Floats, *, noise_std: float = 0.0) -> tuple[Panel, ...]:
@@ -109,12 +115,13 @@ class LesionScoring:
         return tuple(panel for panel in panels if panel.lines)
 
     def _blocks(self, histogram: Floats, noise_std: float) -> tuple[Floats, Floats]:
-        """Patients in each bin (6, bins): Dice by load, F1, differences; and the noise on one (3,): of Dice, F1, differences."""
+        """Patients in each bin, a row of bins after the other: Dice by load, F1, differences, Dice by group; the noise on a bin of
+        each of these histograms."""
         cells = np.asarray(histogram, dtype=np.float64)
         if cells.shape != (self.cells,):
             raise ContractError(f"a histogram of {self.bins} bins has {self.cells} cells here, got shape {cells.shape}")
         weights = np.array(self.weights)
-        return cells.reshape(-1, self.bins) / np.repeat(weights, (len(LOADS), 1, 1))[:, None], noise_std / weights
+        return cells.reshape(-1, self.bins) / np.repeat(weights, self._rows)[:, None], noise_std / weights
 
     def _dice(self, blocks: Floats, noise_std: float) -> dict[str, Figure | None]:
         shares, with_lesions = self._share_values(), blocks[1 : len(LOADS)].sum(axis=0)
@@ -122,6 +129,12 @@ class LesionScoring:
         return found | {
             f"dice_{name}": _mean(shares, counts, noise_std, 0.0, 1.0) for name, counts in zip(LOADS, blocks, strict=False)
         }
+
+    def _by_group(self, blocks: Floats, noise: Floats) -> dict[tuple[str, str], Figure | None]:
+        """Dice of sessions with lesions, of each group."""
+        keys = [(key, float(noise[3 + at])) for at, each in enumerate(self.groups) for key in each.keys()]  # noqa: SIM118 - no mapping
+        rows = blocks[len(LOADS) + 2 :]
+        return {("dice", key): _mean(self._share_values(), row, std, 0.0, 1.0) for (key, std), row in zip(keys, rows, strict=True)}
 
     def _agreement(self, counts: Floats, noise_std: float) -> dict[str, Figure | None]:
         values = self._difference_values()

@@ -18,6 +18,7 @@ from tasks.errors import ContractError, DataError
 from tasks.imaging.task import LOAD_CUTS_ML, Apply, Patches
 from tasks.lesion_seg.scoring import REACH_ML, LesionScoring
 from tasks.report import DataReport
+from tasks.scoring.groups import VENDOR_COLUMN as VENDOR
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 NAME: Final = "lesion_seg"
 VERSION: Final = "1"
 SEQUENCES: Final = {"flair": "FLAIR", "t1w": "T1w", "t2w": "T2w", "t1w_ce": "T1w_ce"}  # column -> as folders name it
+OTHER: Final = "other"
+VENDORS: Final = ("siemens", "philips", "ge", "canon", OTHER)
 BEFORE: Final = "_before"  # ends the names of what a pair has of its earlier session
 PATCH: Final = (32, 32, 32)  # voxels
 PATCHES: Final = 2  # of a patient in a step
@@ -59,10 +62,13 @@ class LesionSeg:
 
     @cached_property
     def contract(self) -> Contract:
-        """A column for each sequence: whether the session has it. What a plan names is what the network sees."""
+        """A column for each sequence: whether the session has it. What a plan names of them is what the network sees."""
         columns = [
             Column(column, "binary", f"a {_words(name)}", nullable=False, modality="mri") for column, name in self.sequences.items()
         ]
+        columns.append(
+            Column(VENDOR, "categorical", "who made the scanner", categories=VENDORS, modality="mri")
+        )  # for figures alone
         return Contract(self.name, self.version, tuple(columns), self.label)
 
     @property
@@ -80,7 +86,7 @@ class LesionSeg:
         usable = [scan for scan in self.readable(scans) if scan.mask is not None and {"FLAIR", "T1w"} & set(scan.images)]
         if not usable:
             raise DataError(self.nobody.format(sessions=len(scans)))
-        values = np.array([[float(name in scan.images) for name in self.sequences.values()] for scan in usable])
+        values = np.array([[*(name in scan.images for name in self.sequences.values()), _vendor(scan)] for scan in usable], float)
         names = tuple(scan.patient for scan in usable)
         n = len(set(names))
         report = DataReport(
@@ -159,14 +165,21 @@ class LesionSeg:
         return hospitals(spacing_of(options), self._sequences(columns))
 
     def scoring(self, bins: int, by: Sequence[str] = ()) -> LesionScoring:
-        """By load; there are no groups of people."""
-        if by:
-            raise ContractError(f"score_by is {','.join(by)}: task {self.name} knows no groups, its figures are by lesion load")
-        return LesionScoring(bins, self.cuts_ml, self.reach_ml)
+        """By load and, if asked, by who made the scanner; there are no groups of people. `ContractError` for one."""
+        from tasks.scoring.groups import groupings
+
+        return LesionScoring(bins, self.cuts_ml, self.reach_ml, groupings(self.contract, by))
 
     def _sequences(self, columns: Sequence[str] | None) -> tuple[str, ...]:
-        wanted = tuple(self.sequences) if columns is None else tuple(columns)
+        wanted = tuple(self.sequences) if columns is None else tuple(columns)  # a vendor is no input
         return tuple(self.sequences[self.contract.column(name).name] for name in self.sequences if name in wanted)
+
+
+def _vendor(scan: Scan) -> float:
+    """Place in `VENDORS`; NaN if nothing names the scanner."""
+    from tasks.imaging.sidecars import vendor_of
+
+    return float(VENDORS.index(vendor_of(scan.scanner) or OTHER)) if scan.scanner else np.nan
 
 
 def _words(name: str) -> str:

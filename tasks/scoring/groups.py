@@ -1,4 +1,4 @@
-"""Groups of patients for whom figures are made as well, by sex and by band of age, from the contract's own columns."""
+"""Groups for whom figures are made as well, by sex, band of age or maker of the scanner, from the contract's own columns."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ AGE_EDGES: Final = (35.0, 50.0)  # years
 AGE_NAMES: Final = ("below_35", "35_to_49", "from_50", UNKNOWN)
 SEX_COLUMNS: Final = ("female", "sex")  # binary, or categorical with the codes F and M
 AGE_COLUMN: Final = "age_years"
+VENDOR_COLUMN: Final = "vendor"  # categorical
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,12 @@ def _age(contract: Contract) -> Grouping:
     return Grouping("age", at, AGE_NAMES, AGE_EDGES)
 
 
+def _vendor(contract: Contract) -> Grouping:
+    at, column = _found(contract, "vendor", (VENDOR_COLUMN,))
+    edges = tuple(code + 0.5 for code in range(len(column.categories) - 1))
+    return Grouping("vendor", at, (*column.categories, UNKNOWN), edges)
+
+
 def _found(contract: Contract, by: str, names: Sequence[str]) -> tuple[int, Column]:
     for name in names:
         if name in contract.column_names:
@@ -90,4 +97,4 @@ def _found(contract: Contract, by: str, names: Sequence[str]) -> tuple[int, Colu
     raise ContractError(f"task {contract.task} has no figures by {by}: its contract has no column {' or '.join(names)}")
 
 
-MAKERS: Final[Mapping[str, Callable[[Contract], Grouping]]] = {"age": _age, "sex": _sex}
+MAKERS: Final[Mapping[str, Callable[[Contract], Grouping]]] = {"age": _age, "sex": _sex, "vendor": _vendor}

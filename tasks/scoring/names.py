@@ -99,6 +99,12 @@ GROUP_WORDS: Final[Mapping[str, str]] = {
     "sex=F": "women",
     "sex=M": "men",
     "sex=unknown": "sex unknown",
+    "vendor=siemens": "scanners by Siemens",
+    "vendor=philips": "scanners by Philips",
+    "vendor=ge": "scanners by GE",
+    "vendor=canon": "scanners by Canon or Toshiba",
+    "vendor=other": "scanners by others",
+    "vendor=unknown": "scanner unknown",
 }
 
 
