@@ -50,7 +50,7 @@ class LesionSeg:
     version: ClassVar[str] = VERSION
     records: ClassVar[int] = PATCHES
     sessions: ClassVar[int] = SESSIONS
-    label_shape: ClassVar[tuple[int, ...]] = PATCH
+    label_shape: ClassVar[tuple[int, int, int]] = PATCH
     marks: ClassVar[str] = "lesion"
     sequences: ClassVar[Mapping[str, str]] = SEQUENCES
     label: ClassVar[Label] = Label("lesion", "the voxel lies in a T2 lesion of MS")
@@ -96,7 +96,7 @@ class LesionSeg:
         return Cohort(names, values, np.zeros(len(usable), np.int8), report, scans=tuple(usable))
 
     def build_model(self, name: str, options: Options, columns: Sequence[str] | None = None) -> nn.Module:
-        """U-Net from (batch, sequences, 32, 32, 32) to logits (batch, 32, 32, 32)."""
+        """U-Net from (batch, sequences, *label_shape) to logits (batch, *label_shape)."""
         from tasks.imaging.unet import build
 
         spacing_of(options)
@@ -111,7 +111,7 @@ class LesionSeg:
         return Recipe((spacing,) * 3 if spacing else None, self._sequences(columns), low=LOW)
 
     def input_shape(self, columns: Sequence[str]) -> tuple[int, ...]:
-        return len(self._sequences(columns)), *PATCH
+        return len(self._sequences(columns)), *self.label_shape
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Soft Dice and cross-entropy of each patch, (batch,)."""
@@ -127,10 +127,10 @@ class LesionSeg:
         for number in range(PATCHES):
             own = hashlib.sha256(seed + number.to_bytes(4, "big")).digest()
             entry = entries[int.from_bytes(own[:8], "big") % len(entries)]
-            patch = draw_patches(own, entry, 1, PATCH)[0]
+            patch = draw_patches(own, entry, 1, self.label_shape)[0]
             kept = self.kept(patch.present, drop_rate, own)
             inputs.append(patch.channels * kept[:, None, None, None])
-            labels.append(np.zeros(PATCH) if patch.mask is None else patch.mask)
+            labels.append(np.zeros(self.label_shape) if patch.mask is None else patch.mask)
         return np.stack(inputs).astype(np.float32), np.stack(labels).astype(np.float32)
 
     def kept(self, present: NDArray[np.bool_], drop_rate: float, seed: bytes) -> NDArray[np.bool_]:
@@ -144,7 +144,7 @@ class LesionSeg:
         from tasks.imaging.segmentation import predict_volume
 
         background = [LOW if there else 0.0 for there in present]
-        return predict_volume(apply, channels, patch=PATCH, overlap=OVERLAP, background=background)
+        return predict_volume(apply, channels, patch=self.label_shape, overlap=OVERLAP, background=background)
 
     def judged(self, entry: Entry, apply: Apply) -> NDArray[np.float64]:
         """Dice, lesion-wise F1 (NaN where there is none to find and none is found), found and true volume in mL."""

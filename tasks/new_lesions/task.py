@@ -24,6 +24,7 @@ NAME: Final = "new_lesions"
 VERSION: Final = "1"
 MAIN: Final = "flair"  # by it two sessions are compared (`tasks.imaging.pairs`)
 EARLIER: Final = {column + BEFORE: name + BEFORE for column, name in SEQUENCES.items()}  # as `tasks.imaging.layout.EARLIER`
+PATCH: Final = (16, 16, 16)  # voxels: of larger ones what is new fills so little that marking nothing is learnt first, and for long
 CUTS_ML: Final = (0.25, 1.0)  # one lesion of average size (0.2 mL), some five of them
 REACH_ML: Final = 10.0
 DAYS: Final = (0, 730)  # of invented patients: some three lesions are new by then
@@ -34,6 +35,7 @@ class NewLesions(LesionSeg):
 
     name: ClassVar[str] = NAME
     version: ClassVar[str] = VERSION
+    label_shape: ClassVar[tuple[int, int, int]] = PATCH
     marks: ClassVar[str] = "newlesion"
     sequences: ClassVar[Mapping[str, str]] = SEQUENCES | EARLIER
     label: ClassVar[Label] = Label("new_lesion", "the voxel lies in a lesion of MS that is new since the session before")

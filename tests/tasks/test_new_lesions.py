@@ -22,9 +22,9 @@ from tasks.imaging.store import Scan, Store, open_store
 from tasks.imaging.task import ImageTask
 from tasks.imaging.volume import Volume, read_mask, read_volume, write_volume
 from tasks.lesion_seg.scoring import LesionScoring
-from tasks.lesion_seg.task import PATCH, PATCHES
+from tasks.lesion_seg.task import PATCHES
 from tasks.lesion_seg.task import TASK as LESIONS
-from tasks.new_lesions.task import CUTS_ML, REACH_ML, TASK
+from tasks.new_lesions.task import CUTS_ML, PATCH, REACH_ML, TASK
 from tasks.registry import get_task
 from tasks.scoring.base import Scored, summed
 
