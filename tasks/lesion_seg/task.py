@@ -66,10 +66,8 @@ class LesionSeg:
         columns = [
             Column(column, "binary", f"a {_words(name)}", nullable=False, modality="mri") for column, name in self.sequences.items()
         ]
-        columns.append(
-            Column(VENDOR, "categorical", "who made the scanner", categories=VENDORS, modality="mri")
-        )  # for figures alone
-        return Contract(self.name, self.version, tuple(columns), self.label)
+        maker = Column(VENDOR, "categorical", "who made the scanner; for figures alone", categories=VENDORS, modality="mri")
+        return Contract(self.name, self.version, (*columns, maker), self.label)
 
     @property
     def model_names(self) -> tuple[str, ...]:

@@ -82,8 +82,40 @@ def test_a_model_takes_what_is_drawn(name: str, entries: tuple[Entry, ...]) -> N
 
 
 def test_groups_of_people_are_refused() -> None:
-    with pytest.raises(ContractError, match="knows no groups"):
+    with pytest.raises(ContractError, match="has no figures by sex"):
         TASK.scoring(16, ("sex",))
+
+
+def test_the_maker_of_a_scanner_is_known_by_its_name_and_is_no_input(scans: tuple[Scan, ...]) -> None:
+    named = [replace(scans[0], scanner=name) for name in ("Philips Ingenia 3T", "SIEMENS Aera", "Toshiba Titan", "Hitachi", "")]
+    column = TASK.contract.column_names.index("vendor")
+    found = TASK.cohort_of_scans(named).values[:, column]
+    categories = TASK.contract.column("vendor").categories
+    assert [categories[int(code)] for code in found[:4]] == ["philips", "siemens", "canon", "other"]
+    assert np.isnan(found[4])
+    assert TASK.input_shape(("flair", "vendor")) == TASK.input_shape(("flair",))
+    assert TASK.recipe({}, ("flair", "vendor")) == TASK.recipe({}, ("flair",))
+
+
+def test_dice_by_maker_is_that_of_its_sessions_with_lesions() -> None:
+    scoring = TASK.scoring(1024, ("vendor",))
+    values = np.full((5, len(TASK.contract.columns)), np.nan)
+    values[:3, -1] = [0.0, 0.0, 2.0]  # siemens twice, ge; two scanners without a name
+    outputs = np.array([(0.8, 1, 5, 5), (0.4, 1, 5, 5), (0.6, 1, 5, 5), (0.2, 1, 5, 5), (1.0, np.nan, 0, 0)], float)
+    places = scoring.places(Scored(outputs, np.zeros(5, np.int8), values))
+    histogram = np.zeros(scoring.cells)
+    for row in places:
+        for place, weight in zip(row, scoring.weights, strict=True):
+            if place >= 0:
+                histogram[place] += weight
+    figures = scoring.figures(histogram)
+    assert figures["dice[vendor=siemens]"] == pytest.approx(0.6, abs=1e-3)
+    assert figures["dice[vendor=ge]"] == pytest.approx(0.6, abs=1e-3)
+    assert figures["dice[vendor=unknown]"] == pytest.approx(0.2, abs=1e-3)
+    assert figures["dice"] == pytest.approx(0.5, abs=1e-3)
+    assert "dice[vendor=philips]" not in figures
+    assert sum(weight**2 for weight in scoring.weights) == pytest.approx(1.0)
+    assert TASK.scoring(1024).cells == scoring.cells - 6 * 1024
 
 
 # -- whose images -------------------------------------------------------------------------------------------------------------
@@ -94,7 +126,8 @@ def test_a_session_is_a_row_and_a_patient_may_have_several(scans: tuple[Scan, ..
     assert cohort.patient_ids == ("P001", "P002", "P003", "P003")
     assert cohort.size == 3
     assert cohort.scans == scans
-    assert cohort.values.tolist() == [[float(name in scan.images) for name in ("FLAIR", "T1w", "T2w", "T1w_ce")] for scan in scans]
+    there = [[float(name in scan.images) for name in ("FLAIR", "T1w", "T2w", "T1w_ce")] for scan in scans]
+    assert cohort.values[:, :4].tolist() == there
 
 
 def test_sessions_without_a_mask_serve_nobody(scans: tuple[Scan, ...]) -> None:

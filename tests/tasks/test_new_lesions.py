@@ -115,7 +115,7 @@ def test_a_row_is_a_pair_with_a_truth_and_a_patient_all_of_them(store: Store, pa
     cohort = TASK.cohort_of_scans(store.scans)
     assert cohort.patient_ids == ("P001", "P002", "P003", "P004")
     assert [pair.before and pair.before.session for pair in pairs] == ["01"] * 4
-    assert cohort.values.tolist() == [[1, 1, 0, 0, 1, 1, 0, 0]] * 4
+    assert cohort.values[:, :8].tolist() == [[1, 1, 0, 0, 1, 1, 0, 0]] * 4
     bare = [replace(scan, mask=None, new=None) for scan in store.scans]
     with pytest.raises(DataError, match="none of 8 sessions has FLAIR as the session before it has, and a mask of new lesions"):
         TASK.cohort_of_scans(bare)
