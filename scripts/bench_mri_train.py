@@ -7,9 +7,10 @@
     scripts/bench mri_train --task new_lesions                     pairs of sessions: only what is new in the second is to be found
 
 Phantoms of scanners that differ; 60 % of the patients train, figures are of the 20 % of the test, session by session, exact and
-without noise. Plans, trainers, patches and noise are the product's (`consortium_in_process`); transport and masks are left out. The
-threshold is the best single one on the training scans, of normalised FLAIR, or of FLAIR less that of the session before. Intervals:
-95 % over test sessions. Patients of new_lesions have two sessions each and `--new` lesions more a year on average.
+without noise. A site alone takes as many patients in a round as all sites together do. Plans, trainers, patches and noise are the
+product's (`consortium_in_process`); transport and masks are left out. The threshold is the best single one on the training scans, of
+normalised FLAIR, or of FLAIR less that of the session before. Intervals: 95 % over test sessions. Patients of new_lesions have two
+sessions each and `--new` lesions more a year on average.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ WORDS: Final = {
     "federated": "federated, no noise",
     "distributed8": "federated, distributed noise, epsilon 8",
 }
-QUIET: Final = ("privacy=none", "strategy.options.tau=1e-6")  # without noise, Adam's steps may follow the smallest gradients
+QUIET: Final = ("privacy=none",)
 POOLED: Final = "pooled"
 ABSENT: Final = ("absent-a", "absent-b")  # a plan names three sites at least; these never answer
 Floats = np.ndarray
@@ -79,6 +80,7 @@ class World:
     salt: bytes
     seed: int
     common: tuple[str, ...]
+    alone_rate: float  # share of a hospital's patients in a round of its own: as many patients as in one of all
 
     def words(self, *more: str) -> list[str]:
         return [f"task={self.task.name}", *self.common, *more]
@@ -102,8 +104,13 @@ def world_of(folder: Path, options: argparse.Namespace) -> World:
         f"schedule.rounds={options.rounds}",
         f"schedule.evaluate_every={options.rounds}",
         f"strategy.options.rate={options.rate}",
+        f"privacy.sample_rate={options.sample_rate}",
+        f"strategy.options.ema_decay={options.ema}",
+        f"privacy.clip={options.clip}",
+        "strategy.options.tau=1e-6",  # Adam's steps follow small gradients, as those of these networks are
     )
-    return World(TASKS[options.task], cohorts, folder / "prepared", salt, options.seed, common)
+    alone_rate = min(1.0, options.sample_rate * len(cohorts))
+    return World(TASKS[options.task], cohorts, folder / "prepared", salt, options.seed, common, alone_rate)
 
 
 def pooled_cohort(world: World) -> Cohort:
@@ -174,7 +181,7 @@ def run(world: World, arm: str) -> Floats:
         for site, cohort in world.cohorts.items():
             if site not in test:
                 continue
-            plan, model = trained(world, {site: cohort}, QUIET, site)
+            plan, model = trained(world, {site: cohort}, (*QUIET, f"privacy.sample_rate={world.alone_rate}"), site)
             rows.append(judged(world, plan, model, test[site]))
         return np.concatenate(rows)
     cohorts = {POOLED: pooled_cohort(world)} if arm == "pooled" else world.cohorts
@@ -234,6 +241,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--widths", default="8-16-32", help="channels of the network's levels (default %(default)s)")
     parser.add_argument("--rate", type=float, default=0.01, help="step of the server's optimiser (default %(default)s)")
     parser.add_argument("--sample-rate", type=float, default=0.25, help="share of patients in a round (default %(default)s)")
+    parser.add_argument(
+        "--ema", type=float, default=0.97, help="decay of the running average that is released (default %(default)s)"
+    )
+    parser.add_argument("--clip", type=float, default=0.01, help="bound of a patient's gradient, with noise (default %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
     parser.add_argument("--folder", type=Path, help="where scans are written, or lie (default: a temporary one)")
@@ -243,7 +254,6 @@ def main(arguments: list[str]) -> int:
     result: dict[str, Any] = {"machine": machine(), "options": {k: str(v) for k, v in vars(options).items()}, "arms": {}}
     with tempfile.TemporaryDirectory() as name:
         world = world_of(options.folder or Path(name), options)
-        world = replace(world, common=(*world.common, f"privacy.sample_rate={options.sample_rate}"))
         for arm in options.arms:
             began = time.process_time()
             result["arms"][arm] = figures(world.task, run(world, arm)) | {"cpu_s": time.process_time() - began}
