@@ -7,10 +7,10 @@
     scripts/bench mri_train --task new_lesions                     pairs of sessions: only what is new in the second is to be found
 
 Phantoms of scanners that differ; 60 % of the patients train, figures are of the 20 % of the test, session by session, exact and
-without noise. A site alone takes as many patients in a round as all sites together do. Plans, trainers, patches and noise are the
-product's (`consortium_in_process`); transport and masks are left out. The threshold is the best single one on the training scans, of
-normalised FLAIR, or of FLAIR less that of the session before. Intervals: 95 % over test sessions. Patients of new_lesions have two
-sessions each and `--new` lesions more a year on average.
+without noise. A site alone takes as many patients in a round as all sites together do. Plans, trainers, patches and noise are those
+of the product (`consortium_in_process`); transport and masks are left out. The threshold is the best single one on the training
+scans, of normalised FLAIR, or of FLAIR less that of the session before. Intervals: 95 % over test sessions. Patients of new_lesions
+have two sessions each and `--new` lesions more a year on average.
 """
 
 from __future__ import annotations
@@ -241,9 +241,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--widths", default="8-16-32", help="channels of the network's levels (default %(default)s)")
     parser.add_argument("--rate", type=float, default=0.01, help="step of the server's optimiser (default %(default)s)")
     parser.add_argument("--sample-rate", type=float, default=0.25, help="share of patients in a round (default %(default)s)")
-    parser.add_argument(
-        "--ema", type=float, default=0.97, help="decay of the running average that is released (default %(default)s)"
-    )
+    parser.add_argument("--ema", type=float, default=0.97, help="of the running average that is released (default %(default)s)")
     parser.add_argument("--clip", type=float, default=0.01, help="bound of a patient's gradient, with noise (default %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
