@@ -157,7 +157,8 @@ def accelerator_obstacle() -> str:
             return f"{torch.cuda.get_device_name()} has compute capability {found[0]}.{found[1]}, at least {least} is needed"
         torch.cuda.mem_get_info()  # the first call that takes room there: it fails where another program has all of it
     except RuntimeError as error:
-        return f"the accelerator does not answer ({str(error).partition(chr(10))[0]}): end other programs that use it, check its driver"
+        said = str(error).partition("\n")[0]  # the rest tells how to debug kernels
+        return f"the accelerator does not answer ({said}): end other programs that use it, or check its driver"
     return ""
 
 
