@@ -214,12 +214,16 @@ def _about(exported: "Exported") -> bytes:
 
 def _row(each: Told) -> Sequence[object]:
     scan, found = each.scan, each.found
-    since = "" if scan.before is None else scan.before.session or f"day {scan.before.day}"
-    first = (scan.patient, scan.session, "" if scan.day is None else scan.day, since, scan.scanner)
+    first = (scan.patient, scan.session, "" if scan.day is None else scan.day, _since(scan), scan.scanner)
     if found is None:
         return (*first, "", "", "", "", each.reason)
     dice = "" if found.dice is None else f"{found.dice:.4f}"
     return (*first, f"{found.lesion_ml:.4f}", found.lesions, dice, "" if found.drawn_ml is None else f"{found.drawn_ml:.4f}", "")
+
+
+def _since(scan: "Scan") -> str:
+    """The earlier session of a pair."""
+    return "" if scan.before is None else scan.before.session or f"day {scan.before.day}"
 
 
 def _page(exported: "Exported", task: ImageTask, told: Sequence[Told]) -> str:
@@ -237,7 +241,8 @@ def _sessions(told: Sequence[Told]) -> "list[Session]":
         if each.found is not None:
             day = "" if each.scan.day is None else f", day {each.scan.day}"
             session = f", session {each.scan.session}" if each.scan.session else ""
-            since = "" if each.scan.before is None else f", new since session {each.scan.before.session}"
+            named = each.scan.before is not None and each.scan.before.session
+            since = f", new since {'session ' if named else ''}{_since(each.scan)}" if each.scan.before is not None else ""
             found.append(Session(f"{each.scan.patient}{session}{day}{since}", each.scan.patient, each.scan.scanner, each.found))
     return found
 

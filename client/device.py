@@ -106,7 +106,7 @@ class DeviceChoice:
         import torch
 
         convolving = any(isinstance(layer, torch.nn.modules.conv._ConvNd) for layer in model.modules())
-        name = CUDA if self._accelerated() and (convolving or self.device == CUDA) else CPU
+        name = CUDA if (convolving or self.device == CUDA) and self._accelerated() else CPU
         return Device(name, self._precision(name, convolving=convolving), channels_last=name == CUDA and convolving)
 
     def told(self) -> str:
@@ -151,9 +151,14 @@ def accelerator_obstacle() -> str:
         return f"torch {torch.__version__} is built for processors alone: install a build for CUDA"
     if not torch.cuda.is_available():
         return "torch sees no accelerator: check driver, container runtime and CUDA_VISIBLE_DEVICES"
-    if (found := torch.cuda.get_device_capability()) < LEAST_CAPABILITY:
-        least = ".".join(map(str, LEAST_CAPABILITY))
-        return f"{torch.cuda.get_device_name()} has compute capability {found[0]}.{found[1]}, at least {least} is needed"
+    try:
+        if (found := torch.cuda.get_device_capability()) < LEAST_CAPABILITY:
+            least = ".".join(map(str, LEAST_CAPABILITY))
+            return f"{torch.cuda.get_device_name()} has compute capability {found[0]}.{found[1]}, at least {least} is needed"
+        torch.cuda.mem_get_info()  # the first call that takes room there: it fails where another program has all of it
+    except RuntimeError as error:
+        said = str(error).partition("\n")[0]  # the rest tells how to debug kernels
+        return f"the accelerator does not answer ({said}): end other programs that use it, or check its driver"
     return ""
 
 

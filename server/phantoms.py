@@ -93,7 +93,7 @@ def tried(folder: RunFolder, plan: Plan, done: Done = lambda _tried, _all: None)
             return kept
         trial = _trial(task, plan, model, hospitals, done)
     except FAILURES as error:
-        return Untried(f"{error or type(error).__name__}")
+        return Untried(str(error) or type(error).__name__)  # want of memory often has no words
     _keep(folder, key, trial)
     return trial
 

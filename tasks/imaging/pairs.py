@@ -8,6 +8,7 @@ Names and headers alone are looked at here; whether both sessions show the head 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby, pairwise
@@ -17,11 +18,16 @@ from tasks.imaging.layout import EARLIER, MODALITIES
 from tasks.imaging.store import Scan
 
 MAIN: Final = "FLAIR"  # both sessions have it: lesions are seen on it, and by it the two are compared
+NUMBER: Final = re.compile(r"([0-9]+)")
 EARLIER_OF: Final[Mapping[str, str]] = dict(zip(MODALITIES, EARLIER, strict=True))
 
 
 def pairs_of(scans: Sequence[Scan]) -> tuple[Scan, ...]:
-    """The pairs of every patient's sessions, in the order of `scans`: by patient, then day, then session, as a store has them."""
+    """The pairs of every patient's sessions, in the order of `scans`: by patient, then day, then session, as a store has them.
+
+    Without days the numbers in the sessions' names are their order; names that differ in more, as pre and post do, have none: a
+    pair the wrong way round would take for new what is gone.
+    """
     return tuple(pair for _, own in groupby(scans, key=lambda scan: scan.patient) for pair in _pairs(list(own)))
 
 
@@ -30,8 +36,16 @@ def _pairs(own: Sequence[Scan]) -> Iterator[Scan]:
     dated = [scan for scan in own if scan.day is not None] or list(own)
     with_main = [scan for scan in dated if MAIN in scan.images]
     for earlier, later in pairwise(with_main):
-        if later.day is None or earlier.day is None or later.day > earlier.day:
+        if _follows(later, earlier):
             yield _pair(earlier, later, next_to=own[own.index(later) - 1] is earlier)
+
+
+def _follows(later: Scan, earlier: Scan) -> bool:
+    """Of one patient, either both with a day or both without."""
+    if later.day is not None and earlier.day is not None:
+        return later.day > earlier.day
+    last, first = NUMBER.split(later.session), NUMBER.split(earlier.session)  # words and numbers in turn
+    return last[::2] == first[::2] and [int(each) for each in last[1::2]] > [int(each) for each in first[1::2]]
 
 
 def _pair(earlier: Scan, later: Scan, *, next_to: bool) -> Scan:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -24,6 +24,7 @@ from tasks.imaging.rules import rule_called
 IMAGES: Final = "images"  # the folder beside the tables
 LEAST_OVERLAP: Final = 0.5  # of two fields of view of one head
 INDIVIDUAL: Final = frozenset({"", "orig", "individual", "scanner", *MODALITIES})  # names of a session's own space
+_Place = tuple[int | None, str]  # day and name of a session
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,8 @@ def open_store(folder: Path, links: Links | None = None) -> Store:
     for key in sorted(layout.sessions - {each.key for each in layout.files if each.role in MODALITIES}):
         layout.findings.append(Finding(rule_called("no_image"), folder_words(key)))
     ordered = sorted(scans, key=lambda scan: (scan.patient, scan.day is None, scan.day or 0, _counted(scan.session)))
-    placed = _with_new(layout, ordered, {key: each for key, each in changes.items() if each.role == NEW})
+    lost = _lost(layout, usable, {(scan.subject, scan.session) for scan in scans})
+    placed = _with_new(layout, ordered, {key: each for key, each in changes.items() if each.role == NEW}, lost)
     paths = {key: each.path for key, each in changes.items()}
     return Store(layout.root, placed, tuple(layout.findings), paths)
 
@@ -120,26 +122,54 @@ def _changes(layout: Layout, usable: Mapping[Key, Owner]) -> dict[Key, Found]:
     return found
 
 
-def _with_new(layout: Layout, ordered: Sequence[Scan], masks: Mapping[Key, Found]) -> tuple[Scan, ...]:
-    """The sessions, each with the mask of what is new since the one before, where there is one and it fits."""
+def _lost(layout: Layout, usable: Mapping[Key, Owner], kept: Set[Key]) -> dict[str, list[_Place]]:
+    """When and as what each patient has images in a session that is not among those `kept`."""
+    owners = {key[0]: owner.patient for key, owner in usable.items()}
+    found: dict[str, list[_Place]] = {}
+    for key in sorted({each.key for each in layout.files if each.role in MODALITIES} - kept):
+        if key[0] in owners:
+            found.setdefault(owners[key[0]], []).append((usable[key].day if key in usable else None, key[1]))
+    return found
+
+
+def _with_new(
+    layout: Layout, ordered: Sequence[Scan], masks: Mapping[Key, Found], lost: Mapping[str, Sequence[_Place]]
+) -> tuple[Scan, ...]:
+    """The sessions, each with the mask of what is new since the one before, where there is one and it fits. The one before may be
+    one of the `lost`: then what is new since any other session is not known."""
     spaces = {each.path: each.space for each in layout.files}
     own: dict[str, list[int]] = {}
     for at, scan in enumerate(ordered):
         own.setdefault(scan.patient, []).append(at)
     placed = list(ordered)
     for (patient, session), found in masks.items():
-        later = own.get(patient, [])[1:]
+        all_of, gone = own.get(patient, []), lost.get(patient, ())
+        later = all_of[1:]
         fitting = [at for at in later if (ordered[at].subject, ordered[at].session) == found.key] if session else later
-        if len(fitting) != 1:
+        if len(fitting) != 1 or (gone and not session):
             layout.find("new_unplaced", found.path, "which session, and that there is one before it, is not clear")
             continue
         (at,) = fitting
+        others = [*gone, *((ordered[each].day, ordered[each].session) for each in all_of if each not in (at - 1, at))]
+        if any(_may_lie_between(each, ordered[at - 1], ordered[at]) for each in others):
+            layout.find("new_unplaced", found.path, "another session, which cannot be used or has no day, may be the one before it")
+            continue
         image = next(iter(ordered[at].images.values()))
         if _same_space(found.space, spaces[image]) and _in_place(read_header(found.path), read_header(image)):
             placed[at] = replace(ordered[at], new=found.path)
         else:
             layout.find("new_unplaced", found.path, "it does not lie where the images of that session do")
     return tuple(placed)
+
+
+def _may_lie_between(place: _Place, earlier: Scan, later: Scan) -> bool:
+    """Whether a session with this day and name may be the last one before `later`, and not `earlier`."""
+    day, name = place
+    if day is not None and earlier.day is not None and later.day is not None:
+        return earlier.day < day < later.day
+    if (day, earlier.day, later.day) != (None, None, None):
+        return True  # some have a day and some have none: nobody knows their order
+    return _counted(earlier.session) < _counted(name) < _counted(later.session)
 
 
 def _in_place(header: Header, reference: Header) -> bool:

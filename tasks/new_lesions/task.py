@@ -53,7 +53,10 @@ class NewLesions(LesionSeg):
 
         pairs = pairs_of(scans)
         if not pairs:
-            raise DataError(f"no patient of {len(scans)} sessions has two with FLAIR on different days: nothing can be new")
+            raise DataError(
+                f"no patient of {len(scans)} sessions has two with FLAIR on different days, or without days with numbers for "
+                "names: nothing can be new"
+            )
         return pairs
 
     def phantoms(self, options: Options, columns: Sequence[str]) -> tuple[Hospital, ...]:

@@ -1,6 +1,7 @@
 """Where models are computed: what site.yaml may say, what a machine without an accelerator answers, what one with it is given."""
 
 import multiprocessing
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,15 @@ class Machine:
         self._patched.setattr(torch.cuda, "get_device_name", lambda: "Card 1")
         self._patched.setattr(torch.cuda, "mem_get_info", lambda: (2**30, 2**33))
         self._patched.setattr(torch.cuda, "is_bf16_supported", lambda *, including_emulation: bf16)
+
+    def is_full(self) -> None:
+        """Torch sees the accelerator, and another program holds all of its memory, or has it for itself."""
+
+        def refuse() -> None:
+            raise torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported")
+
+        self.has((9, 0), bf16=True)
+        self._patched.setattr(torch.cuda, "mem_get_info", refuse)
 
     def has_none(self) -> None:
         self._patched.setattr(torch.backends.cuda, "is_built", lambda: True)
@@ -114,6 +124,25 @@ def test_without_an_accelerator_that_torch_serves_everything_is_computed_as_ever
     assert ("compute capability" if capability else "CUDA_VISIBLE_DEVICES") in DeviceChoice().told()
     with pytest.raises(ConfigError):
         DeviceChoice(CUDA).told()
+
+
+def test_an_accelerator_that_another_program_fills_stops_nobody_who_did_not_ask_for_it(machine: Machine) -> None:
+    machine.is_full()
+    words = r"the accelerator does not answer \(CUDA error: out of memory\): end other programs that use it"
+    assert re.match(f"processors: {words}", DeviceChoice().told())
+    assert DeviceChoice().for_model(IMAGES) == PROCESSOR
+    for asked in (DeviceChoice(CUDA).told, lambda: DeviceChoice(CUDA).for_model(TABLES)):
+        with pytest.raises(ConfigError, match=f"asks for device cuda, and {words}"):
+            asked()
+
+
+def test_models_that_stay_on_processors_take_no_room_on_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never() -> bool:
+        raise AssertionError("asked")
+
+    monkeypatch.setattr(torch.cuda, "is_available", never)
+    monkeypatch.setattr(torch.backends.cuda, "is_built", never)
+    assert DeviceChoice().for_model(TABLES) == PROCESSOR
 
 
 def test_a_build_of_torch_for_processors_says_that_it_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

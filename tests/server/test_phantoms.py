@@ -147,6 +147,18 @@ def test_a_network_that_fails_is_said_and_costs_no_report(run: RunFolder, tmp_pa
     assert not other.phantoms.exists()
 
 
+def test_a_failure_without_words_is_said_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tasks.lesion_seg.task import LesionSeg
+
+    def fails(*_words: object) -> None:
+        raise MemoryError
+
+    run = run_with(tmp_path / "run")
+    checkpoint(run, finding_model(run.plan()))
+    monkeypatch.setattr(LesionSeg, "build_model", fails)
+    assert tried(run, run.plan()) == Untried("MemoryError")
+
+
 def test_a_folder_that_cannot_be_written_to_costs_nothing_but_time(run: RunFolder, trial: Trial, tmp_path: Path) -> None:
     other = run_with(tmp_path / "run", model=finding_model(run.plan()))
     other.phantoms.mkdir()  # renaming a file over a folder fails whoever one is

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from image_folders import image_path, lesion, mask_path, nifti, put, right_session, voxels
+from image_folders import KINDS, image_path, lesion, mask_path, nifti, put, right_session, voxels
 
 from tasks.errors import DataError, MappingError
 from tasks.imaging.bids import BidsName, parse_name
@@ -15,6 +15,7 @@ from tasks.imaging.checks import check_voxels, report_of
 from tasks.imaging.layout import MODALITIES
 from tasks.imaging.links import Links, Scanned
 from tasks.imaging.mapfile import MAP_FILE
+from tasks.imaging.pairs import pairs_of
 from tasks.imaging.report import ImageReport
 from tasks.imaging.store import Scan, Store, holds_images, images_beside, open_store
 
@@ -205,6 +206,52 @@ def test_masks_are_found_where_the_folder_of_the_tool_was_left_out(tmp_path: Pat
     store = open_store(tmp_path)
     assert store.scans[0].mask == tmp_path / "derivatives/sub-P1/ses-01/anat/sub-P1_ses-01_label-lesion_mask.nii.gz"
     assert rules(store) <= {"defaced"}
+
+
+def new_mask(root: Path, sub: str, ses: str = "") -> Path:
+    """What somebody marked as new, in the session `ses` or, without one, of the subject."""
+    inner, start = (f"sub-{sub}/ses-{ses}", f"sub-{sub}_ses-{ses}") if ses else (f"sub-{sub}", f"sub-{sub}")
+    return put(root / f"derivatives/lesions/{inner}/anat/{start}_label-newlesion_mask.nii.gz", nifti(lesion(f"new of {sub}")))
+
+
+@pytest.mark.parametrize(
+    ("days", "broken", "placed"),
+    [
+        ((0, 200, 500), "", True),
+        ((0, 200, 500), "02", False),  # the mask says what is new since 02, and nobody knows what is new since 01
+        ((0, 900, 500), "02", True),  # came later: 01 is the one before
+        ((0, 200, 500), "01", True),
+        ((None, None, None), "", True),
+        ((None, None, None), "02", False),
+        ((0, None, 500), "", False),  # without a day 02 may lie between them
+        ((0, None, 500), "02", False),
+    ],
+)
+def test_what_is_new_since_a_session_that_cannot_be_used_is_not_taken_for_new_since_another(
+    tmp_path: Path, days: tuple[int | None, ...], broken: str, placed: bool
+) -> None:
+    for session, day in zip(("01", "02", "03"), days, strict=True):
+        right_session(tmp_path, "P1", session, day=day)
+    new = new_mask(tmp_path, "P1", "03")
+    for kind in KINDS if broken else ():
+        image_path(tmp_path, "P1", broken, kind).write_bytes(b"broken")
+    store = open_store(tmp_path)
+    assert len(store.scans) == (2 if broken else 3)
+    assert [scan.new for scan in store.scans if scan.session == "03"] == [new if placed else None]
+    assert ("new_unplaced" in rules(store)) is not placed
+    (last,) = [pair for pair in pairs_of(store.scans) if pair.session == "03"]
+    assert (last.mask == new) is placed
+
+
+def test_a_mask_that_names_no_session_of_three_is_not_given_to_the_two_that_can_be_used(tmp_path: Path) -> None:
+    for session, day in (("01", 0), ("02", 200)):
+        right_session(tmp_path, "P1", session, day=day)
+    new = new_mask(tmp_path, "P1")
+    assert [scan.new for scan in open_store(tmp_path).scans] == [None, new]
+    put(image_path(tmp_path, "P1", "03", "FLAIR"), b"broken")
+    store = open_store(tmp_path)
+    assert [scan.new for scan in store.scans] == [None, None]
+    assert "new_unplaced" in rules(store)
 
 
 @pytest.mark.parametrize(

@@ -84,13 +84,31 @@ def test_a_pair_is_two_sessions_that_follow_each_other_with_the_earlier_ones_ima
     assert pairs_of((first, replace(second, patient="P2"))) == ()
 
 
-def test_order_is_by_day_and_without_any_by_name_and_two_of_one_day_have_none() -> None:
-    names = [pair.session for pair in pairs_of((session("a", None), session("b", None)))]
-    assert names == ["b"]
+def test_order_is_by_day_and_two_of_one_day_have_none() -> None:
     mixed = pairs_of((session("b", 0), session("c", 300), session("a", None)))  # as a store sorts them
     assert [(pair.before and pair.before.session, pair.session) for pair in mixed] == [("b", "c")]
     same = pairs_of((session("a", 0), session("b", 0), session("c", 300)))
     assert [(pair.before and pair.before.session, pair.session) for pair in same] == [("b", "c")]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("01", "02", "10"), [("01", "02"), ("02", "10")]),
+        (("m6", "m12", "m24"), [("m6", "m12"), ("m12", "m24")]),
+        (("v1d2", "v1d10"), [("v1d2", "v1d10")]),
+        (("post", "pre"), []),  # as a store sorts them
+        (("12m", "bl"), []),
+        (("bl", "m6", "m12"), [("m6", "m12")]),
+        (("1", "01"), []),
+        (("01", "01"), []),  # of two folders that the tables give to one patient
+    ],
+)
+def test_without_days_numbers_in_names_are_an_order_and_words_are_none(
+    names: tuple[str, ...], expected: list[tuple[str, str]]
+) -> None:
+    found = pairs_of([session(name, None) for name in names])
+    assert [(pair.before and pair.before.session, pair.session) for pair in found] == expected
 
 
 def test_a_session_without_flair_is_passed_over_and_its_neighbours_mask_of_new_lesions_with_it() -> None:
