@@ -106,7 +106,7 @@ def _show(found: "Harmonised", words: dict[str, str], path: Path, split: bool, m
     out.say("Exact figures of this hospital's patients: they stay here.")
     if "tables" in more:
         out.say(f"{more['scans_in_tables']} scans are harmonised in {more['tables']}, by {more['name']}; the other")
-        out.say(f"{more['rows_as_they_were']} stay as they were, {more['out_of_range']} of them since they would leave the range of")
-        out.say("the data contract.")
+        out.say(f"{more['rows_as_they_were']} stay as they were, {more['out_of_range']} of them since they would leave")
+        out.say("the range of the data contract.")
         out.say("Name the folder in site.yaml if plans should read it, and take withdrawn.txt along if it changed since.")
     out.say(f"written: {path}")

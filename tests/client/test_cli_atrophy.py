@@ -277,14 +277,15 @@ def test_days_in_whatever_form_the_contract_takes_them_are_found_again(folder: P
     """A scan that is said to be harmonised must be so in the tables."""
     odd = copied(folder / "west", tmp_path / "odd")
     mri = pd.read_csv(odd / "mri.csv", dtype=str, keep_default_na=False)
-    forms = [str, lambda day: f"{day}.0", lambda day: day if day.startswith("-") else f"+{day}", lambda day: f"{day}e0"]
-    mri["day"] = [forms[at % 4](day) for at, day in enumerate(mri["day"])]
+    for at, form in enumerate(("{}", "{}.0", "0{}", "{}e0")):
+        rows = (mri.index % 4 == at) & ~mri["day"].str.startswith("-")
+        mri.loc[rows, "day"] = [form.format(day) for day in mri.loc[rows, "day"]]
     mri.to_csv(odd / "mri.csv", index=False)
     run("harmonise", harmonised, "--folder", odd, "--out", tmp_path / "h.csv", "--tables", tmp_path / "new")
     done = {(row["patient_id"], row["scan_id"]) for row in read(tmp_path / "h.csv") if row["state"] == "harmonised"}
-    rows = read(tmp_path / "new" / "mri.csv")
-    assert [row["day"] for row in rows] == list(mri["day"])
-    assert {(row["patient_id"], row["scan_id"]) for row in rows if row["tool"].endswith("+harmonised")} == done
+    written = read(tmp_path / "new" / "mri.csv")
+    assert [row["day"] for row in written] == list(mri["day"])
+    assert {(row["patient_id"], row["scan_id"]) for row in written if row["tool"].endswith("+harmonised")} == done
     assert len(done) > 40
 
 
