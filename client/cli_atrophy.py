@@ -27,7 +27,8 @@ each patient with scans and measure: rate (% a year) with standard error and 95 
 z (below 0: faster than expected), the best guess once the rate's own error is taken into account, and for the brain whether it
 is lost faster than 0.4 % a year: yes and no if the interval says so, rather yes and rather no otherwise.
 z compares with the consortium's patients, who have MS: it is no norm of healthy people. --healthy adds z_healthy against a
-published one (brain alone; 35 people, another method of measuring). Two scans are a hint, not a finding.
+published one (brain alone; 35 people, another method of measuring). Neither that norm nor the 0.4 % know the patient's age: old
+people lose more without MS. Two scans are a hint, not a finding.
 It names patients by pseudonym: only its owner reads it, and it stays in the hospital. The tables stay as they are.
 exit status: 0 done, 1 the tables or the result cannot be used, 2 usage or configuration"""
 HEAD = b"patient_id,measure,state,scans,"
@@ -59,6 +60,8 @@ def _atrophy(home: Home, args: argparse.Namespace, out: Output) -> int:
     if "mri" not in tables or tables["mri"].empty:
         raise DataError(f"{folder} holds no scan of a patient who may be in: see `wardround-site data profile`")
     found = rate_patients(reference, tables, healthy=args.healthy)
+    if found.rates.empty:
+        raise DataError(f"no scan in {folder} of a patient who may be in has a measured volume: see `wardround-site data profile`")
     _refuse_other_volumes(reference, found, folder)
     write_atomic(path, str(found.rates.to_csv(index=False, lineterminator="\n", float_format="%.6g")).encode())
     _show(reference, found, path, healthy=args.healthy, out=out)

@@ -32,7 +32,8 @@ RESULT is result.json of a run of the task mri_harmonisation; the lead hands it 
 in no run is harmonised too, if it has 10 complete scans. The file has one row for each scan of the patients who may be in a
 computation: patient_id, day, scan_id, batch, state, and the measures of the run in their units. The tables stay as they are;
 with --tables a new folder holds them with harmonised measures, for plans on volumes (mri_quant says so, by the run's name) and
-for clinical tasks: name it in site.yaml once you have looked at it. Scans that were not harmonised stay in it as measured.
+for clinical tasks: name it in site.yaml once you have looked at it. Scans that were not harmonised stay in it as measured. Who
+withdraws consent from now until then stands in withdrawn.txt of the old folder alone: take that file along.
 It names patients by pseudonym: only its owner reads it, and it stays in the hospital.
 exit status: 0 done, 1 the tables or the result cannot be used, 2 usage or configuration"""
 Sides = Callable[[tuple[str, ...]], NDArray[np.bool_]]
@@ -53,7 +54,8 @@ def add_command(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 
 def _harmonise(home: Home, args: argparse.Namespace, out: Output) -> int:
-    from tasks.mri_harmonisation.apply import STATES, harmonise_tables  # here: pandas is for those who read tables
+    from tasks.imaging.measures_folder import check_out  # here: pandas and nibabel are for those who read tables
+    from tasks.mri_harmonisation.apply import STATES, harmonise_tables
     from tasks.mri_harmonisation.reference import load_reference, name_of
     from tasks.mri_harmonisation.tables import write_tables
 
@@ -61,6 +63,8 @@ def _harmonise(home: Home, args: argparse.Namespace, out: Output) -> int:
     reference = load_reference(args.result.expanduser())
     target = Path(os.path.abspath(args.tables.expanduser())) if args.tables else None  # not resolved: a link would be seen through
     folder = args.folder.expanduser() if args.folder else load_config(home).data
+    if target is not None:
+        check_out(target, folder)
     if not holds_contract_tables(folder, CONTRACT):
         raise DataError(f"{folder} holds no tables of the data contract, such as patients.csv: see `wardround-site data --help`")
     sides = _sides(home)
@@ -68,11 +72,12 @@ def _harmonise(home: Home, args: argparse.Namespace, out: Output) -> int:
     if "mri" not in tables or tables["mri"].empty:
         raise DataError(f"{folder} holds no scan of a patient who may be in: see `wardround-site data profile`")
     found, name = harmonise_tables(reference, tables, sides), name_of(reference)
+    write_atomic(path, _encoded(found))  # first: the same command may write it again, and not the folder
     written = write_tables(folder, target, found, name) if target else None
-    write_atomic(path, _encoded(found))
     shown: dict[str, object] = {"name": name}
     if written:
         shown |= {"tables": str(target), "scans_in_tables": written.harmonised, "out_of_range": written.out_of_range}
+        shown["rows_as_they_were"] = written.rows - written.harmonised
     _show(found, {state: words for state, words in STATES.items() if found.counts[state]}, path, sides is not None, shown, out)
     return 0
 
@@ -100,8 +105,8 @@ def _show(found: "Harmonised", words: dict[str, str], path: Path, split: bool, m
     out.say(f"Effects of scanners are estimated from {side}.")
     out.say("Exact figures of this hospital's patients: they stay here.")
     if "tables" in more:
-        out.say(
-            f"{more['scans_in_tables']} scans are harmonised in {more['tables']}, by {more['name']}; {more['out_of_range']} would"
-        )
-        out.say("leave the range of the data contract and stay as measured. Name the folder in site.yaml if plans should read it.")
+        out.say(f"{more['scans_in_tables']} scans are harmonised in {more['tables']}, by {more['name']}; the other")
+        out.say(f"{more['rows_as_they_were']} stay as they were, {more['out_of_range']} of them since they would leave")
+        out.say("the range of the data contract.")
+        out.say("Name the folder in site.yaml if plans should read it, and take withdrawn.txt along if it changed since.")
     out.say(f"written: {path}")

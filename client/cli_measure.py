@@ -58,6 +58,7 @@ def _measure(home: Home, args: argparse.Namespace, out: Output) -> int:
     from tasks.imaging.measures_folder import check_out, more_as_csv, read_mri, write_measured
     from tasks.imaging.measures_table import merge
     from tasks.imaging.store import open_store
+    from tasks.mri_harmonisation.tables import refuse_harmonised
     from tasks.ms.validate import validate_folder
 
     if bool(args.out) == args.dry_run:
@@ -69,7 +70,8 @@ def _measure(home: Home, args: argparse.Namespace, out: Output) -> int:
     if target is not None:
         check_out(target, folder)
     scaling = _scaling(args.scaling.expanduser()) if args.scaling else None
-    table = read_mri(folder)
+    if (table := read_mri(folder)) is not None:
+        refuse_harmonised(table)
     accepted = validate_folder(folder).accepted
     if "patients" not in accepted:
         raise DataError(f"{folder} has no usable table patients: see `wardround-site data validate`")

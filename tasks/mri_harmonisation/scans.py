@@ -67,7 +67,9 @@ def references_of(scans: pd.DataFrame) -> Floats:
     tools, versions = _texts(scans, "tool"), _texts(scans, "tool_version")
     return np.array(
         [
-            reference_number(version.split("+")[-1]) if tool.split("+")[-1] == TOOL else AS_MEASURED
+            (reference_number(version.split("+")[-1]) if tool.split("+")[-1] == TOOL else math.nan)
+            if TOOL in tool.split("+")  # whoever signed after it may have measured anew, all of it or a part
+            else AS_MEASURED
             for tool, version in zip(tools, versions, strict=True)
         ],
         dtype=np.float64,

@@ -15,6 +15,7 @@ import numpy as np
 
 from tasks.errors import DataError
 from tasks.mri_harmonisation.scans import TOOL, measure_limits
+from tasks.ms.cells import NUMBER
 from tasks.ms.reading import TextTable
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def harmonised_table(table: TextTable, found: Harmonised, name: str) -> Written:
     ready, beyond = _cells(found)
     changed = 0
     for row in rows:
-        key = (row["patient_id"], row["day"], row["scan_id"])
+        key = (row["patient_id"], _whole(row["day"]), row["scan_id"])
         if key in ready:
             row.update(ready[key])
             _sign(row, name)
@@ -64,6 +65,18 @@ def write_tables(folder: Path, out: Path, found: Harmonised, name: str) -> Writt
     written = harmonised_table(table, found, name)
     write_beside(folder, out, {"mri.csv": written.text}, rows=written.rows)
     return written
+
+
+def refuse_harmonised(table: TextTable) -> None:
+    """`DataError` if the table has harmonised measures: others beside them, under their signature, nobody could tell apart."""
+    if any(TOOL in cell.split("+") for cell in table.columns.get("tool", ())):
+        raise DataError("the table mri holds harmonised measures: name the folder with those that were measured")
+
+
+def _whole(cell: str) -> str:
+    """A whole number as the scans' keys have it: the contract takes 12.0 and +12 for 12."""
+    whole = NUMBER.fullmatch(cell) and float(cell).is_integer()
+    return str(int(float(cell))) if whole else cell
 
 
 def _cells(found: Harmonised) -> tuple[dict[tuple[str, str, str], Row], int]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasks.imaging.yearly_loss import LEAST_INTERVAL_D
+from tasks.mri_quant.fit import OMEGA
 from tasks.mri_quant.frame import MOST_SCANS, Frame
 from tasks.mri_quant.measures import RateMeasure
 from tasks.mri_quant.reference import Expected, RateReference
@@ -80,7 +81,7 @@ def _of_measure(
 ) -> pd.DataFrame:
     import pandas as pd
 
-    known = reference.found[measure.name]
+    known = _spread_out(measure, reference.found[measure.name])
     slopes = slopes_of(reference.frame, measure, rows, owners, len(names))
     variance = known.kappa * slopes.variance
     error, expected = np.sqrt(variance), np.where(slopes.rated, slopes.x @ known.beta, np.nan)
@@ -105,6 +106,11 @@ def _of_measure(
     if healthy and measure.healthy is not None:
         found["z_healthy"] = (slopes.rate - measure.healthy.mean) / np.sqrt(measure.healthy.sd**2 + variance)
     return found
+
+
+def _spread_out(measure: RateMeasure, known: Expected) -> Expected:
+    """Patients differ: where a run's estimate of how much came out as next to nothing, nobody's rate is a certainty for it."""
+    return replace(known, omega2=max(known.omega2, (OMEGA[0] * measure.between) ** 2))
 
 
 def _best(known: Expected, rate: Floats, expected: Floats, variance: Floats) -> Floats:

@@ -102,10 +102,19 @@ def fit(measure: RateMeasure, parts: Mapping[str, Floats], noise: float, *, widt
         varies=varies,
         omega2=omega2,
         omega2_se=_omega2_se(measure, omega2, kappa, parts, weight),
-        omega2_noise=noise * math.hypot(reach**2 * measure.unit**2, per_error, per_error / SCALES["patients"]) / freedom,
+        omega2_noise=noise * math.hypot(_left_noise(beta) * measure.unit**2, per_error, per_error / SCALES["patients"]) / freedom,
         kappa=kappa,
         kappa_known=known,
     )
+
+
+def _left_noise(beta: Floats) -> float:
+    """Standard deviation of yy - 2 beta xy + beta xx beta for noise of 1 in each number; those beside xx's diagonal count twice.
+
+    That of beta itself does not matter: what is left is smallest there.
+    """
+    squares = beta**2
+    return math.sqrt(1.0 + 4.0 * float(squares.sum()) + 2.0 * float(squares.sum()) ** 2 - float((squares**2).sum()))
 
 
 def _square(upper: Floats, q: int) -> Floats:

@@ -27,6 +27,7 @@ SCANS: Final = "trial_scans"
 MOST_SCANS: Final = 12  # of one patient: the last ones
 FREEDOM: Final = 6.0  # a patient's scans tell the error of a scan with so many degrees of freedom at most
 LARGEST_ERROR: Final = 4.0  # times what is publicly known, in variance: what a patient's scans say beyond counts as this
+ROOM: Final = 2.0  # so many degrees more are believed: one alone is often four times its mean, and cutting it there would bias that
 SCALES: Final = {"ww": 0.25, "patients": 0.5, "below": 0.5, "squares": 0.5, "freedom": 0.5}
 """What these parts are multiplied with in a vector: means and spreads need them less exactly; shorter ones are noised less."""
 BOUND: Final = (1.7, 0.1)  # of one measure: without covariates, and for each

@@ -20,6 +20,7 @@ from tasks.sums import Opened
 FORMAT: Final = "wardround/mri-rates/1"
 Z95: Final = 1.96
 NOISY: Final = "noise dominates"
+NO_LOSS: Final = "no loss to slow"  # a brain that grows, or shrinks less than healthy ones
 STEPS: Final = {
     "age_years": ("a decade older", 10.0),
     "sex": ("men, against women", 2.0),
@@ -151,13 +152,16 @@ def _trial_rows(trial: Trial, measure: RateMeasure, alone: Rates, whole: Rates) 
             continue
         effect = trial.slowing * (float(alone.beta[0]) - ageing)
         noisy = alone.noisy(0) or whole.omega2_noise > whole.omega2_se
+        needed = patients_an_arm(_rate_variance(trial, measure, whole), effect, alone.error(0) * trial.slowing)
+        if isinstance(needed, int) and effect > 0 and measure.ageing is not None:
+            needed = NO_LOSS
         rows.append(
             {
                 "measure": measure.name,
                 "slowing": f"{100 * trial.slowing:g} % of {words}",
                 "effect_pct_y": _short(-effect),
                 "sd_of_a_patient_s_rate": _short(math.sqrt(_rate_variance(trial, measure, whole))),
-                "patients_an_arm": patients_an_arm(_rate_variance(trial, measure, whole), effect, alone.error(0) * trial.slowing),
+                "patients_an_arm": needed,
                 "reads": NOISY if noisy else "",
             }
         )

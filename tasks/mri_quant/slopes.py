@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tasks.imaging.yearly_loss import DAYS_A_YEAR, LEAST_INTERVAL_D
 from tasks.mri_harmonisation.scans import NO_BATCH
-from tasks.mri_quant.frame import CENTRE, FREEDOM, LARGEST_ERROR, UNIT, Frame
+from tasks.mri_quant.frame import CENTRE, FREEDOM, LARGEST_ERROR, ROOM, UNIT, Frame
 from tasks.mri_quant.measures import RateMeasure
 from tasks.mri_quant.rows import BATCH, DAY, PLACES, REFERENCE
 from tasks.sums import Floats
@@ -160,4 +160,5 @@ def _left(sums: Sums, years: Floats, y: Floats, error: float) -> tuple[Floats, F
     scanners = np.bincount(sums.group_owner, minlength=sums.patients)
     freedom = np.maximum(np.bincount(sums.owners, minlength=sums.patients) - scanners - told, 0.0)
     factor = np.minimum(1.0, FREEDOM / np.maximum(freedom, 1.0))
-    return np.minimum(squares * factor, LARGEST_ERROR * freedom * factor), freedom * factor
+    most = np.where(freedom > 0, LARGEST_ERROR * np.minimum(freedom + ROOM, FREEDOM), 0.0)
+    return np.minimum(squares * factor, most), freedom * factor

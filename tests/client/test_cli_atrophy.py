@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from tasks.base import Cohort
 from tasks.cohorts import open_cohort
 from tasks.errors import DataError
 from tasks.mri_harmonisation.reference import load_reference, name_of
-from tasks.mri_harmonisation.scans import scan_table
+from tasks.mri_harmonisation.scans import reference_number, references_of, scan_table
 from tasks.mri_harmonisation.task import TASK as HARMONISE
 from tasks.mri_quant.task import TASK
 from tasks.ms.validate import validate_folder
@@ -83,6 +84,12 @@ def digests(folder: Path) -> dict[str, str]:
 def read(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def copied(folder: Path, to: Path) -> Path:
+    """Its tables, to be spoilt: without the manifest, which binds them."""
+    shutil.copytree(folder, to, ignore=shutil.ignore_patterns("manifest.json"))
+    return to
 
 
 def test_every_patient_has_a_row_for_each_measure_and_the_tables_stay(folder: Path, result: Path, tmp_path: Path) -> None:
@@ -264,3 +271,71 @@ def test_a_harmonisation_sums_no_volume_that_is_harmonised_already(folder: Path,
     mri.to_csv(tmp_path / "new" / "mri.csv", index=False)
     (tmp_path / "new" / "manifest.json").unlink()
     assert len(open_cohort(HARMONISE, tmp_path / "new").values) == 50
+
+
+def test_days_in_whatever_form_the_contract_takes_them_are_found_again(folder: Path, harmonised: Path, tmp_path: Path) -> None:
+    """A scan that is said to be harmonised must be so in the tables."""
+    odd = copied(folder / "west", tmp_path / "odd")
+    mri = pd.read_csv(odd / "mri.csv", dtype=str, keep_default_na=False)
+    for at, form in enumerate(("{}", "{}.0", "0{}", "{}e0")):
+        rows = (mri.index % 4 == at) & ~mri["day"].str.startswith("-")
+        mri.loc[rows, "day"] = [form.format(day) for day in mri.loc[rows, "day"]]
+    mri.to_csv(odd / "mri.csv", index=False)
+    run("harmonise", harmonised, "--folder", odd, "--out", tmp_path / "h.csv", "--tables", tmp_path / "new")
+    done = {(row["patient_id"], row["scan_id"]) for row in read(tmp_path / "h.csv") if row["state"] == "harmonised"}
+    written = read(tmp_path / "new" / "mri.csv")
+    assert [row["day"] for row in written] == list(mri["day"])
+    assert {(row["patient_id"], row["scan_id"]) for row in written if row["tool"].endswith("+harmonised")} == done
+    assert len(done) > 40
+
+
+def test_nothing_is_measured_into_harmonised_tables(
+    folder: Path, harmonised: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would stand under the signature of the harmonisation, or take it off harmonised volumes."""
+    new = tmp_path / "new"
+    run("harmonise", harmonised, "--folder", folder / "west", "--out", tmp_path / "h.csv", "--tables", new)
+    (new / "images").mkdir()
+    for words in (("--dry-run",), ("--out", tmp_path / "measured"), ("--out", tmp_path / "measured", "--replace")):
+        run("measure", "--folder", new, *words, status=1)
+        assert "the table mri holds harmonised measures" in capsys.readouterr().err
+    assert not (tmp_path / "measured").exists()
+
+
+def test_whoever_signs_after_a_harmonisation_leaves_volumes_that_nobody_can_place(folder: Path) -> None:
+    scans = CONSORTIUM.site("west").tables["mri"]
+    for tool, known in (("a+harmonised", True), ("a+harmonised+b", False), ("harmonised+b", False)):
+        found = references_of(scans.assign(tool=tool, tool_version="1+h3f0123456789"))
+        assert (found == reference_number("h3f0123456789")).all() == known
+        assert np.isnan(found).all() != known
+    assert (references_of(scans.assign(tool="unharmonised", tool_version="1+h3f0123456789")) == 0).all()
+
+
+def test_tables_are_left_by_nobody_whose_file_cannot_be_written(folder: Path, harmonised: Path, tmp_path: Path) -> None:
+    """Else the same command would be refused for the folder that it left."""
+    long = tmp_path / ("x" * 245 + ".csv")  # a name that is long enough for a file, not for the one beside it
+    run("harmonise", harmonised, "--folder", folder / "west", "--out", long, "--tables", tmp_path / "new", status=1)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "mine").touch()
+    run("harmonise", harmonised, "--folder", folder / "west", "--out", tmp_path / "h.csv", "--tables", tmp_path / "new", status=1)
+    assert not (tmp_path / "h.csv").exists()
+
+
+def test_what_stays_as_it_was_is_counted(
+    folder: Path, harmonised: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("harmonise", harmonised, "--folder", folder / "west", "--out", tmp_path / "h.csv", "--tables", tmp_path / "new", "--json")
+    said, rows = json.loads(capsys.readouterr().out), read(folder / "west" / "mri.csv")
+    assert said["rows_as_they_were"] == len(rows) - said["scans_in_tables"] > 0
+
+
+def test_scans_without_any_volume_make_no_empty_file(
+    folder: Path, result: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = copied(folder / "west", tmp_path / "bare")
+    mri = pd.read_csv(bare / "mri.csv", dtype=str, keep_default_na=False)
+    mri.assign(nbv_ml="", thalamus_ml="", t2_vol_ml="").to_csv(bare / "mri.csv", index=False)
+    run("atrophy", result, "--folder", bare, "--out", tmp_path / "x.csv", status=1)
+    assert "has a measured volume" in capsys.readouterr().err
+    assert not (tmp_path / "x.csv").exists()

@@ -25,10 +25,11 @@ from tasks.mri_harmonisation.scans import MEASURES as OF_SCANS
 from tasks.mri_harmonisation.scans import batch_number, harmonised_measures, reference_number, scan_table
 from tasks.mri_quant.apply import COLUMNS as WRITTEN
 from tasks.mri_quant.apply import STATES, rate_patients
+from tasks.mri_quant.fit import fit
 from tasks.mri_quant.frame import BOUND, MEASURES, MOST_SCANS, Frame, frame_of
 from tasks.mri_quant.measures import RATE_MEASURES
 from tasks.mri_quant.reference import load_reference, reference_of
-from tasks.mri_quant.result import NOISY, patients_an_arm
+from tasks.mri_quant.result import NO_LOSS, NOISY, patients_an_arm
 from tasks.mri_quant.rows import DAY, PLACES, REFERENCE, WIDTH
 from tasks.mri_quant.slopes import slopes_of
 from tasks.mri_quant.task import TASK
@@ -129,11 +130,12 @@ def pooled_slopes(name: str) -> pd.DataFrame:
             left = y - within @ np.linalg.lstsq(within, y)[0]
             freedom = len(y) - np.linalg.matrix_rank(within, tol=1e-6)
             share = min(1.0, 6.0 / max(freedom, 1))
+            most = 4.0 * min(freedom + 2, 6.0) * (freedom > 0)
             sex = {"F": -0.5, "X": 0.0, "M": 0.5}[mine["sex"].iloc[0]]
             found.append(
                 {
                     "rate": (spread @ x.T @ inverse @ y)[1], "v": spread[1, 1], "freedom": freedom * share,
-                    "squares": min(left @ left / measure.error**2, 4.0 * freedom) * share,
+                    "squares": min(left @ left / measure.error**2 * share, most),
                     "age": np.clip((mine["age_years"].mean() - 45) / 30, -1, 1), "sex": sex,
                     "duration": np.clip((mine["duration_years"].mean() - 15) / 20, -1, 1),
                 }
@@ -212,6 +214,25 @@ def test_the_model_finds_the_truth_it_was_drawn_from() -> None:
     assert effects["low_95"] < -0.1 < effects["high_95"] < -0.05
     share = row(found, "fast_loss", "nbv_ml")
     assert share["low"] <= np.mean(true < -0.4) <= share["high"]
+
+
+@pytest.mark.parametrize(("scans", "variance"), [(3, 1.0), (3, 2.0), (4, 2.0), (8, 2.0)])
+def test_the_error_of_a_scan_is_found_in_short_histories_too(scans: int, variance: float) -> None:
+    """With three scans a patient has one degree of freedom: what is cut off there must not make scans look better."""
+    rng, n, days = np.random.default_rng(5), 1500, np.arange(scans) * 365.25
+    logs = -0.005 * days / 365.25 + 0.003 * math.sqrt(variance) * rng.standard_normal((n, scans))
+    rows = np.concatenate([scans_of(list(days), list(1500 * np.exp(each))) for each in logs])
+    vectors = TASK.vectors(choice(("nbv_ml",)), (), Records(rows, np.repeat(np.arange(n), scans), n))
+    found: dict[str, Any] = dict(TASK.result(choice(("nbv_ml",)), [Opened(vectors.sum(axis=0), 0.0)]))
+    assert found["reference"]["measures"][0]["kappa"] == pytest.approx(variance, rel=0.08)
+
+
+def test_a_scan_that_is_far_off_counts_no_more_than_its_public_share() -> None:
+    made = frame_of(choice(("nbv_ml",)))
+    for scans in (2, 3, 4, 12):
+        rows = scans_of([400.0 * at for at in range(scans)], [1900.0, *[1500.0] * (scans - 1)])
+        found = slopes_of(made, RATE_MEASURES[0], rows, np.zeros(scans, np.intp), 1)
+        assert found.squares[0] == 4.0 * min(max(scans - 2, 0) + 2, 6) * (scans > 2)
 
 
 def test_a_new_scanner_is_not_taken_for_a_loss_nor_thrown_away() -> None:
@@ -371,6 +392,17 @@ def test_intervals_hold_the_noise() -> None:
     assert np.std([each["mean_pct_y"] for each in draws]) > 0.01
 
 
+@pytest.mark.parametrize("noise", [0.5, 2.0])
+def test_the_noise_in_the_spread_between_patients_is_as_large_as_it_is_said_to_be(noise: float) -> None:
+    made = frame_of(choice(("nbv_ml",)))
+    measure, total, rng = made.measures[0], _total(("nbv_ml",)), np.random.default_rng(4)
+    draws = [
+        fit(measure, made.split(total + noise * rng.standard_normal(total.size))["nbv_ml"], noise, width=1) for _ in range(2000)
+    ]
+    said = float(np.median([each.omega2_noise for each in draws]))
+    assert np.std([each.omega2 for each in draws]) == pytest.approx(said, rel=0.1)
+
+
 @pytest.mark.parametrize("count", [0, 1, 9])
 def test_fewer_than_ten_patients_and_none_look_alike(count: int) -> None:
     parts = [scans_of([0.0, 400.0, 800.0], [1500.0, 1495.0, 1490.0]) for _ in range(count)] or [np.zeros((0, WIDTH))]
@@ -397,6 +429,18 @@ def test_the_size_of_a_trial_is_the_textbook_s() -> None:
     assert patients_an_arm(1.0, 0.25, 0.0) == 252
     assert patients_an_arm(1.0, 1e-4, 0.0) == "more than 100000"
     assert patients_an_arm(1.0, 0.1, 0.06) == patients_an_arm(1.0, 0.0, 0.0) == "the change is not told from 0"
+
+
+@pytest.mark.parametrize(("rate", "beyond"), [(-0.1, NO_LOSS), (0.5, NO_LOSS), (-0.6, None)])
+def test_no_trial_slows_a_loss_that_there_is_not(rate: float, beyond: str | None) -> None:
+    rng, n, days = np.random.default_rng(6), 300, np.arange(5) * 365.25
+    logs = rate / 100 * days / 365.25 + 0.003 * rng.standard_normal((n, 5))
+    rows = np.concatenate([scans_of(list(days), list(1500 * np.exp(each))) for each in logs])
+    vectors = TASK.vectors(choice(("nbv_ml",)), (), Records(rows, np.repeat(np.arange(n), 5), n))
+    found = TASK.result(choice(("nbv_ml",)), [Opened(vectors.sum(axis=0), 0.0)])
+    whole, more = (row(found, "trials", "nbv_ml", at)["patients_an_arm"] for at in (0, 1))
+    assert isinstance(whole, int) is (rate < 0)
+    assert more == beyond if beyond else isinstance(more, int)
 
 
 def test_longer_trials_and_larger_effects_need_fewer_patients() -> None:
@@ -485,6 +529,15 @@ def test_a_flag_is_sure_only_where_the_interval_leaves_the_limit_out() -> None:
     assert chances[words == "yes"].min() > chances[words == "no"].max()
     counts = rate_patients(ready, hospitals()[0]).faster("nbv_ml")
     assert sum(counts.values()) == rate_patients(ready, hospitals()[0]).counts("nbv_ml")["rated"]
+
+
+def test_a_spread_that_came_out_as_nothing_makes_nobody_s_chance_a_certainty() -> None:
+    part = {"measure": "nbv_ml", "beta": [-0.45, 0.0, 0.0], "omega2": 0.0, "kappa": 1.0}
+    ready = reference_of({**run(hospitals(), choice(FEW))["reference"], "measures": [part]})
+    rates = rate_patients(ready, hospitals()[0]).rates
+    chances = rates.loc[rates["state"] == "rated", "chance_faster"].to_numpy(float)
+    assert np.std(chances) > 0.05
+    assert np.mean(chances < 0.999) > 0.8
 
 
 def test_every_patient_has_a_state_and_the_reason_is_the_nearest_one() -> None:
