@@ -102,6 +102,8 @@ def _input_shape(task: Task, plan: Plan) -> tuple[int, ...]:
 
 def _built(task: Task, plan: Plan, engine: str, choice: DeviceChoice, patients: int) -> PlanModel:
     options = dict(plan.model.options)
+    if isinstance(task, ImageTask):
+        task = task.for_plan(run_options(options).model)
     model = task.build_model(plan.model.name, run_options(options).model, plan.task.columns)
     if parameter_specs(model) != tuple((spec.name, spec.shape) for spec in plan.model.parameters):
         raise Refused("MODEL", "the plan's parameter schema is not that of the named model in this code version")

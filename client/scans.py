@@ -89,12 +89,13 @@ class ScanEncoder:
         options = run_options(dict(job.plan.model.options))
         seed = job.plan.digest + job.round_number.to_bytes(8, "big")
         entries = _by_patient(side, self._prepared(job.plan, side))  # maybe of nobody: refusing would tell that there is one
-        return Drawn(self._task, seed, options.drop_rate, side.ids, entries)
+        return Drawn(self._task.for_plan(options.model), seed, options.drop_rate, side.ids, entries)
 
     def scored(self, plan: Plan, built: PlanModel, weights: Weights, side: Side) -> Scored:
         """Every session of a held-out side beside what the model says of it. A session that cannot be prepared is scored as NaN."""
         apply = applied(built.model, built.device, split_parameters(built.model, weights))
-        found = [None if entry is None else self._task.judged(entry, apply) for entry in self._prepared(plan, side)]
+        task = self._task.for_plan(run_options(dict(plan.model.options)).model)
+        found = [None if entry is None else task.judged(entry, apply) for entry in self._prepared(plan, side)]
         width = max((len(each) for each in found if each is not None), default=1)
         rows = [np.full(width, np.nan) if each is None else each for each in found]
         return Scored(np.reshape(rows, (len(rows), width)), side.labels, side.values)

@@ -100,6 +100,7 @@ def world_of(folder: Path, options: argparse.Namespace) -> World:
     common = (
         f"task.options.spacing_mm={options.spacing}",
         f"+task.options.widths={options.widths}",
+        f"task.options.patch={options.patch}",
         "deadlines.update_s=900",
         f"schedule.rounds={options.rounds}",
         f"schedule.evaluate_every={options.rounds}",
@@ -238,6 +239,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--patients", type=int, default=100, help="of each site (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--spacing", type=float, default=4.0, help="of the common grid in mm (default %(default)s)")
+    parser.add_argument("--patch", type=int, default=16, help="voxels a side of a patch (default %(default)s)")
     parser.add_argument("--widths", default="8-16-32", help="channels of the network's levels (default %(default)s)")
     parser.add_argument("--rate", type=float, default=0.01, help="step of the server's optimiser (default %(default)s)")
     parser.add_argument("--sample-rate", type=float, default=0.25, help="share of patients in a round (default %(default)s)")

@@ -35,7 +35,7 @@ def segmented(
     """The scan, prepared by the plan's recipe as in training, and the mask as 0 and 1 on the voxels of its first image, whose axes
     stay as the file has them. `shown`: make pictures, of `slices` slices. `ImageError` if the images cannot be used; a drawn mask
     need not be."""
-    recipe = task.recipe(options, columns)
+    task, recipe = task.for_plan(options), task.recipe(options, columns)
     prepared = prepare(replace(scan, mask=None), recipe)
     chances = task.chances(prepared.channels.astype(np.float32), prepared.present, apply)
     stored = read_volume(next(scan.images[name] for name in recipe.modalities if name in scan.images))

@@ -65,6 +65,11 @@ class ImageTask(Task, Protocol):
         """The patients whose sessions can serve, from headers alone, in the order of `scans`. `DataError` if there is nobody."""
         ...
 
+    def for_plan(self, options: Options) -> ImageTask:
+        """The task as a plan with these model options has it: the shape of a record may hang on them. `ContractError` for a wrong
+        one. What is asked of shapes, patches and whole scans is asked of this."""
+        ...
+
     def recipe(self, options: Options, columns: Sequence[str]) -> Recipe:
         """How a scan is prepared for a plan with these model options and columns."""
         ...

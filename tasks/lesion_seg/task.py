@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -34,7 +35,9 @@ SEQUENCES: Final = {"flair": "FLAIR", "t1w": "T1w", "t2w": "T2w", "t1w_ce": "T1w
 OTHER: Final = "other"
 VENDORS: Final = ("siemens", "philips", "ge", "canon", OTHER)
 BEFORE: Final = "_before"  # ends the names of what a pair has of its earlier session
-PATCH: Final = (32, 32, 32)  # voxels
+PATCH: Final = (32, 32, 32)  # voxels, where a plan says nothing
+SIDE: Final = "patch"
+SIDES: Final = (16, 32)
 PATCHES: Final = 2  # of a patient in a step
 SESSIONS: Final = 8  # of a patient, the last ones
 SPACING: Final = "spacing_mm"
@@ -50,7 +53,7 @@ class LesionSeg:
     version: ClassVar[str] = VERSION
     records: ClassVar[int] = PATCHES
     sessions: ClassVar[int] = SESSIONS
-    label_shape: ClassVar[tuple[int, int, int]] = PATCH
+    label_shape: tuple[int, int, int] = PATCH
     marks: ClassVar[str] = "lesion"
     sequences: ClassVar[Mapping[str, str]] = SEQUENCES
     label: ClassVar[Label] = Label("lesion", "the voxel lies in a T2 lesion of MS")
@@ -98,8 +101,22 @@ class LesionSeg:
         from tasks.imaging.unet import build
 
         spacing_of(options)
-        rest = {option: value for option, value in options.items() if option != SPACING}
-        return build(name, rest, len(self._sequences(columns)))
+        rest = {option: value for option, value in options.items() if option not in (SPACING, SIDE)}
+        model, side = build(name, rest, len(self._sequences(columns))), self.for_plan(options).label_shape[0]
+        if side < 2 * model.factor:
+            raise ContractError(
+                f"patches of {side} voxels are halved to {side // model.factor}: choose fewer widths, or patch {SIDES[-1]}"
+            )
+        return model
+
+    def for_plan(self, options: Options) -> LesionSeg:
+        """With patches of as many voxels a side as the option `patch` says."""
+        side = options.get(SIDE, self.label_shape[0])
+        if isinstance(side, bool) or side not in SIDES:
+            raise ContractError(f"option {SIDE} is {side!r}: {' or '.join(map(str, SIDES))} voxels a side")
+        found = copy.copy(self)
+        found.label_shape = (int(side),) * 3
+        return found
 
     def recipe(self, options: Options, columns: Sequence[str]) -> Recipe:
         """The common grid, cropped to the head, with the plan's sequences."""

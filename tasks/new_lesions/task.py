@@ -35,7 +35,7 @@ class NewLesions(LesionSeg):
 
     name: ClassVar[str] = NAME
     version: ClassVar[str] = VERSION
-    label_shape: ClassVar[tuple[int, int, int]] = PATCH
+    label_shape: tuple[int, int, int] = PATCH
     marks: ClassVar[str] = "newlesion"
     sequences: ClassVar[Mapping[str, str]] = SEQUENCES | EARLIER
     label: ClassVar[Label] = Label("new_lesion", "the voxel lies in a lesion of MS that is new since the session before")
