@@ -28,6 +28,7 @@ from tasks.lesion_seg.task import TASK
 
 pytestmark = pytest.mark.slow
 
+VENDOR = ("+task.options.score_by=vendor", "task.columns=[flair,t1w,vendor]")
 SITES, SALT = ("one", "two", "three"), bytes(range(16))
 
 
@@ -70,7 +71,7 @@ def test_without_noise_a_run_is_the_plain_computation_of_its_plan(data: Path, tm
 
 
 def test_with_noise_every_ledger_holds_and_the_report_says_what_it_cost(data: Path, tmp_path: Path) -> None:
-    run = ran(tmp_path / "out", data, "privacy=epsilon8", "+task.options.score_by=vendor", "task.columns=[flair,t1w,vendor]")
+    run = ran(tmp_path / "out", data, "privacy=epsilon8", *VENDOR, "task.options.patch=16")
     for site in SITES:
         assert verify_ledger((run.path.parent / "sites" / site / "ledger.jsonl").read_bytes()).ok
     assert lead(["report", str(run.path)]) == 0

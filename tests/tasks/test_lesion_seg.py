@@ -86,6 +86,28 @@ def test_groups_of_people_are_refused() -> None:
         TASK.scoring(16, ("sex",))
 
 
+@pytest.mark.parametrize("side", [16, 32])
+def test_a_plan_chooses_how_large_a_patch_is(side: int, entries: tuple[Entry, ...]) -> None:
+    chosen = TASK.for_plan({"patch": side})
+    inputs, labels = chosen.drawn(entries[:1], b"seed", 0.0)
+    assert inputs.shape[1:] == (*chosen.input_shape(("flair", "t1w")),) == (2, side, side, side)
+    assert labels.shape[1:] == chosen.label_shape == (side,) * 3
+    model = TASK.build_model("unet3d", {"patch": side, "widths": "4-8"}, ("flair", "t1w"))
+    assert model(torch.from_numpy(inputs)).shape == labels.shape
+    assert TASK.label_shape == (32, 32, 32)
+
+
+@pytest.mark.parametrize("side", [0, 8, 24, True, "16", 16.5])
+def test_a_patch_of_another_size_is_refused(side: int) -> None:
+    with pytest.raises(ContractError, match="16 or 32 voxels a side"):
+        TASK.for_plan({"patch": side})
+
+
+def test_a_network_too_deep_for_the_patch_is_refused() -> None:
+    with pytest.raises(ContractError, match="choose fewer widths"):
+        TASK.build_model("unet3d", {"patch": 16, "widths": "4-4-4-4-4"}, ("flair",))
+
+
 def test_the_maker_of_a_scanner_is_known_by_its_name_and_is_no_input(scans: tuple[Scan, ...]) -> None:
     named = [replace(scans[0], scanner=name) for name in ("Philips Ingenia 3T", "SIEMENS Aera", "Toshiba Titan", "Hitachi", "")]
     column = TASK.contract.column_names.index("vendor")
