@@ -28,14 +28,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 import numpy as np  # noqa: E402
 import psutil  # noqa: E402
-import torch  # noqa: E402
 from bench_machine import machine, machine_line  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from client.engines import PatientBatch, Shape, choose_engine, sum_of  # noqa: E402
-from client.release import Bound  # noqa: E402
-from client.scans import Drawn  # noqa: E402
 from tasks.imaging.cache import Cache, Outcome, State  # noqa: E402
 from tasks.imaging.phantoms import PhantomSite, scans_of, write_site  # noqa: E402
 from tasks.imaging.phantoms_scanner import SCANNERS  # noqa: E402
@@ -127,6 +123,12 @@ def memory_part(count: int, workers: int) -> dict[str, Any]:
 
 def epoch(scans: Sequence[Scan], outcomes: Sequence[Outcome]) -> dict[str, float]:
     """Every patient once, through what a trainer does in a round."""
+    import torch  # here: who prepares scans does without, and their memory is measured
+
+    from client.engines import PatientBatch, Shape, choose_engine, sum_of
+    from client.release import Bound
+    from client.scans import Drawn
+
     torch.set_num_threads(1)
     entries = tuple((outcome.entry,) for outcome in outcomes if outcome.entry is not None)
     drawn = Drawn(TASK, b"bench", 0.1, tuple(scan.patient for scan in scans), entries)

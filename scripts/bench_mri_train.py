@@ -57,9 +57,11 @@ from tasks.new_lesions.task import TASK as NEW  # noqa: E402
 
 TASKS: Final = {task.name: task for task in (LESIONS, NEW)}
 ARMS: Final = ("threshold", "local", "pooled", "federated", "distributed8")
+ELSEWHERE: Final = "local_elsewhere"
 WORDS: Final = {
     "threshold": "best single threshold of FLAIR, or of its difference",
     "local": "each site alone",
+    ELSEWHERE: "each site alone, on the others' scans",
     "pooled": "pooled: all scans in one place",
     "federated": "federated, no noise",
     "distributed8": "federated, distributed noise, epsilon 8",
@@ -173,22 +175,24 @@ def _recipe(world: World) -> Recipe:
     return world.task.recipe(dict(plan.model.options), plan.task.columns)
 
 
-def run(world: World, arm: str) -> Floats:
+def run(world: World, arm: str) -> dict[str, Floats]:
+    """Judged sessions by what the table calls them: of sites alone, those of their own and those of the others."""
     test = {site: side for site, side in sides_of(world, "test").items() if side.patients}
     if arm == "threshold":
-        return by_threshold(world)
+        return {arm: by_threshold(world)}
     if arm == "local":
-        rows = []
+        own, others = list[Floats](), list[Floats]()
         for site, cohort in world.cohorts.items():
             if site not in test:
                 continue
             plan, model = trained(world, {site: cohort}, (*QUIET, f"privacy.sample_rate={world.alone_rate}"), site)
-            rows.append(judged(world, plan, model, test[site]))
-        return np.concatenate(rows)
+            own.append(judged(world, plan, model, test[site]))
+            others += [judged(world, plan, model, side) for other, side in test.items() if other != site]
+        return {arm: np.concatenate(own), ELSEWHERE: np.concatenate(others)}
     cohorts = {POOLED: pooled_cohort(world)} if arm == "pooled" else world.cohorts
     words = ("privacy=distributed8",) if arm == "distributed8" else QUIET
     plan, model = trained(world, cohorts, words, arm)
-    return np.concatenate([judged(world, plan, model, side) for side in test.values()])
+    return {arm: np.concatenate([judged(world, plan, model, side) for side in test.values()])}
 
 
 def figures(task: LesionSeg, rows: Floats) -> dict[str, float]:
@@ -256,8 +260,9 @@ def main(arguments: list[str]) -> int:
         world = world_of(options.folder or Path(name), options)
         for arm in options.arms:
             began = time.process_time()
-            result["arms"][arm] = figures(world.task, run(world, arm)) | {"cpu_s": time.process_time() - began}
-            print(f"{arm}: Dice {result['arms'][arm]['dice']:.3f}", file=sys.stderr, flush=True)
+            for words, rows in run(world, arm).items():
+                result["arms"][words] = figures(world.task, rows) | {"cpu_s": time.process_time() - began}
+                print(f"{words}: Dice {result['arms'][words]['dice']:.3f}", file=sys.stderr, flush=True)
     show(result)
     if options.json:
         options.json.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n", encoding="utf-8")
