@@ -161,7 +161,7 @@ def test_the_demo_runs_on_the_real_hospitals_folders(start: Callable[..., Runnin
 
 def test_the_demo_trains_on_the_scans_of_invented_hospitals(start: Callable[..., Running]) -> None:
     running = start("--task", "lesion_seg", schedule=FEW)
-    output, _ = running.process.communicate(timeout=200)
+    output, _ = running.process.communicate(timeout=280)
     assert running.process.returncode == 0, output[-3000:]
     assert output.count("whole") == 4
     assert "Dice" in output
@@ -172,6 +172,7 @@ def test_the_demo_trains_on_the_scans_of_invented_hospitals(start: Callable[...,
 
 
 @pytest.mark.skipif(not (SHARED_DATA / "ms_mri").is_dir(), reason=f"the real scans are not at {SHARED_DATA}")
+@pytest.mark.timeout(900)
 def test_two_real_centres_and_an_invented_one_train_and_segment_whatever_there_is(
     start: Callable[..., Running], tmp_path: Path
 ) -> None:
@@ -180,7 +181,7 @@ def test_two_real_centres_and_an_invented_one_train_and_segment_whatever_there_i
         shutil.copytree(SHARED_DATA / "ms_mri" / f"site-{name}", sites / name)
     write_hospital(sites, "invented", 6)
     running = start("--task", "lesion_seg", "--sites", str(sites), schedule=FEW)
-    output, _ = running.process.communicate(timeout=200)
+    output, _ = running.process.communicate(timeout=280)
     assert running.process.returncode == 0, output[-3000:]
     assert output.count("whole") == 3
     (run,) = running.folder.glob("lead/runs/*")
