@@ -135,7 +135,7 @@ def test_a_broken_mapping_ends_the_demo_before_anything_is_started(start: Callab
 
 def test_the_demo_trains_on_the_tables_of_invented_hospitals(start: Callable[..., Running]) -> None:
     running = start()
-    output, _ = running.process.communicate(timeout=150)
+    output, _ = running.process.communicate(timeout=280)
     assert running.process.returncode == 0, output[-3000:]
     assert "4 hospitals: east, north, south, west" in output
     assert output.count("whole") == 4
@@ -152,7 +152,7 @@ def test_the_demo_runs_on_the_real_hospitals_folders(start: Callable[..., Runnin
     make = [sys.executable, str(ROOT / "scripts" / "make_real_sites.py"), str(tmp_path / "real"), "--data", str(SHARED_DATA)]
     subprocess.run(make, check=True, capture_output=True)
     running = start("--sites", str(tmp_path / "real" / "cis"))
-    output, _ = running.process.communicate(timeout=150)
+    output, _ = running.process.communicate(timeout=280)
     assert running.process.returncode == 0, output[-3000:]
     assert output.count("whole") == 4
     assert "on test patients: the final model" in output
