@@ -88,9 +88,10 @@ def _segment(home: Home, args: argparse.Namespace, out: Output) -> int:
         raise DataError(f"{len(missing)} of {len(set(args.patient))} patients have no session of images that can be used")
     chosen = task.readable([scan for scan in scans if not args.patient or scan.patient in args.patient])
     told = _all(exported, task, chosen, target, shown=args.html, choice=device_choice(home))
+    sessions = _sessions(told)
     if args.html:
-        _write(target / "segmented.html", _page(exported, task, told).encode())
-    _show(exported, task, told, target, out)
+        _write(target / "segmented.html", _page(exported, task, sessions).encode())
+    _show(exported, task, told, sessions, target, out)
     return 1 if any(each.found is None for each in told) else 0
 
 
@@ -226,11 +227,11 @@ def _since(scan: "Scan") -> str:
     return "" if scan.before is None else scan.before.session or f"day {scan.before.day}"
 
 
-def _page(exported: "Exported", task: ImageTask, told: Sequence[Told]) -> str:
+def _page(exported: "Exported", task: ImageTask, sessions: "Sequence[Session]") -> str:
     from tasks.imaging.segmented_page import segmented_page
 
     model = f"{exported.task.name}, run {exported.run_id}; {exported.facts.get('privacy_in_words')}"
-    return segmented_page(_sessions(told), model=model, made=f"Made {utc()}", cuts_ml=task.cuts_ml)
+    return segmented_page(sessions, model=model, made=f"Made {utc()}", cuts_ml=task.cuts_ml)
 
 
 def _sessions(told: Sequence[Told]) -> "list[Session]":
@@ -247,10 +248,11 @@ def _sessions(told: Sequence[Told]) -> "list[Session]":
     return found
 
 
-def _show(exported: "Exported", task: ImageTask, told: Sequence[Told], target: Path, out: Output) -> None:
+def _show(
+    exported: "Exported", task: ImageTask, told: Sequence[Told], sessions: "Sequence[Session]", target: Path, out: Output
+) -> None:
     from tasks.imaging.results import results_of, scanner_lines
 
-    sessions = _sessions(told)
     found = [each.found for each in told if each.found is not None]
     dice = [each.dice for each in found if each.dice is not None and each.drawn_ml]
     facts: dict[str, object] = {

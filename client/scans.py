@@ -28,7 +28,7 @@ from tasks.imaging.cache import Cache
 from tasks.imaging.entries import Entry
 from tasks.imaging.task import ImageTask
 from tasks.models import split_parameters
-from tasks.run_options import run_options
+from tasks.run_options import RunOptions, run_options
 from tasks.scoring.base import Scored
 
 AT_ONCE = 4  # patients whose patches are in memory together
@@ -86,19 +86,23 @@ class ScanEncoder:
 
     def training(self, job: Job, side: Side) -> Drawn:
         """The training patients of a round."""
-        options = run_options(dict(job.plan.model.options))
+        task, options = self._as_planned(job.plan)
         seed = job.plan.digest + job.round_number.to_bytes(8, "big")
         entries = _by_patient(side, self._prepared(job.plan, side))  # maybe of nobody: refusing would tell that there is one
-        return Drawn(self._task.for_plan(options.model), seed, options.drop_rate, side.ids, entries)
+        return Drawn(task, seed, options.drop_rate, side.ids, entries)
 
     def scored(self, plan: Plan, built: PlanModel, weights: Weights, side: Side) -> Scored:
         """Every session of a held-out side beside what the model says of it. A session that cannot be prepared is scored as NaN."""
         apply = applied(built.model, built.device, split_parameters(built.model, weights))
-        task = self._task.for_plan(run_options(dict(plan.model.options)).model)
+        task, _ = self._as_planned(plan)
         found = [None if entry is None else task.judged(entry, apply) for entry in self._prepared(plan, side)]
         width = max((len(each) for each in found if each is not None), default=1)
         rows = [np.full(width, np.nan) if each is None else each for each in found]
         return Scored(np.reshape(rows, (len(rows), width)), side.labels, side.values)
+
+    def _as_planned(self, plan: Plan) -> tuple[ImageTask, RunOptions]:
+        options = run_options(dict(plan.model.options))
+        return self._task.for_plan(options.model), options
 
     def _prepared(self, plan: Plan, side: Side) -> Prepared:
         """Once for a plan; from then on entries are read through memory maps."""
@@ -115,8 +119,8 @@ class ScanEncoder:
     def _fill(self, plan: Plan, side: Side) -> Prepared:
         if self._cache is None:
             raise Refused("TASK", f"task {plan.task.name} reads images, and this program has no folder for prepared ones")
-        options = run_options(dict(plan.model.options))
-        recipe = self._task.recipe(options.model, plan.task.columns)
+        task, options = self._as_planned(plan)
+        recipe = task.recipe(options.model, plan.task.columns)
         return tuple(outcome.entry for outcome in Cache(self._cache, recipe).fill(side.scans))
 
 

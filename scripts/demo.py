@@ -182,7 +182,7 @@ class Demo:
         self.port = args.port or free_port()
         self.processes = Processes(folder)
         self.lead_home = folder / "lead"
-        self.of_task: tuple[str, ...] = SHORT
+        self.schedule: tuple[str, ...] = SHORT
 
     def lead(self, *words: str) -> tuple[str, ...]:
         return (str(BIN / "wardround-lead"), *words, "--home", str(self.lead_home))
@@ -204,7 +204,7 @@ class Demo:
         mapped = any((path / MAPPING_FILE).is_file() for path in folders)
         self.args.task = self.args.task or (TASK_OF_MAPPINGS if mapped else TASK_OF_TABLES)
         task = find_task(self.args.task)
-        self.of_task = IMAGES_SHORT if images else SHORT
+        self.schedule = IMAGES_SHORT if images else SHORT
         sizes = [open_cohort(task, path).size * (1 - HELD_OUT) for path in folders]
         return [
             Site(path.name, self.folder / "sites" / path.name, path, max(10, 10 * round(size / 10)))
@@ -258,7 +258,7 @@ class Demo:
         task = self.args.task
         ours = (ROOT / "conf" / "task" / f"{task}.yaml").is_file()  # then with the columns and options that it is meant for
         chosen = (f"task={task}" if ours else f"task.name={task}", f"privacy={self.args.privacy}", "federation=roster")
-        words = (*chosen, *sizes, *self.of_task, *self.args.overrides)
+        words = (*chosen, *sizes, *self.schedule, *self.args.overrides)
         made = json.loads(run(*self.lead("plan", *words, "--json")))
         console.print(f"plan {made['digest'][:16]}, its cost before anything is spent:")
         cost = made["cost"]
