@@ -6,10 +6,12 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from client import cli_audit, cli_daemons, cli_data, cli_model, cli_predict, cli_segment, cli_setup, cli_steward
+from client import cli_audit, cli_daemons, cli_data, cli_model, cli_predict, cli_rotate, cli_segment, cli_setup, cli_steward
 from client.cli_output import Output
+from client.daemon import code_version
 from client.errors import ConfigError, Refused, SiteError
 from client.home import Home
+from client.migrate import check
 from consortium.errors import ConsortiumError
 from privacy.errors import PrivacyError
 from tasks.errors import TaskError
@@ -38,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("--home", type=Path, default=DEFAULT_HOME, help="this site's folder (default %(default)s)")
     root.add_argument("--json", action="store_true", help="print what a command shows as JSON")
     verbs = root.add_subparsers(dest="verb", required=True, metavar="COMMAND")
-    for part in (cli_setup, cli_data, cli_steward, cli_daemons, cli_audit, cli_predict, cli_segment, cli_model):
+    for part in (cli_setup, cli_rotate, cli_data, cli_steward, cli_daemons, cli_audit, cli_predict, cli_segment, cli_model):
         part.add_commands(verbs)
     return root
 
@@ -48,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     home = Home(args.home.expanduser())
     handler: Handler = args.handler
     try:
+        check(home.root, code_version())
         return handler(home, args, Output(as_json=args.json))
     except Refused as error:
         print(f"refused: {error.detail}", file=sys.stderr)

@@ -92,7 +92,7 @@ def _membership(home: Home, args: argparse.Namespace, out: Output) -> dict[str, 
 def _plan(home: Home, name: str) -> Plan:
     if (path := Path(name)).is_file():
         return Signed.decode(path.read_bytes(), "plan").document(Plan)
-    return PlanStore(home.plans, load_config(home).site, home.load_identity().public).find(name).plan
+    return PlanStore(home.plans, load_config(home).site, home.load_identity().public, home.retired_keys()).find(name).plan
 
 
 def _show(result: dict[str, object], out: Output) -> None:

@@ -23,7 +23,7 @@ log = logging.getLogger("wardround.guard")
 def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     guard = verbs.add_parser("guard", help="the daemon with data, keys, policy and ledger; no network")
     guard.set_defaults(handler=_guard)
-    gateway = verbs.add_parser("gateway", help="the daemon that talks to the hub; holds no data and no identity key")
+    gateway = verbs.add_parser("gateway", help="talks to the hub; holds no data and no identity key")
     gateway.set_defaults(handler=_gateway)
     verbs.add_parser("status", help="state of the guard").set_defaults(handler=_status)
 

@@ -50,7 +50,7 @@ def _prepare(home: Home, args: argparse.Namespace, out: Output) -> int:
     if workers < 1:
         raise ConfigError(f"--workers is {workers}: at least 1")
     config = load_config(home)
-    plan = PlanStore(home.plans, config.site, home.load_identity().public).find(args.run).plan
+    plan = PlanStore(home.plans, config.site, home.load_identity().public, home.retired_keys()).find(args.run).plan
     task = find_task(plan.task.name)
     if not isinstance(task, ImageTask):
         raise ConfigError(f"plan {plan.run_id} is for {plan.task.name}, which reads no images: there is nothing to prepare")

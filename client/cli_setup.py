@@ -87,7 +87,7 @@ def _identity(home: Home) -> str:
 
 def _roster(home: Home) -> str:
     roster, config = home.load_roster(), load_config(home)
-    if roster.member(config.site).identity_key != home.load_identity().public:
+    if roster.member(config.site).identity_key not in home.own_keys():
         raise ConfigError(f"the roster lists another key for {config.site}: ask the lead for a new roster")
     return f"{roster.consortium}, version {roster.version}, {len(roster.sites)} sites"
 

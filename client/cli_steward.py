@@ -67,7 +67,7 @@ def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 
 def _store(home: Home) -> PlanStore:
-    return PlanStore(home.plans, load_config(home).site, home.load_identity().public)
+    return PlanStore(home.plans, load_config(home).site, home.load_identity().public, home.retired_keys())
 
 
 def _list(home: Home, args: argparse.Namespace, out: Output) -> int:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
+from client import migrate
 from client.device import PROCESSORS, DeviceChoice
 from client.errors import ConfigError
 from client.guard import Site
@@ -17,6 +18,7 @@ from client.home import Home
 from client.job import AskPopulation, Job, Population, Result, Train
 from client.patients import DataSource, Patients
 from client.policy_file import PolicyFile
+from client.rotation import open_ledger
 from consortium.identity import SigningKey
 from consortium.roster import Roster
 from privacy.ledger import Ledger
@@ -28,8 +30,11 @@ log = logging.getLogger("wardround.guard")
 
 
 def code_version() -> str:
-    """The version that plans bind: the installed distribution's."""
-    return importlib.metadata.version("wardround")
+    """The installed distribution's, which plans are held against (`consortium.version`). Raises `ConfigError`."""
+    try:
+        return importlib.metadata.version("wardround")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ConfigError("the distribution wardround is not installed: pip install it (or -e .), then try again") from error
 
 
 def harden_process() -> None:
@@ -83,11 +88,10 @@ def open_site(
     """`population`: whose data the next job would use; None where no patients are behind `train`.
 
     Raises `ConfigError`, `KeyFileError` or `LedgerError`: a guard with anything missing does not start."""
+    migrate.forward(home.root, code_version())
     roster = home.load_roster()
-    key = home.load_identity()
-    if roster.member(site).identity_key != key.public:
-        raise ConfigError(f"the roster lists another key for {site} than {home.identity}: ask the consortium to update the roster")
-    ledger = Ledger.open(home.ledger, key, datetime.fromtimestamp(now, tz=UTC))
+    roster.member(site)  # raises for a stranger
+    key, ledger = open_ledger(home, site, roster, datetime.fromtimestamp(now, tz=UTC))
     return Site(
         home=home,
         id=site,

@@ -6,14 +6,13 @@ import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-
 from client.config import SiteConfig, load_config, write_config
-from client.daemon import create_ledger
+from client.daemon import code_version, create_ledger
 from client.errors import ConfigError
 from client.files import private_folder, write_atomic
 from client.home import Home
+from client.migrate import forward
+from client.transport_key import make_transport_key
 from consortium.canonical import SITE_ID
 from consortium.documents import Signed
 from consortium.identity import SigningKey, fingerprint
@@ -39,23 +38,14 @@ def init_site(home: Home, config: SiteConfig) -> JoinRequest:
     if home.identity.exists():
         raise ConfigError(f"{home.root} is already a site: its keys are kept; use another folder for another site")
     private_folder(home.root)
+    forward(home.root, code_version())
     write_config(home, config)
     key = SigningKey.generate(os.urandom)
     key.save(home.identity)
-    request = JoinRequest(config.site, key.public.hex(), _make_transport_key(home), fingerprint(key.public))
+    private_folder(home.gateway)
+    request = JoinRequest(config.site, key.public.hex(), make_transport_key(home.transport_key), fingerprint(key.public))
     write_atomic(home.root / "join-request.json", json.dumps(asdict(request), indent=1).encode("ascii") + b"\n", mode=0o644)
     return request
-
-
-def _make_transport_key(home: Home) -> str:
-    """The SuperNode's key pair (ECDSA P-384, the kind Flower authenticates with); returns the public line."""
-    private = ec.generate_private_key(ec.SECP384R1())
-    pem = private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption())
-    line = private.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-    private_folder(home.gateway)
-    write_atomic(home.transport_key, pem)
-    write_atomic(home.transport_key.with_suffix(".pub"), line + b"\n", mode=0o644)
-    return line.decode("ascii")
 
 
 @dataclass(frozen=True)
@@ -89,16 +79,17 @@ def join_site(home: Home, *, signed: Signed, trusted_founders: str, now: float) 
     Nothing is written before all checks passed; the ledger comes before the roster, so a joined site without one has lost it.
     """
     config = load_config(home)
-    key = home.load_identity()
+    forward(home.root, code_version())
     roster = verify_roster(signed, trusted_founders)
     member = roster.member(config.site)
-    if member.role != "site" or member.identity_key != key.public:
+    if member.role != "site" or member.identity_key not in home.own_keys():
         raise ConfigError(f"the roster lists another key for {config.site}: compare fingerprints with the lead")
     if not home.ledger.exists():
         if home.roster.exists():
             raise ConfigError(
                 f"this site joined before, but {home.ledger} is gone: restore it from your backup, nothing is refunded"
             )
+        key = home.load_identity()
         create_ledger(home, site=config.site, key=key, roster=roster, population=config.population, now=now)
     return home.follow_roster(signed, trusted_founders)
 

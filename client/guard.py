@@ -28,6 +28,8 @@ from client.plans import KnownPlan, PlanStore
 from client.policy_file import PolicyFile
 from client.populations import Populations
 from client.release import Bound
+from client.rotation import follow
+from consortium import version
 from consortium.approval import Approval
 from consortium.canonical import Bytes
 from consortium.documents import Signed
@@ -103,7 +105,7 @@ class Guard:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._plans = PlanStore(site.home.plans, site.id, site.key.public)
+        self._plans = _plans(site)
         self._egress = EgressManifest(site.home.egress)
         self._once = Once(site.home.plans)
         self._populations = Populations(site.home.populations)
@@ -201,9 +203,13 @@ class Guard:
             site, roster = self._site, self._site.home.load_roster()
             if roster.digest != site.roster.digest:
                 self._runs.clear()  # whatever comes of the new one, nothing goes on under the old
-                self._check_roster(roster)
+                with self._ledger_lock:  # no spend falls between the old key's last entry and the roster that lists the new one
+                    key = follow(site.home, site.id, site.key, site.ledger, roster, self._time())
+                    self._site = site = replace(site, key=key)
+                    self._plans = _plans(site)
+                    self._check_roster(roster)
+                    self._site = replace(site, roster=roster)
                 log.info("roster=%d state=in-force", roster.version)
-                self._site = replace(site, roster=roster)
             self._roster_seen = data
 
     def _check_roster(self, roster: Roster) -> None:
@@ -213,7 +219,7 @@ class Guard:
         if not listed:
             raise Refused("NOT_LISTED", f"roster version {roster.version} does not list {site.id}: the consortium removed it")
         if listed[0].identity_key != site.key.public:
-            raise Refused("ROSTER", f"roster version {roster.version} lists another key for {site.id}: join again")
+            raise Refused("ROSTER", f"roster version {roster.version} lists another key for {site.id} than it has: ask the lead")
         if split_id(roster) != split_id(site.roster):
             raise Refused("ROSTER", f"roster version {roster.version} splits patients in another way: restart the guard")
 
@@ -230,10 +236,8 @@ class Guard:
             raise Refused("PLAN_SIGNATURE", str(error)) from error
         if site.id not in plan.sites:
             raise Refused("NOT_LISTED", f"plan {plan.run_id} does not list this site")
-        if plan.code_version != site.code_version:
-            raise Refused(
-                "CODE_VERSION", f"plan {plan.run_id} is for version {plan.code_version}, this site runs {site.code_version}"
-            )
+        if unfit := version.refusal(plan.code_version, site.code_version):
+            raise Refused("CODE_VERSION", f"plan {plan.run_id}: {unfit}")
         if plan.task.name not in site.tasks:
             raise Refused(
                 "TASK", f"plan {plan.run_id} is for task {plan.task.name}, this site is set up for {', '.join(site.tasks)}"
@@ -295,6 +299,8 @@ class Guard:
     def _check_spend(self, policy: Policy, known: KnownPlan, spends: Iterable[Spend]) -> None:
         """Under the ledger's lock: these releases fit all budgets now, or the site leaves the run and says so."""
         site, plan = self._site, known.plan
+        if plan.roster_digest != site.roster.digest:  # it changed since the request was looked at, and perhaps the key with it
+            raise Refused("ROSTER", f"plan {plan.run_id} was made for another roster than version {site.roster.version}")
         objection = check_spend(policy, site.ledger, spends, plan.privacy.delta, split_id(site.roster), dates=self._dates(plan))
         if objection is not None:
             self._leave_run(known, objection)
@@ -510,6 +516,10 @@ class Guard:
             self._egress.refused(run_id, plan=plan, round_number=round_number, code=code, time=now, data=said)
         except (OSError, ConsortiumError) as error:
             log.error("refused=%s state=not-listed detail=%s", code, place_of(error))  # noqa: TRY400 - no text
+
+
+def _plans(site: Site) -> PlanStore:
+    return PlanStore(site.home.plans, site.id, site.key.public, site.home.retired_keys())
 
 
 def _about(kind: str, control: bytes) -> tuple[bytes, int]:

@@ -33,6 +33,16 @@ class Home:
         return self.root / "gateway" / "supernode.key"
 
     @property
+    def next_keys(self) -> Path:
+        """Keys that wait for a roster that lists them (`client.rotation`)."""
+        return self.root / "next"
+
+    @property
+    def retired(self) -> Path:
+        """Public keys that this site signed with before."""
+        return self.root / "retired"
+
+    @property
     def hub_ca(self) -> Path:
         return self.root / "gateway" / "hub-ca.pem"
 
@@ -91,6 +101,27 @@ class Home:
 
     def load_identity(self) -> SigningKey:
         return SigningKey.load(self.identity)
+
+    def load_next(self) -> SigningKey | None:
+        """The identity key that waits for its roster; None where there is none."""
+        path = self.next_keys / self.identity.name
+        return SigningKey.load(path) if path.exists() else None
+
+    def own_keys(self) -> tuple[bytes, ...]:
+        """Public keys under which a roster may list this site: the one in force, and the next. Raises `KeyFileError` for none."""
+        fresh = self.load_next()
+        waiting = () if fresh is None else (fresh.public,)
+        if waiting and not self.identity.exists():
+            return waiting  # lost, and to be replaced
+        return (self.load_identity().public, *waiting)
+
+    def retired_keys(self) -> tuple[bytes, ...]:
+        """Whose signatures under this site's own decisions are still known. Raises `ConfigError` for a damaged file."""
+        files = sorted(self.retired.glob("*.pub"))
+        try:
+            return tuple(bytes.fromhex(file.read_text("ascii").strip()) for file in files)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"a file in {self.retired} is damaged: restore it from your backup") from error
 
     def load_roster(self) -> Roster:
         """The roster this site follows, checked again against the founders it pinned. Raises `ConfigError`."""

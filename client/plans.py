@@ -3,6 +3,7 @@
 The guard and the steward's commands share these files; a decision takes effect at the next request, also a withdrawal.
 """
 
+import contextlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from client.errors import ConfigError, Refused
 from client.files import write_atomic, write_first
 from consortium.approval import Approval, sign_approval, verify_approval
 from consortium.documents import Signed
-from consortium.errors import ConsortiumError
+from consortium.errors import ConsortiumError, SignatureError
 from consortium.identity import SigningKey
 from consortium.plan import Plan
 
@@ -33,10 +34,12 @@ class KnownPlan:
 class PlanStore:
     """The folder `plans/`: `<digest>.plan` and `<digest>.approval`."""
 
-    def __init__(self, folder: Path, site: str, public: bytes) -> None:
+    def __init__(self, folder: Path, site: str, public: bytes, retired: tuple[bytes, ...] = ()) -> None:
+        """`retired`: keys that the site signed with before. What they decided about a plan stays decided; a plan is of one roster,
+        so it lets nothing train under a later one."""
         self._folder = folder
         self._site = site
-        self._public = public
+        self._keys = (public, *retired)
         self._cache: dict[bytes, tuple[bytes, Approval]] = {}
 
     def add(self, signed: Signed) -> None:
@@ -83,7 +86,7 @@ class PlanStore:
             data = path.read_bytes()
             if (cached := self._cache.get(digest)) and cached[0] == data:
                 return cached[1]
-            approval = verify_approval(Signed.decode(data, "approval"), self._site, self._public)
+            approval = self._verified(Signed.decode(data, "approval"))
         except FileNotFoundError:
             return None
         except (OSError, ConsortiumError) as error:
@@ -92,6 +95,14 @@ class PlanStore:
             raise Refused("NOT_APPROVED", f"the decision in {path} is about another plan: approve or refuse again")
         self._cache[digest] = (data, approval)
         return approval
+
+    def _verified(self, signed: Signed) -> Approval:
+        """Raises the present key's `ConsortiumError` where none of this site's keys signed it."""
+        now, *before = self._keys
+        for public in before:
+            with contextlib.suppress(SignatureError):
+                return verify_approval(signed, self._site, public)
+        return verify_approval(signed, self._site, now)
 
     def _path(self, digest: bytes, suffix: str) -> Path:
         return self._folder / f"{digest.hex()}.{suffix}"

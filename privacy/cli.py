@@ -22,7 +22,7 @@ from consortium.errors import ConsortiumError
 from consortium.identity import PUBLIC_SIZE
 from consortium.plan import Plan
 from privacy import cli_compare, cli_report, cli_rounds
-from privacy.cli_output import DONE, FAILED, FINGERPRINT, USAGE, UsageError, print_json, usable_threads
+from privacy.cli_output import DONE, FAILED, FINGERPRINT, USAGE, UsageError, add_accepted, print_json, usable_threads
 from privacy.cli_words import claims_table, entry_cells, entry_document, explanation, figures_table, guarantee, report_document
 from privacy.entries import SpendRecord
 from privacy.errors import LedgerError, PrivacyError
@@ -87,7 +87,10 @@ def _add_verify(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     example = "wardround-audit verify ledger.jsonl --key 1a2b-3c4d-5e6f-7a8b-9c0d-1e2f-3a4b-5c6d --plan RUN/plan.signed"
     verify = _command(commands, "verify", _verify, what, example)
     verify.add_argument("ledgers", nargs="+", type=Path, metavar="LEDGER", help="ledger files; copies of one site are compared")
-    verify.add_argument("--key", help="the site's key: its fingerprint as told by telephone, or a file with 32 bytes (or hex)")
+    verify.add_argument(
+        "--key",
+        help="the site's key, of now or before: its fingerprint as told by telephone, or a file (32 bytes, or hex)",
+    )
     verify.add_argument(
         "--plan",
         dest="plans",
@@ -96,6 +99,7 @@ def _add_verify(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         metavar="FILE",
         help="the signed plans (plan.signed) of all runs in the ledger: each spend must be exactly what its plan asks for",
     )
+    add_accepted(verify)
 
 
 def _add_epsilon(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -175,7 +179,8 @@ def _verify(arguments: argparse.Namespace, console: Console) -> int:
     given = _plans(arguments.plans)
     key, told = _expected_key(arguments.key)
     sources = [_source(path) for path in arguments.ledgers]
-    reports = [_with_fingerprint(_report(source, key, given), told) for source in sources]
+    accepted = arguments.accept_replaced
+    reports = [_with_fingerprint(_report(source, key, given, accepted=accepted), told) for source in sources]
     partings = _partings(sources)
     ok = all(report.ok for report in reports) and not partings
     pairs = list(zip(sources, reports, strict=True))
@@ -189,9 +194,17 @@ def _verify(arguments: argparse.Namespace, console: Console) -> int:
     return DONE if ok else FAILED
 
 
-def _report(source: Source, key: bytes | None, given: Sequence[Plan] | None, deltas: Sequence[float] = ()) -> Report:
+def _report(
+    source: Source,
+    key: bytes | None,
+    given: Sequence[Plan] | None,
+    deltas: Sequence[float] = (),
+    *,
+    accepted: Sequence[str] = (),
+) -> Report:
     with source.opened() as file:
-        return verify_ledger(file, key, source.head, plans=given, deltas=deltas, threads=usable_threads())
+        threads = usable_threads()
+        return verify_ledger(file, key, source.head, plans=given, deltas=deltas, threads=threads, accepted=accepted)
 
 
 def _partings(sources: Sequence[Source]) -> list[str]:
@@ -227,7 +240,7 @@ def _expected_key(text: str | None) -> tuple[bytes | None, str | None]:
 
 def _with_fingerprint(report: Report, told: str | None) -> Report:
     """The report, with a problem more if the ledger's key is not the one that was told."""
-    if told is None or report.fingerprint == told:
+    if told is None or told in report.keys:
         return report
     problem = f"ledger entry 0: the ledger's key is {report.fingerprint or 'unknown'}, expected {told}: another site's ledger"
     return replace(report, problems=(problem, *report.problems), first_bad=0)

@@ -47,6 +47,7 @@ class Reader:
     """Reads everything once and remembers what it read."""
 
     files: list[Given] = field(default_factory=list)
+    accepted: Sequence[str] = ()
 
     def bytes_of(self, path: Path, what: str) -> bytes:
         try:
@@ -70,17 +71,25 @@ class Reader:
         head = beside.read_bytes() if beside.is_file() else None
         data = self.bytes_of(ledger, "ledger")  # before the manifests: a running guard writes a manifest's line first
         manifests = [EgressFile(path, self.bytes_of(path, "egress manifest")) for path in egress]
-        return read_book(ledger, data, head, manifests, threads=usable_threads())
+        return read_book(ledger, data, head, manifests, threads=usable_threads(), accepted=self.accepted)
 
 
-def read_books(paths: Sequence[Path], egress: Sequence[tuple[str, Path]], founders: str | None, prove: Prove) -> Books:
+def read_books(
+    paths: Sequence[Path],
+    egress: Sequence[tuple[str, Path]],
+    founders: str | None,
+    prove: Prove,
+    *,
+    accepted: Sequence[str] = (),
+) -> Books:
     """Everything in these paths. `egress`: site and manifest file (or folder of them), beside those that lie with the ledgers.
+    `accepted`: as in `privacy.verify.verify_ledger`.
 
     Raises `UsageError` for what is missing or of no known kind, `PrivacyError` for what is damaged.
     """
     if founders is not None and not FINGERPRINT.fullmatch(founders):
         raise UsageError(f"--founders {founders}: a fingerprint is 8 groups of 4 hex digits: ask a founder by telephone")
-    reader, runs, sites = Reader(), list[ServerRun](), list[SiteBook]()
+    reader, runs, sites = Reader(accepted=accepted), list[ServerRun](), list[SiteBook]()
     audits: list[Path] = []
     for path in _found(paths):
         audits += files_in(path / "audit", "*.json") if path.is_dir() else []

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from consortium.canonical import Json
 from privacy.cli_books import Prove, read_books
-from privacy.cli_output import DONE, FAILED, UsageError, print_json
+from privacy.cli_output import DONE, FAILED, UsageError, add_accepted, print_json
 from privacy.compare import MEANINGS, Comparison, Finding, Row, compare_books, ranges
 from privacy.entries import NOT_PRIVATE
 
@@ -61,6 +61,7 @@ def add_inputs(command: argparse.ArgumentParser) -> None:
         metavar="FINGERPRINT",
         help="the founders' fingerprint, as told by telephone: roster, plan and every record are then verified too",
     )
+    add_accepted(command)
 
 
 def given_egress(arguments: argparse.Namespace) -> list[tuple[str, Path]]:
@@ -68,7 +69,8 @@ def given_egress(arguments: argparse.Namespace) -> list[tuple[str, Path]]:
 
 
 def _compare(arguments: argparse.Namespace, console: Console, prove: Prove) -> int:
-    books = read_books(arguments.books, given_egress(arguments), arguments.founders, prove)
+    accepted = arguments.accept_replaced
+    books = read_books(arguments.books, given_egress(arguments), arguments.founders, prove, accepted=accepted)
     if not books.runs:
         raise UsageError("no run folder was given: name the lead's folder of the run, the one with plan.signed")
     if not books.sites:

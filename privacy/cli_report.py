@@ -53,7 +53,8 @@ def _report(arguments: argparse.Namespace, console: Console, prove: Prove) -> in
     told = _told(arguments)
     if arguments.out.exists():
         raise UsageError(f"{arguments.out} exists: name a new file")
-    books = read_books(arguments.books, given_egress(arguments), arguments.founders, prove)
+    accepted = arguments.accept_replaced
+    books = read_books(arguments.books, given_egress(arguments), arguments.founders, prove, accepted=accepted)
     if not books.sites:
         raise UsageError("no ledger was given: name the files that `wardround-site ledger export` wrote")
     _check_sites(told, {book.site for book in books.sites})

@@ -10,7 +10,7 @@ from rich.table import Table
 from consortium.canonical import Json
 from consortium.identity import fingerprint
 from privacy.check import Bracket
-from privacy.entries import Egress, Entry, Genesis, PopulationChanged, SpendRecord
+from privacy.entries import Egress, Entry, Genesis, KeyReplaced, KeyRotated, PopulationChanged, SpendRecord
 from privacy.events import spend_to_document
 from privacy.planned import spend_text
 from privacy.verify import Figure, Report
@@ -114,6 +114,10 @@ def entry_cells(entry: Entry) -> tuple[str, ...]:
     if isinstance(content, Egress):
         what = f"{content.answer} left; its manifest has {content.lines} lines, {content.head.hex()[:16]}"
         return (*start, content.run_id, str(content.round), what, "")
+    if isinstance(content, KeyRotated | KeyReplaced):
+        keys = f"key {fingerprint(content.old_key)} to {fingerprint(content.new_key)}"
+        how = f"without the old key: {content.reason}" if isinstance(content, KeyReplaced) else "signed by both"
+        return (*start, "", "", f"{keys}, roster version {content.roster_version}; {how}", "")
     if isinstance(content, PopulationChanged):
         return (*start, "", "", f"{content.words}; {content.digest.hex()[:16]}", "")
     body = entry.body
@@ -167,7 +171,19 @@ def report_document(report: Report) -> dict[str, Json]:
         "epsilon_exposed": _figure_documents(report.exposed or report.figures),
         "first_bad_entry": report.first_bad,
         "first_bad_line": None if report.first_bad is None else report.first_bad + 1,
+        "handovers": [
+            {
+                "entry": over.entry,
+                "from": fingerprint(over.old_key),
+                "roster_version": over.roster_version,
+                "time": over.time,
+                "to": fingerprint(over.new_key),
+                "vouched": over.vouched,
+            }
+            for over in report.handovers
+        ],
         "key": report.fingerprint,
+        "keys": list(report.keys),
         "ok": report.ok,
         "population": report.population,
         "private": not report.non_private_entries,

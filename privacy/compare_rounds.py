@@ -58,10 +58,14 @@ def troubles(part: SitePart) -> Iterator[Trouble]:
 
 
 def _keys(part: SitePart) -> Iterator[Trouble]:
-    on_roster = {member.id: member.identity_key for member in part.run.roster.members}
+    """The run's roster says which key was the site's then: that one signed what the ledger has of the run, whatever came later."""
+    on_roster = {member.id: member.identity_key for member in part.run.roster.members}.get(part.site)
     for book in part.books:
-        if book.genesis.identity_key != on_roster.get(part.site):
+        own = sorted(book.by_plan.get(part.run.plan.digest, {}).items())
+        if on_roster not in book.keys.known:
             yield Trouble("key", (), f"{book.path} is signed with {book.report.fingerprint}, another key than the roster's")
+        elif wrong := tuple(number for number, charge in own if book.keys.at(charge.entry) != on_roster):
+            yield Trouble("key", wrong, f"{book.path} has charges of this run that another key than the roster's signed")
 
 
 def _hidden_by_the_coordinator(part: SitePart) -> Iterator[Trouble]:

@@ -16,7 +16,7 @@ from typing import Final
 from consortium.canonical import Json, decode_json, digest, encode_json
 from consortium.documents import from_document, to_document
 from consortium.errors import DocumentError, EncodingError, SignatureError
-from consortium.identity import SigningKey, fingerprint, verify
+from consortium.identity import SIGNATURE_SIZE, SigningKey, fingerprint, verify
 from privacy.errors import EventError, LedgerError
 from privacy.events import Spend, spend_from_document, spend_to_document
 
@@ -24,6 +24,7 @@ ENTRY_LABEL: Final = "wardround/ledger-entry/1"
 LINE_LABEL: Final = "wardround/ledger-line/1"
 VERSION: Final = 1
 HASH_SIZE: Final = 32
+PROOF_LABEL: Final = "wardround/ledger-key-proof/1"
 FIRST_PREVIOUS: Final = bytes(HASH_SIZE)
 NO_POPULATION: Final = bytes(HASH_SIZE)  # what stands before a task's first population
 LINE_MOST: Final = 64 * 1024  # bytes; a spend is about 1 KiB
@@ -45,7 +46,7 @@ _EGRESS_LINE: Final = re.compile(
 
 @dataclass(frozen=True)
 class Genesis:
-    """What the ledger is about, for ever: one site, one key, one patient population."""
+    """What the ledger is about, for ever: one site, one patient population; and the key that signs it first."""
 
     version: int
     consortium: str
@@ -147,6 +148,36 @@ class PopulationChanged:
 
 
 @dataclass(frozen=True)
+class KeyRotated:
+    """The old key's last entry: from the next one on `new_key` signs, which roster `roster_digest` lists for this site.
+
+    `proof`: the new key's signature over the entry before this one, the old key and that roster (`proof_fields`). So nobody hands a
+    ledger to a key that he does not hold, and no proof can be put behind another history.
+    """
+
+    old_key: bytes
+    new_key: bytes
+    roster_version: int
+    roster_digest: bytes
+    proof: bytes
+
+    def proof_fields(self, previous: bytes) -> tuple[bytes, ...]:
+        """What the proof is over, behind `PROOF_LABEL`; `previous`: hash of the entry before."""
+        return previous, self.old_key, self.new_key, self.roster_digest
+
+
+@dataclass(frozen=True)
+class KeyReplaced:
+    """`new_key`, which signs this very entry, goes on without the old key, which is lost. Nothing but the roster vouches for it."""
+
+    old_key: bytes
+    new_key: bytes
+    roster_version: int
+    roster_digest: bytes
+    reason: str
+
+
+@dataclass(frozen=True)
 class SpendDetails:
     """What a round's releases belong to: with the spends, all that an auditor needs to recompute them."""
 
@@ -174,7 +205,19 @@ class SpendRecord:
     epsilon_after: float  # of the whole ledger at the details' delta; NOT_PRIVATE for none
 
 
-Content = Genesis | PlanApproved | PlanRefused | Withdrawn | Recovered | RunNote | SpendRecord | Egress | PopulationChanged
+Content = (
+    Genesis
+    | PlanApproved
+    | PlanRefused
+    | Withdrawn
+    | Recovered
+    | RunNote
+    | SpendRecord
+    | Egress
+    | PopulationChanged
+    | KeyRotated
+    | KeyReplaced
+)
 
 _CONTENTS: Final[Mapping[str, type[Content]]] = {
     "genesis": Genesis,
@@ -186,6 +229,8 @@ _CONTENTS: Final[Mapping[str, type[Content]]] = {
     "run-note": RunNote,
     "egress": Egress,
     "population-changed": PopulationChanged,
+    "key-rotated": KeyRotated,
+    "key-replaced": KeyReplaced,
 }
 KINDS: Final[tuple[str, ...]] = tuple(_CONTENTS)
 
@@ -266,8 +311,8 @@ def _check(content: Content) -> None:
         if isinstance(value, str):
             if len(value) > _TEXT_MOST or not (value.isascii() and value.isprintable()):
                 raise DocumentError(f"{name} must be printable ASCII of at most {_TEXT_MOST} characters")
-        elif isinstance(value, bytes) and len(value) != HASH_SIZE:
-            raise DocumentError(f"{name} has {len(value)} bytes, expected {HASH_SIZE}")
+        elif isinstance(value, bytes) and len(value) != (size := SIGNATURE_SIZE if name == "proof" else HASH_SIZE):
+            raise DocumentError(f"{name} has {len(value)} bytes, expected {size}")
     if isinstance(content, Genesis):
         _check_genesis(content)
     elif isinstance(content, SpendRecord):
@@ -276,8 +321,17 @@ def _check(content: Content) -> None:
         raise DocumentError(f"egress of round {content.round} with {content.lines} lines, both are 1 or more")
     elif isinstance(content, PopulationChanged):
         _check_population(content)
+    elif isinstance(content, KeyRotated | KeyReplaced):
+        _check_handover(content)
     elif isinstance(content, Recovered) and content.removed_bytes < 1:
         raise DocumentError(f"removed_bytes {content.removed_bytes}, must be at least 1")
+
+
+def _check_handover(content: KeyRotated | KeyReplaced) -> None:
+    if content.old_key == content.new_key:
+        raise DocumentError("new_key is the old one: nothing changed")
+    if content.roster_version < 1:
+        raise DocumentError(f"roster_version {content.roster_version}, the first is 1")
 
 
 def _check_population(changed: PopulationChanged) -> None:

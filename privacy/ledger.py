@@ -26,7 +26,7 @@ from typing import Final, Self
 
 from consortium.canonical import Json, decode_json, digest, integer
 from consortium.errors import DocumentError, EncodingError
-from consortium.identity import SigningKey, fingerprint
+from consortium.identity import SigningKey
 from privacy.accountant import ENFORCE_INTERVAL, epsilon
 from privacy.entries import (
     FIRST_PREVIOUS,
@@ -36,6 +36,7 @@ from privacy.entries import (
     Content,
     Entry,
     Genesis,
+    KeyReplaced,
     PopulationChanged,
     Recovered,
     RunNote,
@@ -52,6 +53,7 @@ from privacy.entries import (
 )
 from privacy.errors import EventError, LedgerError
 from privacy.events import Spend, aggregate
+from privacy.handover import Keys, check_in_force, rotated
 from privacy.periods import Calendar, day_of
 
 HEAD_SUFFIX: Final = ".head"
@@ -61,6 +63,15 @@ _HEAD_SLOT: Final = 8 + HASH_SIZE + HASH_SIZE  # index, hash of the line, check 
 _GIVEN_BY_CALLERS: Final = ("plan-approved", "plan-refused", "withdrawn", "run-note", "egress", "population-changed")
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the write was refused as a whole or in part; no block is in doubt
 LEDGER_MOST: Final = 2**30  # bytes; about 400,000 rounds
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """The roster that lists another key for the site, and why the old one cannot sign that (printable ASCII)."""
+
+    roster_version: int
+    roster_digest: bytes
+    reason: str
 
 
 @dataclass
@@ -76,10 +87,12 @@ class _Index:
     calendar: Calendar = field(default_factory=Calendar)
     left: dict[bytes, RunNote] = field(default_factory=dict)
     populations: dict[str, bytes] = field(default_factory=dict)
+    keys: Keys = field(default_factory=Keys)
 
     def add(self, entry: Entry) -> None:
         self.entries += 1
         self.last_hash = entry.hash
+        self.keys.take(entry)
         if isinstance(entry.content, SpendRecord):
             self._add_spend(entry.content)
             self.calendar.add(day_of(entry.time), entry.content.spends)
@@ -112,21 +125,18 @@ def note_left(left: dict[bytes, RunNote], entry: Entry) -> None:
 def read_entries(data: bytes, public: bytes | None = None) -> tuple[tuple[Entry, ...], bytes]:
     """All entries of a ledger's bytes, checked, and the torn rest after the last newline (usually empty).
 
-    Checked: form, index, chain, rounds that rise, signatures by the key that entry 0 names; with `public`, that it is this
-    key. Raises `LedgerError` naming the first bad entry.
+    Checked: form, index, chain, rounds that rise, signatures by the keys that it was begun with and handed over to
+    (`privacy.handover`); with `public`, that it is the one in force. Raises `LedgerError` naming the first bad entry.
     """
     *lines, torn = data.split(b"\n")
     entries: list[Entry] = []
     rounds: dict[bytes, int] = {}
     populations: dict[str, bytes] = {}
-    key = public
+    keys = Keys()
     for index, line in enumerate(lines):
         entry = parse_entry(line, index)
         check_link(entry, entries[-1] if entries else None)
-        if isinstance(entry.content, Genesis):
-            key = _genesis_key(entry.content, public)
-        assert key is not None  # noqa: S101 - check_link lets only a genesis entry be the first
-        check_signature(entry, key)
+        check_signature(entry, keys.take(entry))
         if isinstance(entry.content, SpendRecord):
             check_round(entry.content.details, rounds, index)
             rounds[entry.content.details.plan_digest] = entry.content.details.round
@@ -134,17 +144,9 @@ def read_entries(data: bytes, public: bytes | None = None) -> tuple[tuple[Entry,
             check_population(entry.content, populations, index)
             populations[entry.content.task] = entry.content.digest
         entries.append(entry)
+    if entries and public is not None:
+        check_in_force(keys, public)
     return tuple(entries), torn
-
-
-def _genesis_key(genesis: Genesis, public: bytes | None) -> bytes:
-    if public is not None and genesis.identity_key != public:
-        raise LedgerError(
-            f"the ledger belongs to key {fingerprint(genesis.identity_key)}, expected {fingerprint(public)}: "
-            "another site's ledger, or the site's key was replaced",
-            0,
-        )
-    return genesis.identity_key
 
 
 def check_round(details: SpendDetails, rounds: dict[bytes, int], index: int) -> None:
@@ -203,7 +205,11 @@ class Ledger:
 
     @classmethod
     def open(cls, path: Path, key: SigningKey, now: datetime) -> Self:
-        """The ledger at `path`, locked for this process, every line checked against `key`, a torn last line cut off."""
+        """The ledger at `path`, locked for this process, every line checked, `key` the one in force, a torn last line cut off."""
+        return cls._opened(path, key, now, None)
+
+    @classmethod
+    def _opened(cls, path: Path, key: SigningKey, now: datetime, replaces: Replacement | None) -> Self:
         handle = _locked(path)
         try:
             head = _open_head(path)
@@ -212,11 +218,16 @@ class Ledger:
             raise
         ledger = cls(path, key, handle, head)
         try:
-            ledger._load(now)
+            ledger._load(now, replaces)
         except BaseException:
             ledger.close()
             raise
         return ledger
+
+    @classmethod
+    def take_over(cls, path: Path, key: SigningKey, now: datetime, replaces: Replacement) -> Self:
+        """The ledger at `path`, whose key is lost: `key` goes on with everything that was spent, and says so first of all."""
+        return cls._opened(path, key, now, replaces)
 
     def close(self) -> None:
         """Gives the lock back. Closing twice does nothing."""
@@ -225,12 +236,10 @@ class Ledger:
                 os.close(handle)
         self._handle = self._head = -1
 
-    def _load(self, now: datetime) -> None:
+    def _load(self, now: datetime, replaces: Replacement | None = None) -> None:
         data = _read_all(self._handle, self._path)
         head = _read_head(self._head, self._path)
-        whole = len(data) - len(_torn_line(data, head))
-        entries, torn = read_entries(data[:whole], self._key.public)
-        torn += data[whole:]
+        entries, torn = _read_whole(data, head, None if replaces else self._key.public)
         self._check_head(entries, *parse_head(head))
         for entry in entries:
             self._index.add(entry)
@@ -244,6 +253,10 @@ class Ledger:
             self._write_head()
         except OSError as error:
             raise LedgerError(f"cannot make {self._path} durable: {error.strerror}; check the disk") from error
+        if replaces is not None:
+            old = self._index.keys.in_force
+            replaced = KeyReplaced(old, self._key.public, replaces.roster_version, replaces.roster_digest, replaces.reason)
+            self._append(replaced, now)
         if torn:
             self._append(Recovered(len(torn), hashlib.sha256(torn).digest()), now)
 
@@ -265,6 +278,11 @@ class Ledger:
     def genesis(self) -> Genesis:
         assert self._genesis is not None  # noqa: S101 - `open` loads it before anybody gets the ledger
         return self._genesis
+
+    @property
+    def key(self) -> bytes:
+        """The public key that signs the next entry."""
+        return self._index.keys.in_force
 
     @property
     def entries(self) -> int:
@@ -333,6 +351,14 @@ class Ledger:
             after = self.epsilon_with(charged, details.delta, details.split_id)
             return self._append(SpendRecord(details, charged, recorded(after)), now)
 
+    def rotate(self, key: SigningKey, *, roster_version: int, roster_digest: bytes, now: datetime) -> Entry:
+        """Hand the ledger over to `key`: the old key's last entry is on disk when this returns, the next one is signed by `key`."""
+        with self._turn:
+            terms = rotated(self._key, key, self._index.last_hash, roster_version=roster_version, roster_digest=roster_digest)
+            entry = self._append(terms, now)
+            self._key = key
+            return entry
+
     def append(self, kind: str, body: Content | dict[str, Json], now: datetime) -> Entry:
         """One more entry, durable before this returns. `body`: the content's dataclass (`privacy.entries`) or its document."""
         if kind not in _GIVEN_BY_CALLERS:
@@ -392,6 +418,22 @@ class Ledger:
         slot = last % 2  # alternately: a torn write leaves the slot of the entry before
         _write_all(self._head, _head_slot(last, self._index.last_hash), slot * _HEAD_SLOT)
         os.fsync(self._head)
+
+
+def read_keys(path: Path) -> Keys:
+    """The keys of the ledger at `path`, every line checked, as `Ledger.open` would find them. Locks and changes nothing."""
+    try:
+        data, head = path.read_bytes(), head_path(path).read_bytes()
+    except OSError as error:
+        raise LedgerError(f"cannot read {error.filename}: {error.strerror}; restore ledger and head file together") from error
+    return Keys.of(_read_whole(data, head, None)[0])
+
+
+def _read_whole(data: bytes, head: bytes, public: bytes | None) -> tuple[tuple[Entry, ...], bytes]:
+    """`read_entries`, with a last line that a power cut left without some of its blocks taken for torn."""
+    whole = len(data) - len(_torn_line(data, head))
+    entries, torn = read_entries(data[:whole], public)
+    return entries, torn + data[whole:]
 
 
 def head_path(path: Path) -> Path:

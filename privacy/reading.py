@@ -17,7 +17,6 @@ from privacy.entries import (
     ENTRY_LABEL,
     LINE_MOST,
     Entry,
-    Genesis,
     PopulationChanged,
     SpendRecord,
     check_link,
@@ -25,6 +24,7 @@ from privacy.entries import (
     parse_entry,
 )
 from privacy.errors import LedgerError
+from privacy.handover import Keys, check_known
 from privacy.ledger import check_round
 
 BATCH: Final = 2**17  # bytes of lines that are held at once, some 200 lines; the last one may reach beyond
@@ -39,7 +39,7 @@ class _Batch:
     `failure`: what ended the batch, to be raised if every signature before it holds. `torn`: bytes after the last line.
     """
 
-    signed: list[tuple[Entry, bytes]] = field(default_factory=list)
+    signed: list[tuple[Entry, bytes, bytes]] = field(default_factory=list)  # the last: the key that must have signed
     entries: list[Entry] = field(default_factory=list)
     failure: LedgerError | None = None
     torn: int = 0
@@ -49,12 +49,14 @@ class _Batch:
 class Reader:
     """Iterates over the good entries of a ledger. Raises `LedgerError` naming the first bad one; `torn`: bytes after the last line.
 
-    With `public`, the ledger must belong to this key. `threads`, 1 or more, check the signatures, the caller's included.
+    With `public`, this key must have signed the ledger at some time; who did stands in `keys`. `threads`, 1 or more, check the
+    signatures, the caller's included.
     """
 
     def __init__(self, file: BinaryIO, public: bytes | None = None, *, threads: int = 1) -> None:
         self.torn = 0
-        self._file, self._key, self._public, self._threads = file, public, public, threads
+        self.keys = Keys()
+        self._file, self._public, self._threads = file, public, threads
         self._before: Entry | None = None
         self._rounds: dict[bytes, int] = {}
         self._populations: dict[str, bytes] = {}
@@ -72,6 +74,8 @@ class Reader:
                 if batch.failure is not None:
                     raise batch.failure
                 index += len(batch.entries)
+        if index and self._public is not None:
+            check_known(self.keys, self._public)
 
     def _batch(self, index: int) -> _Batch:
         """The next lines, from entry `index` on, each checked but for its signature."""
@@ -92,9 +96,7 @@ class Reader:
     def _add(self, batch: _Batch, line: bytes, index: int) -> None:
         entry = parse_entry(line, index)
         check_link(entry, self._before)
-        if isinstance(entry.content, Genesis):
-            self._key = genesis_key(entry.content, self._public)
-        batch.signed.append((entry, line))
+        batch.signed.append((entry, line, self.keys.take(entry)))
         if isinstance(entry.content, SpendRecord):
             check_round(entry.content.details, self._rounds, index)
             self._rounds[entry.content.details.plan_digest] = entry.content.details.round
@@ -108,32 +110,20 @@ class Reader:
         """How many entries stand before the first line that the ledger's key did not sign, and that line's error."""
         if not batch.signed:
             return 0, None
-        assert self._key is not None  # noqa: S101 - check_link lets only a genesis entry be the first
         share = -(-len(batch.signed) // self._threads)
         own, *others = [batch.signed[at : at + share] for at in range(0, len(batch.signed), share)]
-        waited = [pool.submit(_signed, part, self._key) for part in others]
+        waited = [pool.submit(_signed, part) for part in others]
         good = 0
-        for count, forged in (_signed(own, self._key), *(one.result() for one in waited)):
+        for count, forged in (_signed(own), *(one.result() for one in waited)):
             good += count
             if forged is not None:
                 return good, forged
         return good, None
 
 
-def genesis_key(genesis: Genesis, public: bytes | None) -> bytes:
-    """The key that signs this ledger; raises `LedgerError` if it is not the expected one."""
-    if public is not None and genesis.identity_key != public:
-        raise LedgerError(
-            f"the ledger belongs to key {fingerprint(genesis.identity_key)}, expected {fingerprint(public)}: "
-            "another site's ledger, or the site's key was replaced",
-            0,
-        )
-    return genesis.identity_key
-
-
-def _signed(lines: Sequence[tuple[Entry, bytes]], public: bytes) -> tuple[int, LedgerError | None]:
-    """How many of these lines stand before the first that `public` did not sign, and its error."""
-    for count, (entry, line) in enumerate(lines):
+def _signed(lines: Sequence[tuple[Entry, bytes, bytes]]) -> tuple[int, LedgerError | None]:
+    """How many of these lines stand before the first that its key did not sign, and its error."""
+    for count, (entry, line, public) in enumerate(lines):
         try:
             check_line_signature(entry, line, public)
         except LedgerError as error:

@@ -255,7 +255,7 @@ def _begun(study: Study) -> str:
 
 def _site(book: SiteBook, told: Told) -> SiteFacts:
     fingerprint = told.keys.get(book.site, "")
-    key = "" if not fingerprint else "agrees" if fingerprint == book.report.fingerprint else "differs"
+    key = "" if not fingerprint else "agrees" if fingerprint in book.report.keys else "differs"
     steps: dict[float, list[Step]] = {}
     for charge in book.charges:
         steps.setdefault(charge.details.delta, []).append(Step(charge.details.run_id, _value(charge.epsilon_after)))

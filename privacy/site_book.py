@@ -1,7 +1,7 @@
 """What one site handed to an auditor: its ledger, with the verdict on it, and the egress manifests that lay beside it. Pure."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +9,7 @@ from pathlib import Path
 from privacy.entries import Egress, Entry, Genesis, PlanApproved, SpendDetails, SpendRecord
 from privacy.errors import LedgerError
 from privacy.events import Spend
+from privacy.handover import Keys
 from privacy.manifest import UPDATE, Linked, Manifest, read_manifest, verify_manifest
 from privacy.verify import Report, verify_ledger
 
@@ -64,6 +65,11 @@ class SiteBook:
         content = self.entries[0].content
         assert isinstance(content, Genesis)  # noqa: S101 - read_entries accepts no other first entry
         return content
+
+    @cached_property
+    def keys(self) -> Keys:
+        """The keys that signed this ledger, one after another."""
+        return Keys.of(self.entries)
 
     @cached_property
     def charges(self) -> tuple[Charge, ...]:
@@ -122,10 +128,20 @@ class SiteBook:
         return frozenset(rounds | {answer.round_number for answer in manifest.answers if answer.kind.startswith(UPDATE)})
 
 
-def read_book(path: Path, data: bytes, head: bytes | None, egress: Sequence[EgressFile] = (), *, threads: int = 1) -> SiteBook:
-    """The book of these bytes. Raises `LedgerError` where not even the first entry can be read: then it is nobody's."""
+def read_book(
+    path: Path,
+    data: bytes,
+    head: bytes | None,
+    egress: Sequence[EgressFile] = (),
+    *,
+    threads: int = 1,
+    accepted: Collection[str] = (),
+) -> SiteBook:
+    """The book of these bytes; `accepted` as in `verify_ledger`.
+
+    Raises `LedgerError` where not even the first entry can be read: then it is nobody's."""
     entries: list[Entry] = []
-    report = verify_ledger(data, None, head, seen=entries.append, threads=threads)
+    report = verify_ledger(data, None, head, seen=entries.append, threads=threads, accepted=accepted)
     if not entries:
         raise LedgerError(f"{path} has no readable entry: not a ledger, or damaged at its first line", 0)
     return SiteBook(path, data, head, report, tuple(entries), tuple(egress))

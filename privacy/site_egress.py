@@ -10,6 +10,7 @@ from typing import Final
 from consortium.plan import Plan
 from privacy.entries import Egress, Entry
 from privacy.errors import LedgerError
+from privacy.handover import Keys, check_known
 from privacy.ledger import read_entries
 from privacy.manifest import UPDATE, VOTE, Counted, Linked, Manifest, read_manifest, verify_manifest
 
@@ -48,7 +49,7 @@ class SiteEgress:
 
 
 def read_site_egress(data: bytes, site: str, plan: Plan, *, key: bytes, ledger: bytes | None) -> SiteEgress:
-    """The manifest in `data`, checked against the bytes of the ledger of the site whose identity key is `key`.
+    """The manifest in `data`, checked against the bytes of the ledger of the site whose identity key was `key`.
 
     Raises `ManifestError` for a file of another kind; everything else that is wrong is found in the value.
     """
@@ -56,7 +57,9 @@ def read_site_egress(data: bytes, site: str, plan: Plan, *, key: bytes, ledger: 
     entries, refused = None, ""
     if ledger is not None:
         try:
-            entries = read_entries(ledger, key)[0]
+            found = read_entries(ledger)[0]
+            check_known(Keys.of(found), key)  # the key of the run's time: the site may have another one since
+            entries = found
         except LedgerError as error:
             refused = str(error)
     return SiteEgress(plan.digest, manifest, verify_manifest(plan.run_id, data, entries or ()), entries, refused)

@@ -9,7 +9,7 @@ with every claim that is checked; with the plans, every spend is exactly what it
 import io
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO, Final, TypeVar
 
@@ -23,6 +23,8 @@ from privacy.entries import (
     Egress,
     Entry,
     Genesis,
+    KeyReplaced,
+    KeyRotated,
     PlanApproved,
     PopulationChanged,
     Recovered,
@@ -41,6 +43,7 @@ from privacy.events import (
     aggregate,
     as_exposed,
 )
+from privacy.handover import Handover, Keys
 from privacy.ledger import parse_head
 from privacy.planned import PlanCheck, by_digest
 from privacy.reading import Reader
@@ -84,7 +87,8 @@ class Report:
     """`problems`: reasons not to believe the ledger, the first bad entry's first. `remarks`: what to read all the same.
 
     `figures`: as charged to the budget. `exposed`: if one update of the site were read in the clear; empty where that is the same.
-    `plans_checked`: spends that were compared with the plan whose digest they name.
+    `plans_checked`: spends that were compared with the plan whose digest they name. `fingerprint`: of the key in force, the last of
+    `keys`, which begin with the one that the ledger was begun with.
     """
 
     site: str
@@ -101,6 +105,8 @@ class Report:
     exposed: tuple[Figure, ...] = ()
     first_bad: int | None = None
     plans_checked: int = 0
+    keys: tuple[str, ...] = ()
+    handovers: tuple[Handover, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -116,13 +122,16 @@ def verify_ledger(
     deltas: Iterable[float] = (),
     seen: Callable[[Entry], object] | None = None,
     threads: int = 1,
+    accepted: Collection[str] = (),
 ) -> Report:
     """The report on a ledger's bytes, or on a file of them, which is read line by line.
 
-    With `public_key` it must be this site's; with `head` (the head file) it must be the newest; with `plans`, every spend must
+    With `public_key` it must be this site's, signed with this key at some time; with `head` (the head file) it must be the newest;
+    with `plans`, every spend must
     be exactly what the plan that it names asks for. `deltas`: figures at these too. Never raises on bad data: the first bad
     entry becomes a problem that names it, and what stands before is reported. `seen` is handed each good entry, for who wants
-    them too; `threads` check the signatures.
+    them too; `threads` check the signatures. `accepted`: fingerprints of keys that may have taken over without the old key's word,
+    because the reader was told so.
     """
     scan, problems = _Scan(), list[_Problem]()
     expected, head_problems = _parsed_head(head)
@@ -141,12 +150,19 @@ def verify_ledger(
     if scan.genesis is None:
         texts = [problem.text for problem in problems] or ["the ledger has no complete entry: nothing is recorded"]
         return Report("", "", "", "", 0, (), (), (), (), tuple(texts), (), first_bad=0)
+    problems += [_unvouched(over) for over in reader.keys.handovers if not (over.vouched or fingerprint(over.new_key) in accepted)]
     if reader.torn:
         problems.append(_torn(reader.torn, scan.entries))
     if expected is not None and expected[0] >= scan.entries:
         text = f"missing, the head file knows entry {expected[0]}: lines were removed or rolled back"
         head_problems.append(_Problem(scan.entries, text))
-    return _report(scan, [*problems, *head_problems], tuple(deltas), watched)
+    return _report(scan, [*problems, *head_problems], tuple(deltas), watched, reader.keys)
+
+
+def _unvouched(over: Handover) -> "_Problem":
+    key = fingerprint(over.new_key)
+    text = f"{over.words}. Ask the founders whether it is the site's key; if so, --accept-replaced {key}"
+    return _Problem(over.entry, text)
 
 
 @dataclass(frozen=True)
@@ -217,6 +233,7 @@ class _Watch:
 
     def __init__(self, plans: dict[bytes, Plan] | None) -> None:
         self.remarks: list[str] = []
+        self._keys = Keys()
         self.checked = 0
         self._plans = plans
         self._check: PlanCheck | None = None
@@ -229,6 +246,7 @@ class _Watch:
         if entry.time < self._latest:
             self._remark(entry, f"the clock went back, {self._latest} to {entry.time}")
         self._latest = entry.time
+        self._keys.take(entry)
         if isinstance(entry.content, Egress):
             return []  # two of three lines
         found: list[str] = []
@@ -243,6 +261,8 @@ class _Watch:
                 self._withdrawn.add(plan)
             case Recovered(removed_bytes=removed):
                 self._remark(entry, f"{removed} bytes of a torn write were cut off after a crash")
+            case KeyRotated() | KeyReplaced():
+                self._remark(entry, self._keys.handovers[-1].words)
             case PopulationChanged() as changed if changed.before != NO_POPULATION:
                 self._remark(entry, changed.words)
             case SpendRecord() as record:
@@ -279,7 +299,7 @@ class _Watch:
         return [f"epsilon falls from {before:.4f} to {claimed:.4f}: nothing is ever refunded"]
 
 
-def _report(scan: _Scan, problems: list[_Problem], deltas: tuple[float, ...], watched: _Watch) -> Report:
+def _report(scan: _Scan, problems: list[_Problem], deltas: tuple[float, ...], watched: _Watch, keys: Keys) -> Report:
     genesis = scan.genesis
     assert genesis is not None  # noqa: S101 - the caller saw to it
     spends = aggregate(spend for charge in scan.charges for spend in charge.spends)
@@ -301,7 +321,7 @@ def _report(scan: _Scan, problems: list[_Problem], deltas: tuple[float, ...], wa
         site=genesis.site,
         consortium=genesis.consortium,
         population=genesis.population,
-        fingerprint=fingerprint(genesis.identity_key),
+        fingerprint=fingerprint(keys.in_force),
         entries=scan.entries,
         spends=spends,
         figures=figures,
@@ -312,6 +332,8 @@ def _report(scan: _Scan, problems: list[_Problem], deltas: tuple[float, ...], wa
         exposed=exposed,
         first_bad=problems[0].entry if problems else None,
         plans_checked=watched.checked,
+        keys=tuple(map(fingerprint, keys.known)),
+        handovers=tuple(keys.handovers),
     )
 
 

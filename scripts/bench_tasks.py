@@ -36,7 +36,7 @@ from bench_tasks_worlds import world_of  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: E402
 
-from server.planning import code_version  # noqa: E402
+from server.migrate import code_version  # noqa: E402
 
 RESULTS = ROOT / "scripts" / "results" / "tasks"
 SEEDS = tuple(range(1, 11))

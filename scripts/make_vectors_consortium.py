@@ -32,6 +32,7 @@ from consortium.plan import (
     sign_plan,
 )
 from consortium.roster import Founder, Member, Roster, founders_fingerprint, sign_roster
+from consortium.rotation import RotateRequest, sign_request
 from consortium.statement import EpsilonStatement, sign_statement
 from consortium.wire import SENTENCES, Refusal, encode_answer, encode_keys_request, encode_refusal, encode_request
 
@@ -100,6 +101,10 @@ def example_statement(plan: Plan) -> EpsilonStatement:
     return EpsilonStatement(SITES[0], plan.digest, 1e-05, 2.75, 97, bytes(range(32)), "2026-07-01T09:00:00Z")
 
 
+def example_rotation() -> RotateRequest:
+    return RotateRequest(example_roster().consortium, SITES[0], key(SITES[0]).public, key("new").public, "ecdsa-sha2-nistp384 AAAA")
+
+
 # golden vectors
 
 
@@ -166,6 +171,7 @@ def golden_documents() -> Object:
             _golden(sign_statement(each, key(SITES[0])))
             for each in (example_statement(plan), replace(example_statement(not_private), epsilon_exposed=-1.0))
         ],
+        "rotate-request": [_golden(sign_request(example_rotation(), key("new"), old)) for old in (key(SITES[0]), None)],
     }
 
 

@@ -17,7 +17,7 @@ from consortium.identity import SigningKey
 from privacy.check import bracket
 from privacy.entries import PlanApproved, PopulationChanged, SpendDetails, Withdrawn
 from privacy.events import Event, GaussianEvent, NonPrivateEvent, PoissonGaussianEvent, Spend, spend_to_document
-from privacy.ledger import Ledger, head_path
+from privacy.ledger import Ledger, Replacement, head_path
 from privacy.noise import gaussian_grid, poisson_mask
 
 TARGET = Path(__file__).resolve().parents[1] / "tests" / "vectors" / "privacy"
@@ -82,6 +82,23 @@ def population_ledger(folder: Path) -> bytes:
     return path.read_bytes()
 
 
+def handed_over_ledger(folder: Path) -> bytes:
+    """A ledger that two keys hand over between them, and that a third one goes on with alone."""
+    path = folder / "handovers.jsonl"
+    second, third = (SigningKey.from_seed(bytes([number]) * 32) for number in (2, 3))
+    roster = hashlib.sha256(b"roster").digest()
+    with ThisLedger.create(
+        path, KEY, consortium="ms-north", site="aachen", population="ms-clinic", split_id=SPLIT, now=START
+    ) as ledger:
+        ledger.append("plan-approved", PlanApproved(PLAN, "run-1", "lead-anna", "steward", "", 1e-5, 3.0), START)
+        ledger.rotate(second, roster_version=2, roster_digest=roster, now=START + timedelta(minutes=1))
+        ledger.append("withdrawn", Withdrawn(PLAN, "run-1", "end of study"), START + timedelta(minutes=2))
+    replaced = Replacement(3, roster, "the disk broke")
+    with ThisLedger.take_over(path, third, START + timedelta(minutes=3), replaced) as ledger:
+        ledger.append("withdrawn", Withdrawn(PLAN, "run-1", "end of study"), START + timedelta(minutes=4))
+    return path.read_bytes()
+
+
 def mutations(ledger: bytes) -> list[dict[str, Json]]:
     """Changed ledgers, what was done to each, and the entry that a verifier must name."""
     lines = ledger.splitlines(keepends=True)
@@ -126,6 +143,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         ledger, head = golden_ledger(Path(folder))
         (TARGET / "population.jsonl").write_bytes(population_ledger(Path(folder)))
+        (TARGET / "handovers.jsonl").write_bytes(handed_over_ledger(Path(folder)))
     (TARGET / "ledger.jsonl").write_bytes(ledger)
     (TARGET / "ledger.jsonl.head").write_bytes(head)
     documents: dict[str, Json] = {

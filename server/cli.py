@@ -14,6 +14,7 @@ from typing import Protocol, cast
 from consortium.errors import ConsortiumError
 from privacy.errors import PrivacyError
 from secagg.errors import SecaggError
+from server import migrate
 from server.cli_output import Output
 from server.errors import ConfigError, ServerError
 from server.home import HOME_VARIABLE, LeadHome, default_home
@@ -45,6 +46,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "result": ("server.cli_reports", "what a run of sums found"),
     "model": ("server.cli_reports", "export the trained model"),
 }
+
+WRITERS = frozenset({"hub", "roster", "plan", "sign", "run", "resume", "publish"})  # of the lead's folder
 
 Handler = Callable[[LeadHome, argparse.Namespace, Output], int]
 
@@ -102,12 +105,22 @@ def _parsed(root: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Nam
     return args
 
 
+def remember(home: LeadHome, args: argparse.Namespace) -> None:
+    """An older program than the one that wrote the folder stops here; what writes leaves its version first."""
+    if args.verb in WRITERS and getattr(args, "action", "") != "show" and home.roster_file.exists():
+        migrate.forward(home.root, migrate.code_version())
+    else:
+        migrate.check(home.root, migrate.code_version())
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     args = _parsed(parser(_verb(words)), words)
     handler: Handler = args.handler
     try:
-        return handler(LeadHome(args.home.expanduser()), args, Output(as_json=args.json))
+        home = LeadHome(args.home.expanduser())
+        remember(home, args)
+        return handler(home, args, Output(as_json=args.json))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

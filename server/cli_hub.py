@@ -1,4 +1,4 @@
-"""Commands that found a consortium and say who is in it: `hub init`, `roster show|add-site|sign|invite`."""
+"""Commands that found a consortium and say who is in it: `hub init`, `roster show|add-site|rotate-site|sign|invite`."""
 
 import argparse
 import contextlib
@@ -11,10 +11,12 @@ from consortium import roster as rosters
 from consortium.documents import Signed
 from server.cli_arguments import add_held_out
 from server.cli_output import Output
+from server.cli_rotate import add_rotate
 from server.enrolment import Founding, add_sites, init_hub, make_invite, read_join_request, roster_document, sign_and_follow
 from server.errors import ConfigError
 from server.folder import write_durably
 from server.home import LeadHome, read_signed
+from server.migrate import code_version
 from server.tls import fingerprint as certificate_fingerprint
 
 INIT_EXAMPLE = """example:
@@ -40,6 +42,7 @@ def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", c
     )
     show.set_defaults(handler=show_roster)
     _add_site(actions, common)
+    add_rotate(actions, common, _signed)
     sign = actions.add_parser(
         "sign", parents=[common], help="add a founder's signature to a roster", epilog="example: roster sign FILE"
     )
@@ -126,7 +129,7 @@ def start_hub(home: LeadHome, args: argparse.Namespace, out: Output) -> int:
     if not 1 <= args.port <= 65535:
         raise ConfigError(f"port {args.port} outside [1, 65535]")
     write_durably(home.hub / "address", f"127.0.0.1:{args.port}\n".encode("ascii"))
-    out.say(f"hub of {roster.consortium} on {args.bind}:{args.port}; stop it with Ctrl-C")
+    out.say(f"hub of {roster.consortium}, wardround {code_version()}, on {args.bind}:{args.port}; stop it with Ctrl-C")
     run_hub(HubConfig(state_dir=home.hub, port=args.port, host=args.bind))
     return 0
 

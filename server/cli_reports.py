@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from consortium.canonical import Json
+from server import migrate
 from server.baseline import against, write_against
 from server.card import NOT_PRIVATE_BANNER
 from server.cli_output import Output
@@ -85,8 +86,10 @@ def _add_model(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", com
 
 
 def run_path(home: LeadHome, name: Path) -> Path:
-    """A run's folder, named by its path or by its id below the lead's `runs/`."""
-    return name if name.is_dir() else home.runs / name
+    """A run's folder, named by its path or by its id below the lead's `runs/`. Raises `ConfigError` if a newer version wrote it."""
+    path = name if name.is_dir() else home.runs / name
+    migrate.check(path, migrate.code_version())
+    return path
 
 
 def show_status(home: LeadHome, args: argparse.Namespace, out: Output) -> int:

@@ -16,6 +16,7 @@ from consortium.roster import KIND, SALT_SIZE, Founder, Member, Roster, founders
 from server.errors import ConfigError, ServerError
 from server.folder import write_durably
 from server.home import LeadHome, read_word
+from server.migrate import code_version, forward
 from server.tls import TlsFiles, make_tls
 
 
@@ -37,6 +38,7 @@ def init_hub(home: LeadHome, founding: Founding, *, now: datetime) -> tuple[Rost
     if home.roster_file.exists():
         raise ServerError(f"{home.root} already holds a consortium: use another folder for another one")
     home.root.mkdir(parents=True, exist_ok=True)
+    forward(home.root, code_version())
     founder, lead = SigningKey.generate(os.urandom), SigningKey.generate(os.urandom)
     roster = Roster(
         consortium=founding.consortium,

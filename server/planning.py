@@ -9,7 +9,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
 from consortium.plan import (
@@ -27,6 +26,7 @@ from consortium.plan import (
     TaskRef,
 )
 from consortium.roster import Roster
+from consortium.version import plan_version
 from privacy.planning import Releases, calibrate
 from privacy.terms import (
     SIGNAL_MARGIN,
@@ -41,6 +41,7 @@ from server import strategy as strategies
 from server.asked import check_asked
 from server.config import FederationConfig, LeadConfig, PrivacyConfig, ScheduleConfig, StrategyConfig, TaskConfig
 from server.errors import PlanningError
+from server.migrate import code_version
 from server.strategy import SUMS, sums_options
 from tasks.base import Task
 from tasks.features import Design
@@ -96,7 +97,7 @@ def make_plan(config: LeadConfig, roster: Roster, node_ids: Mapping[str, int], *
         run_id=config.run_id or _run_id(config, created),
         lead=lead,
         created=created,
-        code_version=code_version(),
+        code_version=plan_version(code_version()),
         roster_digest=roster.digest,
         task=parts.task,
         model=parts.model,
@@ -114,13 +115,6 @@ def make_plan(config: LeadConfig, roster: Roster, node_ids: Mapping[str, int], *
     if unfit := off_grid(plan):
         raise PlanningError(f"{unfit[0]}: choose more or fewer privacy.grid_bits, or more noise")
     return replace(plan, coordinate_clip=coordinate_clip(plan))
-
-
-def code_version() -> str:
-    try:
-        return version("wardround")
-    except PackageNotFoundError as error:
-        raise PlanningError("the distribution wardround is not installed: pip install it (or -e .), then plan again") from error
 
 
 def _run_id(config: LeadConfig, created: str) -> str:

@@ -55,6 +55,7 @@ from server.journal import (
     Waiting,
     named,
 )
+from server.migrate import code_version, forward
 from server.model import parameters_of, released_model, step_model, with_buffers
 from server.state import FOR_GOOD, RunState, advance, read_state
 from server.strategy import Strategy, build
@@ -208,6 +209,7 @@ def run(run_dir: Path, transport: Transport, *, clock: Clock | None = None) -> R
     Raises `ServerError` when the folder is not a verifiable run, when the disk refuses, or when the hub was told to stop.
     """
     folder = open_folder(run_dir)
+    forward(folder.path, code_version())
     signed_plan, signed_roster = folder.signed_plan(), folder.signed_roster()
     roster = _roster(signed_roster)
     plan = verify_plan(signed_plan, roster)

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from client.clock import utc
+from client.daemon import code_version
 from client.plans import PlanStore
 from consortium.approval import Approval
 from consortium.canonical import Json, encode_json
@@ -90,8 +91,9 @@ def test_a_plan_with_fewer_sites_than_the_roster_asks_for_is_refused(consortium:
     assert ask(consortium, consortium.sign(consortium.plan(roster_digest=roster.digest))) == "PLAN_SIGNATURE"
 
 
-def test_a_plan_for_another_code_version_is_refused(consortium: Consortium) -> None:
-    assert ask(consortium, consortium.sign(consortium.plan(code_version="0.0.0"))) == "CODE_VERSION"
+@pytest.mark.parametrize("asked", ["1.0.0", "0.9.0", f"{code_version()}+computation.2", "", "0.2", "latest"])
+def test_a_plan_for_code_that_is_too_far_away_is_refused(consortium: Consortium, asked: str) -> None:
+    assert ask(consortium, consortium.sign(consortium.plan(code_version=asked))) == "CODE_VERSION"
 
 
 def test_a_plan_for_another_task_is_refused(consortium: Consortium) -> None:

@@ -15,10 +15,10 @@ from privacy.cli import main
 from privacy.compare import MEANINGS, ranges
 from privacy.entries import SpendRecord
 from privacy.events import GaussianEvent, Spend
-from privacy.ledger import read_entries
+from privacy.ledger import Ledger, head_path, read_entries
 from server.journal import EpsilonPublished, RoundAttempt
 
-from .conftest import LEAD
+from .conftest import LEAD, NOW
 from .test_privacy_rounds import TRAIN, Hospitals
 from .two_books import PINNED, ROUNDS, SITES, Told, TwoBooks, key_of, model_of
 
@@ -274,6 +274,32 @@ def test_a_ledger_under_another_key_than_the_rosters_is_found(books: TwoBooks, c
     status, document = differing(replace(books, roster=replace(books.roster, members=members)), capsys, Told())
     assert status == 1
     assert ("key", "a", []) in found(document)
+
+
+def test_the_key_of_the_runs_time_counts_whatever_came_later(books: TwoBooks, capsys: pytest.CaptureFixture[str]) -> None:
+    books.write()
+    with Ledger.open(books.ledger("a"), key_of("a"), NOW) as ledger:
+        ledger.rotate(key_of("z"), roster_version=2, roster_digest=bytes(32), now=NOW)
+    assert compare(capsys, books.run, *books.ledgers)[0] == 0
+
+
+def test_charges_that_another_key_of_the_site_signed_are_found(books: TwoBooks, capsys: pytest.CaptureFixture[str]) -> None:
+    books.write()
+    entries, _ = read_entries(books.ledger("a").read_bytes())
+    for path in (books.ledger("a"), head_path(books.ledger("a"))):
+        path.unlink()
+    split = entries[0].body["split_id"]
+    with Ledger.create(
+        books.ledger("a"), key_of("z"), consortium="ms-north", site="a", population="p", split_id=str(split), now=NOW
+    ) as ledger:
+        for entry in entries[1:]:
+            if isinstance(entry.content, SpendRecord):
+                ledger.spend(entry.content.details, entry.content.spends, NOW)
+            else:
+                ledger.append(entry.kind, entry.content, NOW)
+        ledger.rotate(key_of("a"), roster_version=2, roster_digest=bytes(32), now=NOW)
+    status, document = compare(capsys, books.run, *books.ledgers)
+    assert (status, found(document)) == (1, [("key", "a", [1, 2, 3, 4])])
 
 
 def test_two_copies_of_a_ledger_that_part_are_found(books: TwoBooks, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -194,7 +194,8 @@ ENDINGS = (b"", b"torn", b"{}\n", LINES[3] + b"\n", b"\n")
 def test_the_first_bad_entry_is_the_same_for_every_batch_and_number_of_threads(whole: bytes, batch: int, threads: int) -> None:
     for ending in ENDINGS:
         assert by_the_batch(whole + ending, threads, batch) == line_by_line(whole + ending)
-        assert by_the_batch(whole + ending, threads, batch, STRANGER.public) == line_by_line(whole + ending, STRANGER.public)
+        stranger = by_the_batch(whole + ending, threads, batch, STRANGER.public)[1]  # asked for at the end: a later key counts too
+        assert stranger == line_by_line(whole + ending, STRANGER.public)[1]
 
 
 def test_a_signature_is_missed_at_no_place_of_a_batch() -> None:

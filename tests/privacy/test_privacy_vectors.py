@@ -13,6 +13,7 @@ from privacy.accountant import epsilon
 from privacy.check import bracket
 from privacy.errors import LedgerError
 from privacy.events import spend_from_document
+from privacy.handover import Keys
 from privacy.ledger import read_entries
 from privacy.noise import gaussian_grid, poisson_mask
 from privacy.verify import verify_ledger
@@ -66,6 +67,36 @@ def test_a_reader_that_shares_no_code_follows_who_the_patients_were() -> None:
     digests = [bytes(32).hex(), *(body["digest"] for body in bodies)]
     assert [body["before"] for body in bodies] == digests[:-1]
     assert verify_ledger(ledger).ok
+
+
+def test_a_reader_that_shares_no_code_follows_the_keys() -> None:
+    """`key-rotated` is the old key's line with the new key's proof, `key-replaced` the new key's own."""
+    ledger = (VECTORS / "handovers.jsonl").read_bytes()
+    lines = ledger.split(b"\n")[:-1]
+    entries = [json.loads(line) for line in lines]
+    key = entries[0]["body"]["identity_key"]
+    for entry in entries:
+        kind, body = entry["kind"], entry.pop("body") | {}
+        signature = entry.pop("signature")
+        unsigned = json.dumps({**entry, "body": body}, sort_keys=True, separators=(",", ":")).encode()
+        signer = body["new_key"] if kind == "key-replaced" else key
+        Ed25519PublicKey.from_public_bytes(bytes.fromhex(signer)).verify(bytes.fromhex(signature), signed("ledger-entry", unsigned))
+        if kind == "key-rotated":
+            fields = [
+                bytes.fromhex(value) for value in (entry["previous"], body["old_key"], body["new_key"], body["roster_digest"])
+            ]
+            new = Ed25519PublicKey.from_public_bytes(bytes.fromhex(body["new_key"]))
+            new.verify(bytes.fromhex(body["proof"]), signed("ledger-key-proof", *fields))
+        if kind.startswith("key-"):
+            assert body["old_key"] == key
+            key = body["new_key"]
+    assert [entry["kind"] for entry in entries][2::2] == ["key-rotated", "key-replaced"]
+    assert Keys.of(read_entries(ledger)[0]).in_force.hex() == key
+
+
+def signed(label: str, *fields: bytes) -> bytes:
+    name = f"wardround/{label}/1".encode()
+    return name + b"\0" + hashlib.sha256(frame(name, *fields)).digest()
 
 
 def test_a_reader_that_shares_no_code_checks_the_golden_ledger() -> None:

@@ -183,7 +183,8 @@ def test_no_folder_shadows_an_installed_package(tracked: tuple[Path, ...], folde
 
 def test_no_generated_or_private_file_is_committed(tracked: tuple[Path, ...]) -> None:
     ending = re.compile(r"\.(pyc|egg-info|whl|db|sqlite|log|key|pem|crt)$")
-    assert [str(path) for path in tracked if ending.search(path.name)] == []
+    released = ("tests", "fixtures", "releases")  # homes as a release wrote them, with keys that guard nothing
+    assert [str(path) for path in tracked if ending.search(path.name) and path.parts[:3] != released] == []
 
 
 def joined(*parts: str) -> str:
