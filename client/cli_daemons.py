@@ -63,7 +63,7 @@ def _guard(home: Home, args: argparse.Namespace, out: Output) -> int:
         trainer.start()
         guard = Guard(site)
         private_folder(home.socket.parent)
-        server = serve_guard(guard.answer, home.socket, guard.status)
+        server = serve_guard(guard.answer, home.socket, guard.status, guard.offer_roster)
         log.info("site=%s state=ready", config.site)
         try:
             _wait_for_signal()

@@ -82,10 +82,14 @@ def open_site(
 ) -> Site:
     """`population`: whose data the next job would use; None where no patients are behind `train`.
 
-    Raises `ConfigError`, `KeyFileError` or `LedgerError`: a guard with anything missing does not start."""
+    Raises `ConfigError`, `KeyFileError` or `LedgerError`: a guard with anything missing does not start. One that the consortium
+    removed does, and refuses everything: a later roster that lists it again reaches it."""
     roster = home.load_roster()
     key = home.load_identity()
-    if roster.member(site).identity_key != key.public:
+    listed = {member.id: member for member in roster.sites}
+    if site not in listed:
+        log.warning("roster=%d state=not-listed site=%s detail=the consortium removed it, ask the lead", roster.version, site)
+    elif listed[site].identity_key != key.public:
         raise ConfigError(f"the roster lists another key for {site} than {home.identity}: ask the consortium to update the roster")
     ledger = Ledger.open(home.ledger, key, datetime.fromtimestamp(now, tz=UTC))
     return Site(
