@@ -3,8 +3,9 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from client.cli_output import Output
 from client.clock import utc
@@ -50,7 +51,7 @@ def _roster(home: Home, args: argparse.Namespace, out: Output) -> int:
     return 0
 
 
-def roster_document(home: Home) -> dict[str, "object | list[dict[str, object]]"]:
+def roster_document(home: Home) -> dict[str, Any]:
     roster, site = home.load_roster(), load_config(home).site
     listed = any(member.id == site for member in roster.sites)
     state = "left for good" if home.left.exists() else "listed" if listed else "NOT LISTED: the consortium removed this site"
@@ -68,7 +69,7 @@ def roster_document(home: Home) -> dict[str, "object | list[dict[str, object]]"]
     }
 
 
-def past_changes(home: Home) -> list[dict[str, object]]:
+def past_changes(home: Home) -> list[dict[str, Any]]:
     """What earlier rosters were replaced for, oldest first; a line that a crash cut off is left out."""
     found = []
     for line in home.roster_changes.read_text(encoding="ascii").splitlines() if home.roster_changes.exists() else []:
@@ -86,7 +87,9 @@ def _leave(home: Home, args: argparse.Namespace, out: Output, ask: Callable[[str
     signed = leave_consortium(home, args.reason, time=utc())
     file = args.out or home.root / f"leave-{site}.signed"
     write_atomic(file, signed.encode(), mode=0o644)
-    out.facts(f"{site} has left the consortium, for good", _left_facts(signed.document(LeaveNotice)) | {"notice for the lead": file})
+    out.facts(
+        f"{site} has left the consortium, for good", _left_facts(signed.document(LeaveNotice)) | {"notice for the lead": file}
+    )
     out.say(f"keep, for as long as anybody may ask: {', '.join(KEEP)}")
     out.say(f"may be deleted once guard and gateway are stopped: {', '.join(MAY_GO)}")
     out.say("the ledger can be verified as before: wardround-site ledger export FILE")
@@ -101,10 +104,10 @@ def _confirm(site: str, ask: Callable[[str], str]) -> None:
 
 
 def left_facts(home: Home) -> dict[str, object]:
-    return dict(_left_facts(read_notice(home).document(LeaveNotice))) if home.left.exists() else {}
+    return _left_facts(read_notice(home).document(LeaveNotice)) if home.left.exists() else {}
 
 
-def _left_facts(notice: LeaveNotice) -> Mapping[str, object]:
+def _left_facts(notice: LeaveNotice) -> dict[str, object]:
     return {
         "left": notice.left,
         "reason": notice.reason,

@@ -244,7 +244,9 @@ class Guard:
         site = self._site
         listed = [member for member in roster.sites if member.id == site.id]
         if not listed:
-            raise Refused("NOT_LISTED", f"roster version {roster.version} does not list {site.id}: the consortium removed it, ask the lead")
+            raise Refused(
+                "NOT_LISTED", f"roster version {roster.version} does not list {site.id}: the consortium removed it, ask the lead"
+            )
         if listed[0].identity_key != site.key.public:
             raise Refused("ROSTER", f"roster version {roster.version} lists another key for {site.id}: join again")
         if split_id(roster) != split_id(site.roster):

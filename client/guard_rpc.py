@@ -176,7 +176,6 @@ class _Servicer(guard_pb2_grpc.GuardServicer):
             log.error("request=status state=failed detail=%s", place_of(error))  # noqa: TRY400 - no text
             return guard_pb2.StatusReply(json='{"state": "failed"}')
 
-
     def OfferRoster(self, request: guard_pb2.RosterOffer, context: grpc.ServicerContext) -> guard_pb2.RosterVerdict:  # noqa: N802
         del context
         try:

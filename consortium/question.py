@@ -53,7 +53,9 @@ def ask(question: Question, private_key: bytes) -> str:
     try:
         key = load_ssh_private_key(private_key, None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise SignatureError("the SuperNode's key is not an unencrypted OpenSSH private key: restore it from your backup") from error
+        raise SignatureError(
+            "the SuperNode's key is not an unencrypted OpenSSH private key: restore it from your backup"
+        ) from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise SignatureError("the SuperNode's key is not an ECDSA key")
     signature = key.sign(question.signed_bytes, ec.ECDSA(hashes.SHA256()))

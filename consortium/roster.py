@@ -135,7 +135,7 @@ def changes(before: Roster, after: Roster) -> tuple[str, ...]:
 
 
 def least_sites(roster: Roster) -> int:
-    """Participants that a run needs at least: with fewer, honest sites are not hidden among each other (secure aggregation, 4.1)."""
+    """Participants that a run needs at least: fewer honest sites do not hide each other (secure aggregation, 4.1)."""
     return max(roster.minimum_cohort, roster.colluders + 2)
 
 

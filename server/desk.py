@@ -98,7 +98,11 @@ class RosterDesk:
             return 429, {"retry-after": "2"}, b"too many questions: ask again later"
         if abs(skew := question.asked - now) > SKEW_S:
             log.warning("site=%s state=roster-refused reason='clock off by %.0f s'", site, skew)
-            return 401, {}, f"the gateway's clock differs from the hub's by {skew:+.0f} s, limit is {SKEW_S}: set it".encode("ascii")
+            return (
+                401,
+                {},
+                f"the gateway's clock differs from the hub's by {skew:+.0f} s, limit is {SKEW_S}: set it".encode("ascii"),
+            )
         said = {VERSION_HEADER: str(found.version)}
         if question.have < found.version:
             return 200, said, found.signed

@@ -75,6 +75,10 @@ class LeadHome:
         return self.root / "removed.jsonl"
 
     @property
+    def hub_ca(self) -> Path:
+        return self.hub / "tls" / "ca.pem"
+
+    @property
     def hub_address(self) -> Path:
         """Where sites reach the hub, host:port, as the last invite said."""
         return self.hub / "public-address"
