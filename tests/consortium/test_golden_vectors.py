@@ -15,6 +15,8 @@ from consortium.approval import Approval, verify_approval
 from consortium.canonical import decode_json, digest, encode_json, integer, pack, parse_integer, parse_text, text, unpack
 from consortium.documents import Signed
 from consortium.identity import SigningKey, fingerprint, verify
+from consortium.invite import Invite, InviteFile
+from consortium.leave import LeaveNotice, verify_leave
 from consortium.plan import Plan, verify_plan
 from consortium.roster import Roster, founders_fingerprint, verify_roster
 from consortium.statement import EpsilonStatement, verify_statement
@@ -97,9 +99,13 @@ def test_fingerprints_match_their_vectors(vectors: Vectors) -> None:
         assert case["fingerprint"].replace("-", "") == plain
 
 
-@pytest.mark.parametrize(
-    ("kind", "form"), [("roster", Roster), ("plan", Plan), ("approval", Approval), ("epsilon-statement", EpsilonStatement)]
-)
+FORMS = {
+    "roster": Roster, "plan": Plan, "approval": Approval, "epsilon-statement": EpsilonStatement, "invite": Invite,
+    "leave-notice": LeaveNotice,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "form"), FORMS.items())
 def test_documents_have_exactly_the_recorded_bytes_and_digest(vectors: Vectors, kind: str, form: type[Any]) -> None:
     for case in vectors("golden_documents")[kind]:
         signed = Signed.decode(bytes.fromhex(case["signed"]), kind)
@@ -113,10 +119,7 @@ def test_documents_have_exactly_the_recorded_bytes_and_digest(vectors: Vectors, 
 
 def test_recorded_documents_verify(vectors: Vectors) -> None:
     documents = vectors("golden_documents")
-    recorded = {
-        kind: [Signed.decode(bytes.fromhex(case["signed"]), kind) for case in documents[kind]]
-        for kind in ("roster", "plan", "approval", "epsilon-statement")
-    }
+    recorded = {kind: [Signed.decode(bytes.fromhex(case["signed"]), kind) for case in documents[kind]] for kind in FORMS}
     roster = verify_roster(recorded["roster"][0], documents["founders_fingerprint"])
     assert founders_fingerprint(roster.founders, roster.founders_required) == documents["founders_fingerprint"]
     assert [verify_plan(signed, roster).private for signed in recorded["plan"]] == [True, False]
@@ -125,6 +128,9 @@ def test_recorded_documents_verify(vectors: Vectors) -> None:
     assert decisions == ["approve-until", "approve", "refuse"]
     statements = [verify_statement(signed, site.id, site.identity_key) for signed in recorded["epsilon-statement"]]
     assert [(statement.epsilon_exposed, statement.private) for statement in statements] == [(2.75, True), (-1.0, False)]
+    assert verify_leave(recorded["leave-notice"][0], site.id, site.identity_key).reason == "The study ended."
+    invite, _ = InviteFile.decode(documents["invite_file"].encode("ascii")).verify(documents["founders_fingerprint"])
+    assert Signed.of("invite", invite).body == recorded["invite"][0].body
 
 
 def test_wire_messages_match_their_vectors(vectors: Vectors) -> None:
