@@ -1,7 +1,7 @@
 """Which copy of a site's gateway this is: the same after a restart, another one in a copied folder or on another machine.
 
 A random number in the state folder, hashed with the file it stands in (device, inode, path) and with the running system's boot
-id. A container that is made anew over the same volume stays the same; a copy, a restored backup and a rebooted machine do not.
+id. A container that is made anew over the same volume stays the same; a copy elsewhere and a rebooted machine do not.
 """
 
 import hashlib

@@ -101,7 +101,7 @@ class RosterDesk:
             return (
                 401,
                 {},
-                f"the gateway's clock differs from the hub's by {skew:+.0f} s, limit is {SKEW_S}: set it".encode("ascii"),
+                f"the gateway's clock is {skew:+.0f} s off the hub's, limit is {SKEW_S}: set it".encode("ascii"),
             )
         said = {VERSION_HEADER: str(found.version)}
         if question.have < found.version:

@@ -1,0 +1,140 @@
+"""A consortium lives: a hospital joins while the others run, a copy of one is refused, one leaves, one is removed and told why.
+
+Real programs over TLS on loopback, enrolled as in life: three commands at a site, one at the hub. Nobody touches the others.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from consortium_of_four import PATIENTS, Consortium, demo, wait_until
+
+from client.guard_rpc import GuardClient
+from client.home import Home
+from consortium.wire import Refusal, decode_reply, encode_keys_request
+from server.home import LeadHome
+from tasks.cis_conversion.synthetic import write_hospitals
+
+pytestmark = pytest.mark.e2e
+FOLLOWED_S = 60.0  # the gateways ask every 20 s
+NEWCOMER = "hospital-5"
+
+
+@pytest.fixture(scope="module")
+def alive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consortium]:
+    """A consortium of its own: what happens to it here cannot be undone."""
+
+    def write_patients(folder: Path) -> None:
+        write_hospitals(folder, len(PATIENTS) + 1, (*PATIENTS, 160), seed=1)
+        (folder / NEWCOMER).rename(folder.parent / NEWCOMER)
+
+    with Consortium(tmp_path_factory.mktemp("alive") / "c", write_patients=write_patients) as consortium:
+        yield consortium
+
+
+def board(consortium: Consortium, name: str) -> dict[str, object]:
+    try:
+        found: dict[str, object] = json.loads(consortium.board(name).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found
+
+
+def roster_at(consortium: Consortium, name: str) -> dict[str, object]:
+    found: dict[str, object] = json.loads(demo.run(*consortium.sites[name].command("--json", "roster")))
+    return found
+
+
+def version_at(consortium: Consortium, name: str) -> int:
+    return Home(consortium.sites[name].home).load_roster().version
+
+
+def answer_of(consortium: Consortium, name: str) -> str:
+    """The code by which the guard refuses a keys request."""
+    with closing(GuardClient(consortium.sites[name].home / "socket" / "guard.sock")) as guard:
+        reply = decode_reply(guard.exchange("sa1_keys", encode_keys_request(b"no plan", b""), b"", 30.0)[0])
+    assert isinstance(reply, Refusal)
+    return reply.code
+
+
+def test_a_site_joins_a_running_consortium_and_the_others_follow_untouched(alive: Consortium) -> None:
+    site = demo.Site(NEWCOMER, alive.folder / NEWCOMER, 160, alive.folder / "sites" / NEWCOMER)
+    told = json.loads(
+        demo.run(*site.command("--json", "init", "--id", NEWCOMER, "--task", "cis_conversion", "--data", str(site.data)))
+    )
+    invite = alive.folder / "invite-5.json"
+    request = str(site.home / "join-request.json")
+    words = ("roster", "add-site", request, "--told", told["fingerprint"].upper(), "--out", str(invite), "--json")
+    added = json.loads(demo.run(*alive.enrolment.lead(*words)))
+    assert (added["version"], added["gateways at the hub"]) == (3, "5 registered")
+    joined = json.loads(demo.run(*site.command("--json", "join", str(invite), "--founders", added["founders"].replace("-", " "))))
+    same = ("founders", "hub certificate authority", "hub")
+    assert [joined[name] for name in same] == [added[name] for name in same]
+    (site.home / "policy.yaml").write_text(alive.enrolment.policy(), encoding="utf-8")
+    alive.sites[NEWCOMER] = site
+    alive.mend()
+    for name in alive.sites:
+        wait_until(lambda name=name: version_at(alive, name) == 3, f"{name} follows version 3", FOLLOWED_S)
+    assert [line["changes"] for line in roster_at(alive, "hospital-1")["changes"]] == [[f"joined: {NEWCOMER} (site)"]]  # type: ignore[attr-defined]
+    with_all = alive.begin(alive.plan("schedule.rounds=1", "run_id=with-five"))
+    assert with_all.status() == 0, with_all.output
+    assert set(with_all.done()[-1].survivors) == set(alive.sites)
+
+
+def test_a_copy_of_a_site_is_refused_while_the_first_lives_and_both_sides_say_so(alive: Consortium) -> None:
+    first = alive.sites["hospital-2"]
+    copy = demo.Site("hospital-2", first.data, first.declared, alive.folder / "copy")
+    shutil.copytree(first.home, copy.home, ignore=shutil.ignore_patterns("socket", "*.lock"))
+    alive.enrolment.processes.start("copy-gateway", *copy.command("gateway"))
+    shown = copy.home / "gateway" / "state" / "gateway.json"
+    wait_until(lambda: "another gateway with this site's key" in shown.read_text(), "the copy is told", 60.0)
+    process = alive.enrolment.processes.started.pop()[1]
+    process.terminate()
+    process.wait(30)
+    assert board(alive, "hospital-2")["supernode"] == "connected"
+    log = (alive.lead_home / "hub" / "superlink.log").read_text()
+    assert "site=hospital-2 state=second-gateway-refused" in log
+    alive.kill("hospital-2-gateway")
+    started = time.monotonic()
+    alive.start("hospital-2-gateway")
+    wait_until(lambda: alive.connected("hospital-2"), "the first one is back", 40.0)
+    assert time.monotonic() - started < 40.0  # under the 45 s for which a copy would have to wait
+
+
+def test_a_site_that_leaves_answers_nobody_again(alive: Consortium) -> None:
+    site = alive.sites["hospital-3"]
+    notice = alive.folder / "leave.signed"
+    left = json.loads(demo.run(*site.command("--json", "leave", "--reason", "moved", "--out", str(notice), "--yes")))
+    assert left["reason"] == "moved"
+    assert answer_of(alive, "hospital-3") == "LEFT"
+    words = ("roster", "remove-site", "hospital-3", "--reason", "left by itself", "--notice", str(notice), "--json")
+    removed = json.loads(demo.run(*alive.enrolment.lead(*words)))
+    assert removed["changes"] == ["removed: hospital-3 (site)"]
+    assert removed["gateways at the hub"].endswith("registered, shut out: hospital-3")
+    assert LeadHome(alive.lead_home).nodes().keys() == alive.sites.keys() - {"hospital-3"}
+    demo.run(*site.command("ledger", "export", str(alive.folder / "ledger-3.jsonl")))  # whole, and verified
+
+
+def test_a_removed_site_is_told_in_words_and_the_others_go_on(alive: Consortium) -> None:
+    demo.run(*alive.enrolment.lead("roster", "remove-site", "hospital-4", "--reason", "data quality", "--json"))
+    roster = LeadHome(alive.lead_home).roster()
+    words = f"not on roster version {roster.version}: ask the lead"
+    wait_until(lambda: words in str(board(alive, "hospital-4").get("roster")), "told", FOLLOWED_S)
+    assert answer_of(alive, "hospital-4") == "NOT_LISTED"
+    assert "NOT LISTED" in str(roster_at(alive, "hospital-4")["this site"])
+    log = (alive.folder / "logs" / "hospital-4-gateway.log").read_text()
+    assert words in log
+    assert "Traceback" not in log
+    remaining = {site.id for site in roster.sites}
+    for name in remaining:
+        wait_until(lambda name=name: version_at(alive, name) == roster.version, f"{name} follows", FOLLOWED_S)
+    for name in alive.sites.keys() - remaining:
+        alive.kill(f"{name}-guard", f"{name}-gateway")
+        del alive.sites[name]
+    last = alive.begin(alive.plan("schedule.rounds=1", "run_id=without-them"))
+    assert last.status() == 0, last.output
+    assert set(last.done()[-1].survivors) == remaining
