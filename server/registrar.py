@@ -10,6 +10,7 @@ import json
 import logging
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from server.home import LeadHome
 
 LOOK_S = 0.5
 RETRY_S = 2.0
+QUIET_S = 30.0  # a hub that is just starting does not answer yet: nobody needs to read that
 
 log = logging.getLogger("wardround.hub")
 
@@ -115,17 +117,18 @@ class Registrar:
         self._thread.join(RETRY_S)
 
     def _run(self) -> None:
-        agreed, told = b"", ""
+        agreed, told, failing_since = b"", "", time.monotonic()
         while not self._stopped.wait(LOOK_S):
             try:
                 data = self._home.roster_file.read_bytes()
                 if data == agreed:
+                    failing_since = time.monotonic()
                     continue
                 with contextlib.closing(self._connect()) as hub:
                     agree(self._home, hub, self._read_key)
-                agreed, told = data, ""
+                agreed, told, failing_since = data, "", time.monotonic()
             except (ServerError, ConsortiumError, OSError) as error:
-                if str(error) != told:
+                if str(error) != told and time.monotonic() - failing_since > QUIET_S:
                     told = str(error)
                     log.warning("state=gateways-not-agreed detail=%s", told)
                 self._stopped.wait(RETRY_S)

@@ -62,7 +62,7 @@ def answer_of(consortium: Consortium, name: str) -> str:
 
 
 def test_a_site_joins_a_running_consortium_and_the_others_follow_untouched(alive: Consortium) -> None:
-    site = demo.Site(NEWCOMER, alive.folder / NEWCOMER, 160, alive.folder / "sites" / NEWCOMER)
+    site = demo.Site(NEWCOMER, alive.folder / "sites" / NEWCOMER, alive.folder / NEWCOMER, 160)
     told = json.loads(
         demo.run(*site.command("--json", "init", "--id", NEWCOMER, "--task", "cis_conversion", "--data", str(site.data)))
     )
@@ -87,7 +87,7 @@ def test_a_site_joins_a_running_consortium_and_the_others_follow_untouched(alive
 
 def test_a_copy_of_a_site_is_refused_while_the_first_lives_and_both_sides_say_so(alive: Consortium) -> None:
     first = alive.sites["hospital-2"]
-    copy = demo.Site("hospital-2", first.data, first.declared, alive.folder / "copy")
+    copy = demo.Site("hospital-2", alive.folder / "copy", first.data, first.declared)
     shutil.copytree(first.home, copy.home, ignore=shutil.ignore_patterns("socket", "*.lock"))
     alive.enrolment.processes.start("copy-gateway", *copy.command("gateway"))
     shown = copy.home / "gateway" / "state" / "gateway.json"
