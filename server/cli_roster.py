@@ -80,6 +80,7 @@ def _add_add(actions: Actions, common: argparse.ArgumentParser) -> None:
     add.add_argument("--told", action="append", required=True, help="fingerprint that the site's IT read out, in the same order")
     add.add_argument("--out", type=Path, help="where the invite for the sites goes")
     add.add_argument("--as-new-site", action="store_true", help="a former id with another key: the founders agree to a new ledger")
+    add.add_argument("--hub", default="", metavar="HOST:PORT", help=HUB_HELP)
     _add_common(add, "sites that may collude (default: a third of them, never fewer than before)")
     add.set_defaults(handler=add_site)
 
@@ -92,7 +93,7 @@ def _add_remove(actions: Actions, common: argparse.ArgumentParser) -> None:
     remove.add_argument("--notice", type=Path, help="the leave notice that the site signed")
     remove.add_argument("--allow-too-few", action="store_true", help="also where no run can start before another site joins")
     _add_common(remove, "sites that may collude (default: as before)")
-    remove.set_defaults(handler=remove_a_site)
+    remove.set_defaults(handler=remove_a_site, hub="", out=None)  # the other sites need no invite
 
 
 def _add_sign(actions: Actions, common: argparse.ArgumentParser) -> None:
@@ -109,7 +110,6 @@ def _add_sign(actions: Actions, common: argparse.ArgumentParser) -> None:
 
 def _add_common(command: argparse.ArgumentParser, colluders: str) -> None:
     command.add_argument("--colluders", type=int, help=colluders)
-    command.add_argument("--hub", default="", metavar="HOST:PORT", help=HUB_HELP)
     command.add_argument("--partly", type=Path, help="where a roster goes that needs more founders' signatures")
 
 
@@ -159,9 +159,8 @@ def remove_a_site(home: LeadHome, args: argparse.Namespace, out: Output) -> int:
     if args.notice:
         check_notice(notice := read_signed(args.notice, leave.KIND), current, args.site)
     roster = remove_site(current, args.site, colluders=args.colluders, too_few=args.allow_too_few)
-    args.out, now = None, datetime.now(UTC)
     signed, in_force = sign_and_follow(home, roster)
-    note_removal(home, roster, args.site, reason=args.reason, notice=notice, now=now)
+    note_removal(home, roster, args.site, reason=args.reason, notice=notice, now=datetime.now(UTC))
     return _finish(home, current, signed, args, out, in_force=in_force)
 
 

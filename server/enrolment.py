@@ -189,7 +189,7 @@ def unsigned_founders(signed: Signed) -> tuple[str, ...]:
 
 
 def note_removal(home: LeadHome, roster: Roster, site: str, *, reason: str, notice: Signed | None, now: datetime) -> None:
-    """Append who was removed by which roster and why; kept with the lead, in no roster."""
+    """Append who is removed by which roster (in force or to be signed) and why; kept with the lead, in no roster."""
     line = {
         "time": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "site": site,

@@ -120,7 +120,9 @@ class LeadHome:
         try:
             found = json.loads(file.read_text(encoding="ascii"))
         except (OSError, ValueError) as error:
-            raise ConfigError(f"cannot read node ids from {file}: register the gateways with the hub, or give --nodes") from error
+            raise ConfigError(
+                f"cannot read node ids from {file}: start the hub (it registers the gateways), or give --nodes"
+            ) from error
         if not isinstance(found, dict) or not all(_is_node(site, node) for site, node in found.items()):
             raise ConfigError(f'{file}: expected {{"site-id": node id, ...}}')
         return found

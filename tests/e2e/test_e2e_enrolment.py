@@ -1,4 +1,4 @@
-"""A consortium lives: a hospital joins while the others run, a copy of one is refused, one leaves, one is removed and told why.
+"""A consortium lives: a hospital joins while the others are up, a copy of one is refused, one leaves, is removed and told why.
 
 Real programs over TLS on loopback, enrolled as in life: three commands at a site, one at the hub. Nobody touches the others.
 """
@@ -16,12 +16,14 @@ from consortium_of_four import PATIENTS, Consortium, demo, wait_until
 from client.guard_rpc import GuardClient
 from client.home import Home
 from consortium.wire import Refusal, decode_reply, encode_keys_request
+from privacy.verify import verify_ledger
 from server.home import LeadHome
 from tasks.cis_conversion.synthetic import write_hospitals
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]  # of busy machines; on an idle one it takes a tenth
 FOLLOWED_S = 60.0  # the gateways ask every 20 s
-NEWCOMER = "hospital-5"
+NEWCOMER = "hospital-4"
+LEAVES = "hospital-3"
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,7 @@ def alive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consortium]:
     """A consortium of its own: what happens to it here cannot be undone."""
 
     def write_patients(folder: Path) -> None:
-        write_hospitals(folder, len(PATIENTS) + 1, (*PATIENTS, 160), seed=1)
+        write_hospitals(folder, len(PATIENTS), PATIENTS, seed=1)
         (folder / NEWCOMER).rename(folder.parent / NEWCOMER)
 
     with Consortium(tmp_path_factory.mktemp("alive") / "c", write_patients=write_patients) as consortium:
@@ -62,15 +64,15 @@ def answer_of(consortium: Consortium, name: str) -> str:
 
 
 def test_a_site_joins_a_running_consortium_and_the_others_follow_untouched(alive: Consortium) -> None:
-    site = demo.Site(NEWCOMER, alive.folder / "sites" / NEWCOMER, alive.folder / NEWCOMER, 160)
+    site = demo.Site(NEWCOMER, alive.folder / "sites" / NEWCOMER, alive.folder / NEWCOMER, 80)
     told = json.loads(
         demo.run(*site.command("--json", "init", "--id", NEWCOMER, "--task", "cis_conversion", "--data", str(site.data)))
     )
-    invite = alive.folder / "invite-5.json"
+    invite = alive.folder / "invite-4.json"
     request = str(site.home / "join-request.json")
     words = ("roster", "add-site", request, "--told", told["fingerprint"].upper(), "--out", str(invite), "--json")
     added = json.loads(demo.run(*alive.enrolment.lead(*words)))
-    assert (added["version"], added["gateways at the hub"]) == (3, "5 registered")
+    assert (added["version"], added["gateways at the hub"]) == (3, "4 registered")
     joined = json.loads(demo.run(*site.command("--json", "join", str(invite), "--founders", added["founders"].replace("-", " "))))
     same = ("founders", "hub certificate authority", "hub")
     assert [joined[name] for name in same] == [added[name] for name in same]
@@ -80,9 +82,6 @@ def test_a_site_joins_a_running_consortium_and_the_others_follow_untouched(alive
     for name in alive.sites:
         wait_until(lambda name=name: version_at(alive, name) == 3, f"{name} follows version 3", FOLLOWED_S)
     assert [line["changes"] for line in roster_at(alive, "hospital-1")["changes"]] == [[f"joined: {NEWCOMER} (site)"]]  # type: ignore[attr-defined]
-    with_all = alive.begin(alive.plan("schedule.rounds=1", "run_id=with-five"))
-    assert with_all.status() == 0, with_all.output
-    assert set(with_all.done()[-1].survivors) == set(alive.sites)
 
 
 def test_a_copy_of_a_site_is_refused_while_the_first_lives_and_both_sides_say_so(alive: Consortium) -> None:
@@ -105,36 +104,30 @@ def test_a_copy_of_a_site_is_refused_while_the_first_lives_and_both_sides_say_so
     assert time.monotonic() - started < 40.0  # under the 45 s for which a copy would have to wait
 
 
-def test_a_site_that_leaves_answers_nobody_again(alive: Consortium) -> None:
-    site = alive.sites["hospital-3"]
-    notice = alive.folder / "leave.signed"
+def test_a_site_that_leaves_answers_nobody_is_told_that_it_was_removed_and_the_others_go_on(alive: Consortium) -> None:
+    site, notice = alive.sites[LEAVES], alive.folder / "leave.signed"
     left = json.loads(demo.run(*site.command("--json", "leave", "--reason", "moved", "--out", str(notice), "--yes")))
     assert left["reason"] == "moved"
-    assert answer_of(alive, "hospital-3") == "LEFT"
-    words = ("roster", "remove-site", "hospital-3", "--reason", "left by itself", "--notice", str(notice), "--json")
+    assert answer_of(alive, LEAVES) == "LEFT"
+    words = ("roster", "remove-site", LEAVES, "--reason", "left by itself", "--notice", str(notice), "--json")
     removed = json.loads(demo.run(*alive.enrolment.lead(*words)))
-    assert removed["changes"] == ["removed: hospital-3 (site)"]
-    assert removed["gateways at the hub"].endswith("registered, shut out: hospital-3")
-    assert LeadHome(alive.lead_home).nodes().keys() == alive.sites.keys() - {"hospital-3"}
-    demo.run(*site.command("ledger", "export", str(alive.folder / "ledger-3.jsonl")))  # whole, and verified
-
-
-def test_a_removed_site_is_told_in_words_and_the_others_go_on(alive: Consortium) -> None:
-    demo.run(*alive.enrolment.lead("roster", "remove-site", "hospital-4", "--reason", "data quality", "--json"))
+    assert removed["changes"] == [f"removed: {LEAVES} (site)"]
+    assert str(removed["gateways at the hub"]).endswith(f"registered, shut out: {LEAVES}")
     roster = LeadHome(alive.lead_home).roster()
-    words = f"not on roster version {roster.version}: ask the lead"
-    wait_until(lambda: words in str(board(alive, "hospital-4").get("roster")), "told", FOLLOWED_S)
-    assert answer_of(alive, "hospital-4") == "NOT_LISTED"
-    assert "NOT LISTED" in str(roster_at(alive, "hospital-4")["this site"])
-    log = (alive.folder / "logs" / "hospital-4-gateway.log").read_text()
-    assert words in log
-    assert "Traceback" not in log
-    remaining = {site.id for site in roster.sites}
+    told = f"not on roster version {roster.version}: ask the lead"
+    log = alive.folder / "logs" / f"{LEAVES}-gateway.log"
+    wait_until(lambda: told in str(board(alive, LEAVES).get("roster")), "told in words", FOLLOWED_S)
+    assert told in log.read_text()
+    assert "Traceback" not in log.read_text()
+    home = Home(site.home)
+    remaining = {member.id for member in roster.sites}
     for name in remaining:
         wait_until(lambda name=name: version_at(alive, name) == roster.version, f"{name} follows", FOLLOWED_S)
-    for name in alive.sites.keys() - remaining:
-        alive.kill(f"{name}-guard", f"{name}-gateway")
-        del alive.sites[name]
-    last = alive.begin(alive.plan("schedule.rounds=1", "run_id=without-them"))
+    assert answer_of(alive, LEAVES) == "LEFT"
+    alive.kill(f"{LEAVES}-guard", f"{LEAVES}-gateway")
+    del alive.sites[LEAVES]
+    assert verify_ledger(home.ledger.read_bytes(), home.load_identity().public).problems == ()
+    last = alive.begin(alive.plan("schedule.rounds=1"))
     assert last.status() == 0, last.output
     assert set(last.done()[-1].survivors) == remaining
+    assert NEWCOMER in remaining
