@@ -6,7 +6,18 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from client import cli_audit, cli_daemons, cli_data, cli_model, cli_predict, cli_rotate, cli_segment, cli_setup, cli_steward
+from client import (
+    cli_audit,
+    cli_daemons,
+    cli_data,
+    cli_model,
+    cli_predict,
+    cli_roster,
+    cli_rotate,
+    cli_segment,
+    cli_setup,
+    cli_steward,
+)
 from client.cli_output import Output
 from client.daemon import code_version
 from client.errors import ConfigError, Refused, SiteError
@@ -21,10 +32,8 @@ EXAMPLES = """examples:
   wardround-site init --id hospital-a --task cis_conversion --data /srv/ms-data
   wardround-site join invite.json --founders 1f0c-…      (fingerprint as told by telephone)
   wardround-site check                                    is everything ready? sends nothing
-  wardround-site plans list | show RUN                    what is asked, by whom, what it costs, what leaves
-  wardround-site plans approve RUN
-  wardround-site guard                                    the daemon with the data, no network
-  wardround-site gateway                                  the daemon with the network, no data
+  wardround-site plans list | show RUN | approve RUN      what is asked, by whom, what it costs, what leaves
+  wardround-site guard | gateway                          the daemons: data without network, network without data
 exit status: 0 done, 1 refused or failed, 2 usage or configuration"""
 
 Handler = Callable[[Home, argparse.Namespace, Output], int]
@@ -40,7 +49,18 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("--home", type=Path, default=DEFAULT_HOME, help="this site's folder (default %(default)s)")
     root.add_argument("--json", action="store_true", help="print what a command shows as JSON")
     verbs = root.add_subparsers(dest="verb", required=True, metavar="COMMAND")
-    for part in (cli_setup, cli_rotate, cli_data, cli_steward, cli_daemons, cli_audit, cli_predict, cli_segment, cli_model):
+    for part in (
+        cli_setup,
+        cli_roster,
+        cli_rotate,
+        cli_data,
+        cli_steward,
+        cli_daemons,
+        cli_audit,
+        cli_predict,
+        cli_segment,
+        cli_model,
+    ):
         part.add_commands(verbs)
     return root
 

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import json
 import logging
 import signal
 import threading
@@ -10,6 +11,7 @@ from types import FrameType
 
 from client.canaries import audit_folder
 from client.cli_output import Output
+from client.cli_roster import left_facts, past_changes
 from client.config import SiteConfig, load_config
 from client.daemon import data_source, harden_process, log_to, open_site
 from client.errors import ConfigError
@@ -25,7 +27,7 @@ def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     guard.set_defaults(handler=_guard)
     gateway = verbs.add_parser("gateway", help="talks to the hub; holds no data and no identity key")
     gateway.set_defaults(handler=_gateway)
-    verbs.add_parser("status", help="state of the guard").set_defaults(handler=_status)
+    verbs.add_parser("status", help="state of guard, gateway and roster").set_defaults(handler=_status)
 
 
 def _guard(home: Home, args: argparse.Namespace, out: Output) -> int:
@@ -63,7 +65,7 @@ def _guard(home: Home, args: argparse.Namespace, out: Output) -> int:
         trainer.start()
         guard = Guard(site)
         private_folder(home.socket.parent)
-        server = serve_guard(guard.answer, home.socket, guard.status)
+        server = serve_guard(guard.answer, home.socket, guard.status, guard.offer_roster)
         log.info("site=%s state=ready", config.site)
         try:
             _wait_for_signal()
@@ -115,5 +117,21 @@ def _status(home: Home, args: argparse.Namespace, out: Output) -> int:
     from client.guard_rpc import GuardClient
 
     with contextlib.closing(GuardClient(home.socket)) as guard:
-        out.facts("guard", guard.status())
+        out.facts("guard", guard.status() | _consortium(home) | _board(home))
     return 0
+
+
+def _consortium(home: Home) -> dict[str, object]:
+    """Who is in, and what the newest roster changed; `wardround-site roster` shows all of it."""
+    past = past_changes(home)
+    changed = {"changed": f"{past[-1]['time']}: {'; '.join(past[-1]['changes'])}"} if past else {}
+    return {"members": ", ".join(member.id for member in home.load_roster().members), **changed, **left_facts(home)}
+
+
+def _board(home: Home) -> dict[str, object]:
+    """What the gateway says of itself and of the hub; nothing where none has run."""
+    try:
+        found = json.loads((home.gateway / "state" / "gateway.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {"gateway": "has not run yet"}
+    return {f"gateway {name}" if name != "supernode" else "gateway": value for name, value in found.items() if value is not None}

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from client.cli_output import Output
+from client.cli_roster import past_changes
 from client.config import SiteConfig, load_config
 from client.daemon import code_version, data_source
 from client.enrol import init_site, join_by_invite, read_invite
@@ -16,6 +17,7 @@ from client.patients import Patients
 from client.policy_file import PolicyFile
 from consortium.errors import ConsortiumError
 from consortium.identity import fingerprint
+from consortium.invite import shown_on_both_sides
 from privacy.errors import PrivacyError
 from privacy.verify import verify_ledger
 from tasks.errors import TaskError
@@ -56,11 +58,18 @@ def _init(home: Home, args: argparse.Namespace, out: Output) -> int:
 
 
 def _join(home: Home, args: argparse.Namespace, out: Output) -> int:
-    roster = join_by_invite(home, read_invite(args.invite), told_founders=args.founders, now=time.time())
-    members = ", ".join(member.id for member in roster.members)
-    out.facts(f"joined {roster.consortium}", {"roster version": roster.version, "members": members, "colluders": roster.colluders})
+    invite, roster = join_by_invite(home, read_invite(args.invite), told_founders=args.founders, now=time.time())
+    facts = {
+        **shown_on_both_sides(roster, invite.ca),
+        "hub": invite.hub,
+        "roster version": roster.version,
+        "members": ", ".join(member.id for member in roster.members),
+        "colluders": roster.colluders,
+    }
+    out.facts(f"joined {roster.consortium}", facts)
     if not home.policy.exists():
         out.say(f"There is no policy yet: nothing will train until {home.policy} exists (see the README of `client`).")
+    out.say("Later rosters come by themselves. A gateway that runs already must be started again to use another hub.")
     return 0
 
 
@@ -87,9 +96,16 @@ def _identity(home: Home) -> str:
 
 def _roster(home: Home) -> str:
     roster, config = home.load_roster(), load_config(home)
-    if roster.member(config.site).identity_key not in home.own_keys():
+    if home.left.exists():
+        raise ConfigError(f"this site left the consortium for good: {home.left}")
+    listed = {member.id: member for member in roster.sites}
+    if config.site not in listed:
+        raise ConfigError(f"roster version {roster.version} does not list {config.site}: the consortium removed it, ask the lead")
+    if listed[config.site].identity_key not in home.own_keys():
         raise ConfigError(f"the roster lists another key for {config.site}: ask the lead for a new roster")
-    return f"{roster.consortium}, version {roster.version}, {len(roster.sites)} sites"
+    past = past_changes(home)
+    changed = f"; since {past[-1]['time']}: {'; '.join(past[-1]['changes'])}" if past else ""
+    return f"{roster.consortium}, version {roster.version}, {len(roster.sites)} sites{changed}"
 
 
 def _policy(home: Home) -> str:

@@ -87,10 +87,12 @@ def open_site(
 ) -> Site:
     """`population`: whose data the next job would use; None where no patients are behind `train`.
 
-    Raises `ConfigError`, `KeyFileError` or `LedgerError`: a guard with anything missing does not start."""
+    Raises `ConfigError`, `KeyFileError` or `LedgerError`: a guard with anything missing does not start. One that the consortium
+    removed does, and refuses everything: a later roster that lists it again reaches it."""
     migrate.forward(home.root, code_version())
     roster = home.load_roster()
-    roster.member(site)  # raises for a stranger
+    if site not in {member.id for member in roster.sites}:
+        log.warning("roster=%d state=not-listed site=%s detail=the consortium removed it, ask the lead", roster.version, site)
     key, ledger = open_ledger(home, site, roster, datetime.fromtimestamp(now, tz=UTC))
     return Site(
         home=home,

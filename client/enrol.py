@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,10 +14,11 @@ from client.migrate import forward
 from client.transport_key import make_transport_key
 from consortium.canonical import SITE_ID
 from consortium.documents import Signed
-from consortium.identity import SigningKey, fingerprint
+from consortium.errors import ConsortiumError, EncodingError
+from consortium.identity import SigningKey, fingerprint, parse_fingerprint
+from consortium.invite import KIND as INVITE
+from consortium.invite import Invite, InviteFile
 from consortium.roster import Roster, verify_roster
-
-HUB = re.compile(r"[A-Za-z0-9.:\[\]-]{1,255}:[0-9]{1,5}")
 
 
 @dataclass(frozen=True)
@@ -48,29 +48,14 @@ def init_site(home: Home, config: SiteConfig) -> JoinRequest:
     return request
 
 
-@dataclass(frozen=True)
-class Invite:
-    """What the hub hands to a site, in one file: where it is, how to recognise it, and the signed roster.
-
-    Only `founders`, compared with what the site was told out of band, makes any of it trustworthy.
-    """
-
-    hub: str
-    ca: str  # PEM
-    founders: str  # fingerprint
-    roster: str  # hex of the signed roster
-
-
-def read_invite(path: Path) -> Invite:
+def read_invite(path: Path) -> InviteFile:
+    """Raises `ConfigError`; nothing in it is verified yet."""
     try:
-        invite = Invite(**json.loads(path.read_text(encoding="ascii")))
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise ConfigError(f"{path} is not an invite of this consortium's hub: ask the lead for a new one") from error
-    if not all(isinstance(value, str) and value.isascii() for value in vars(invite).values()):
-        raise ConfigError(f"{path}: everything in an invite is text: ask the lead for a new one")
-    if not HUB.fullmatch(invite.hub):
-        raise ConfigError(f"{path}: hub {invite.hub[:80]!r} is not host:port: ask the lead for a new invite")
-    return invite
+        return InviteFile.decode(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"cannot read the invite {path}: {error.strerror}") from error
+    except EncodingError as error:
+        raise ConfigError(f"{path} is not an invite of this consortium's hub: {error}; ask the lead for a new invite") from error
 
 
 def join_site(home: Home, *, signed: Signed, trusted_founders: str, now: float) -> Roster:
@@ -94,19 +79,35 @@ def join_site(home: Home, *, signed: Signed, trusted_founders: str, now: float) 
     return home.follow_roster(signed, trusted_founders)
 
 
-def join_by_invite(home: Home, invite: Invite, *, told_founders: str, now: float) -> Roster:
-    """`told_founders`: the fingerprint that was told out of band; an invite that names another one is refused."""
-    if invite.founders != told_founders:
-        raise ConfigError(
-            f"the invite names founders {invite.founders}, you were told {told_founders}: do not join, telephone the consortium"
-        )
+def join_by_invite(home: Home, file: InviteFile, *, told_founders: str, now: float) -> tuple[Invite, Roster]:
+    """Verify the whole invite against the fingerprint that was told out of band, then follow its roster and use its hub.
+
+    `told_founders` may be typed in any usual way. A later invite may move the hub; an older one may not move it back.
+    """
     try:
-        signed = Signed.decode(bytes.fromhex(invite.roster), "roster")
-    except ValueError as error:
-        raise ConfigError("the invite's roster is damaged: ask the lead for a new invite") from error
-    roster = join_site(home, signed=signed, trusted_founders=told_founders, now=now)
+        invite, _ = file.verify(parse_fingerprint(told_founders))
+    except ConsortiumError as error:
+        raise ConfigError(str(error)) from error
+    if home.left.exists():
+        raise ConfigError(f"this site left the consortium for good ({home.left}): it cannot join again with this folder")
+    _check_newer(home, invite)
+    roster = join_site(home, signed=file.signed_roster, trusted_founders=parse_fingerprint(told_founders), now=now)
     private_folder(home.gateway)
-    write_atomic(home.hub_ca, invite.ca.encode("ascii"), mode=0o644)
+    write_atomic(home.hub_ca, invite.ca_pem.encode("ascii"), mode=0o644)
     config = load_config(home)
     write_config(home, SiteConfig(**{**vars(config), "hub": invite.hub}))
-    return roster
+    write_atomic(home.invite, file.signed.encode())
+    return invite, roster
+
+
+def _check_newer(home: Home, invite: Invite) -> None:
+    if not home.invite.exists():
+        return
+    try:
+        current = Signed.decode(home.invite.read_bytes(), INVITE).document(Invite)
+    except ConsortiumError:
+        return  # a damaged copy of what is only compared with: this invite was verified by itself
+    if invite.made < current.made:
+        raise ConfigError(
+            f"the invite was made on {invite.made}, the one in use on {current.made}: use the newest, or ask the lead for a new one"
+        )

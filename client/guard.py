@@ -36,7 +36,8 @@ from consortium.documents import Signed
 from consortium.errors import ConsortiumError, DocumentError, EncodingError, SignatureError
 from consortium.identity import SigningKey
 from consortium.plan import NOT_PRIVATE, PATIENTS, Plan, body_length, header_fields, verify_plan
-from consortium.roster import Roster
+from consortium.roster import KIND as ROSTER
+from consortium.roster import Roster, changes
 from consortium.wire import KINDS, Refusal, decode_keys_request, decode_request, encode_answer, encode_refusal
 from privacy.accountant import ENFORCE_INTERVAL
 from privacy.entries import LEFT, Egress, PlanApproved, PlanRefused, RunNote, SpendDetails, Withdrawn
@@ -110,6 +111,7 @@ class Guard:
         self._once = Once(site.home.plans)
         self._populations = Populations(site.home.populations)
         self._roster_seen = b""  # the file's bytes when it was last looked at
+        self._roster_version = site.roster.version  # of the newest roster that verified, also where this site is not on it
         self._runs: dict[bytes, Run] = {}
         self._lock = threading.Lock()  # over the table of runs
         self._ledger_lock = threading.Lock()  # budget check and spend are one act, over all runs
@@ -149,9 +151,31 @@ class Guard:
 
     def status(self) -> dict[str, str]:
         """What the health check and `wardround-site status` show; no data, no counts."""
-        shown = {"site": self._site.id, "state": self._state, "runs": str(len(self._runs)), "task": ", ".join(self._site.tasks)}
+        state = "left the consortium" if self._site.home.left.exists() else self._state
+        shown = {"site": self._site.id, "state": state, "runs": str(len(self._runs)), "task": ", ".join(self._site.tasks)}
+        shown["roster"] = str(self._roster_version)
         left = [f"{note.run_id} ({note.left})" for note in self._site.ledger.runs_left()[-LEFT_SHOWN:]]
         return shown | ({"left": ", ".join(left)} if left else {})
+
+    def offer_roster(self, data: bytes) -> tuple[str, int]:
+        """What became of a roster that the gateway hands in (taken, known or refused), and the version in force. Never raises
+        for anything in `data`: it counts if the pinned founders signed it and its version is higher, and not otherwise."""
+        home = self._site.home
+        try:
+            current, signed = home.load_roster(), Signed.decode(data, ROSTER)
+            if signed.digest == current.digest:
+                return "known", current.version
+            roster = home.follow_roster(signed, home.founders_pin.read_text("ascii").strip())
+        except (SiteError, ConsortiumError, OSError) as error:
+            log.warning("roster=offered state=refused detail=%s", _printable(str(error)))
+            return "refused", self._roster_version
+        log.info("roster=%d state=taken before=%d changes=%s", roster.version, current.version, "; ".join(changes(current, roster)))
+        self._roster_version = roster.version
+        try:
+            self._follow_roster()
+        except Refused as refusal:
+            log.warning("roster=%d state=%s detail=%s", roster.version, refusal.code, refusal.detail)
+        return "taken", roster.version
 
     # -- the four kinds ------------------------------------------------------------------------------------------------
 
@@ -195,29 +219,38 @@ class Guard:
 
     def _follow_roster(self) -> None:
         """A roster that the site has taken meanwhile is in force from the next message on: whoever it leaves out shares no key
-        with this site any more. Plans of the old one are refused, and all sessions and their secrets end."""
+        with this site any more. Plans of the old one are refused, and all sessions and their secrets end. So do they for a site
+        that left, whatever any roster says."""
+        if self._site.home.left.exists():
+            with self._lock:
+                self._runs.clear()
+            raise Refused("LEFT", f"this site left the consortium for good: {self._site.home.left}")
         data = self._site.home.roster.read_bytes()
         with self._lock:
             if data == self._roster_seen:
                 return
             site, roster = self._site, self._site.home.load_roster()
+            self._roster_version = roster.version
             if roster.digest != site.roster.digest:
                 self._runs.clear()  # whatever comes of the new one, nothing goes on under the old
                 with self._ledger_lock:  # no spend falls between the old key's last entry and the roster that lists the new one
                     key = follow(site.home, site.id, site.key, site.ledger, roster, self._time())
                     self._site = site = replace(site, key=key)
                     self._plans = _plans(site)
-                    self._check_roster(roster)
-                    self._site = replace(site, roster=roster)
+            self._check_roster(roster)
+            if roster.digest != site.roster.digest:
+                self._site = replace(site, roster=roster)
                 log.info("roster=%d state=in-force", roster.version)
             self._roster_seen = data
 
     def _check_roster(self, roster: Roster) -> None:
-        """Whether this guard can follow a newer roster while it runs."""
+        """Whether this guard can answer under `roster`; asked of the one that it started with too."""
         site = self._site
         listed = [member for member in roster.sites if member.id == site.id]
         if not listed:
-            raise Refused("NOT_LISTED", f"roster version {roster.version} does not list {site.id}: the consortium removed it")
+            raise Refused(
+                "NOT_LISTED", f"roster version {roster.version} does not list {site.id}: the consortium removed it, ask the lead"
+            )
         if listed[0].identity_key != site.key.public:
             raise Refused("ROSTER", f"roster version {roster.version} lists another key for {site.id} than it has: ask the lead")
         if split_id(roster) != split_id(site.roster):
@@ -496,7 +529,7 @@ class Guard:
         self, code: str, sites: tuple[str, ...], correlation: str, asked: tuple[str, bytes], detail: str
     ) -> tuple[bytes, bytes]:
         """`asked`: kind and control bytes of the request."""
-        shown = "".join(letter if letter.isprintable() else "?" for letter in detail[:DETAIL_MOST])
+        shown = _printable(detail)
         kind = asked[0] if asked[0] in KINDS else "?"
         log.warning("refused=%s correlation=%s kind=%s detail=%s", code, correlation, kind, shown)
         said = encode_refusal(Refusal(code, sites, correlation))
@@ -520,6 +553,11 @@ class Guard:
 
 def _plans(site: Site) -> PlanStore:
     return PlanStore(site.home.plans, site.id, site.key.public, site.home.retired_keys())
+
+
+def _printable(detail: str) -> str:
+    """For the log: what is quoted there may come from outside."""
+    return "".join(letter if letter.isprintable() else "?" for letter in detail[:DETAIL_MOST])
 
 
 def _about(kind: str, control: bytes) -> tuple[bytes, int]:

@@ -1,4 +1,4 @@
-"""The guard socket: only whole requests of the four known kinds reach the guard, and nothing but its answers or a
+"""The guard socket: only whole requests of the four known kinds and rosters reach the guard, and nothing but its answers or a
 fixed-sentence refusal comes back.
 
 `serve_guard` is the guard's end, `GuardClient` the gateway's. The contract is `guardpb/guard.proto`, over a Unix-domain
@@ -31,6 +31,7 @@ from consortium.wire import CORRELATION_SIZE, Refusal, encode_refusal
 
 Answer = Callable[[str, bytes, bytes], tuple[bytes, Bytes]]
 Status = Callable[[], Mapping[str, Any]]
+Offer = Callable[[bytes], tuple[str, int]]
 
 CHUNK_SIZE = 1 << 20  # bytes of body in one frame
 CONTROL_LIMIT = 16 << 20  # bytes
@@ -125,9 +126,10 @@ def read_frames(frames: Iterable[guard_pb2.Frame]) -> tuple[guard_pb2.Kind, byte
 class _Servicer(guard_pb2_grpc.GuardServicer):
     """Runs `answer` for one request at a time; nothing but bytes it returned, or a refusal, leaves here."""
 
-    def __init__(self, answer: Answer, status: Status) -> None:
+    def __init__(self, answer: Answer, status: Status, offer: Offer) -> None:
         self._answer = answer
         self._status = status
+        self._offer = offer
         self._at_work = threading.Lock()
         self._places = threading.BoundedSemaphore(WAITING_LIMIT)
 
@@ -174,6 +176,20 @@ class _Servicer(guard_pb2_grpc.GuardServicer):
             log.error("request=status state=failed detail=%s", place_of(error))  # noqa: TRY400 - no text
             return guard_pb2.StatusReply(json='{"state": "failed"}')
 
+    def OfferRoster(self, request: guard_pb2.RosterOffer, context: grpc.ServicerContext) -> guard_pb2.RosterVerdict:  # noqa: N802
+        del context
+        try:
+            state, version = self._offer(request.signed)
+        except Exception as error:  # as in _exchange: no text of ours may leave through gRPC
+            log.error("request=roster state=failed detail=%s", place_of(error))  # noqa: TRY400 - no text
+            return guard_pb2.RosterVerdict(state="refused", version=0)
+        return guard_pb2.RosterVerdict(state=state, version=version)
+
+
+def takes_no_roster(_: bytes) -> tuple[str, int]:
+    """For a guard without a roster of its own to replace."""
+    return "refused", 0
+
 
 @dataclass(frozen=True)
 class GuardServer:
@@ -197,9 +213,9 @@ class GuardServer:
         self._server.wait_for_termination(timeout_s)
 
 
-def serve_guard(answer: Answer, socket_path: Path, status: Status) -> GuardServer:
+def serve_guard(answer: Answer, socket_path: Path, status: Status, offer: Offer = takes_no_roster) -> GuardServer:
     """Answer at `socket_path`: `answer(kind, control, body) -> (control, body)` runs for one request at a time,
-    `status()` (JSON-able counts and states) at any time.
+    `status()` (JSON-able counts and states) and `offer(signed roster) -> (state, version)` at any time.
 
     Raises `GuardSocketError` when another guard holds the socket, when the folder is open to group or world, or when the
     path cannot hold a socket. A socket left by a killed guard is replaced.
@@ -207,7 +223,7 @@ def serve_guard(answer: Answer, socket_path: Path, status: Status) -> GuardServe
     _check_folder(socket_path)
     lock_fd = _hold(socket_path)
     server = grpc.server(ThreadPoolExecutor(THREADS, thread_name_prefix="guard"), options=CHANNEL_OPTIONS)
-    guard_pb2_grpc.add_GuardServicer_to_server(_Servicer(answer, status), server)  # type: ignore[no-untyped-call]  # generated
+    guard_pb2_grpc.add_GuardServicer_to_server(_Servicer(answer, status, offer), server)  # type: ignore[no-untyped-call]  # generated
     condition = health.HealthServicer()
     condition.set("", health_pb2.HealthCheckResponse.SERVING)
     condition.set("wardround.guard.v1.Guard", health_pb2.HealthCheckResponse.SERVING)
@@ -237,7 +253,9 @@ def _hold(socket_path: Path) -> int:
         fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(lock_fd)
-        raise GuardSocketError(f"another guard answers at {socket_path}: stop it first") from error
+        raise GuardSocketError(
+            f"another guard runs on this site's folder and answers at {socket_path}: stop that one first; nothing was changed"
+        ) from error
     if socket_path.is_socket():
         socket_path.unlink()
     elif socket_path.exists():
@@ -270,6 +288,14 @@ class GuardClient:
         except grpc.RpcError as error:
             raise _named(error, CALL_S) from error
         return dict(json.loads(reply.json))
+
+    def offer_roster(self, signed: bytes) -> tuple[str, int]:
+        """(taken, known or refused; version in force at the guard). Raises `GuardUnreachable`, `GuardDeadline`."""
+        try:
+            verdict = self._guard.OfferRoster(guard_pb2.RosterOffer(signed=signed), timeout=CALL_S)
+        except grpc.RpcError as error:
+            raise _named(error, CALL_S) from error
+        return verdict.state, verdict.version
 
     def health(self) -> bool:
         """True when the guard says that it is serving; False also when nobody answers."""

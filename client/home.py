@@ -3,15 +3,20 @@
 Everything in it is plain: keys as PEM, the ledger and the egress manifests as text, plans and approvals as the signed bytes.
 """
 
+import contextlib
+import fcntl
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from client.clock import utc
 from client.errors import ConfigError
 from client.files import private_folder, write_atomic
 from consortium.documents import Signed
 from consortium.errors import ConsortiumError
 from consortium.identity import SigningKey
-from consortium.roster import Roster, verify_roster
+from consortium.roster import Roster, changes, verify_roster
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,21 @@ class Home:
     @property
     def roster(self) -> Path:
         return self.root / "roster.signed"
+
+    @property
+    def roster_changes(self) -> Path:
+        """One JSON line for each roster that replaced another: when, and what was different."""
+        return self.root / "roster-changes.jsonl"
+
+    @property
+    def invite(self) -> Path:
+        """The invite that hub address and certificate authority are from."""
+        return self.root / "invite.signed"
+
+    @property
+    def left(self) -> Path:
+        """The leave notice; while it exists, which is for good, nothing is answered."""
+        return self.root / "left.signed"
 
     @property
     def founders_pin(self) -> Path:
@@ -134,16 +154,39 @@ class Home:
             raise ConfigError(f"the roster in {self.root} does not verify: {error}") from error
 
     def follow_roster(self, signed: Signed, trusted_founders: str) -> Roster:
-        """Take a roster: pins the founders the first time; later ones need the same founders and a higher version."""
+        """Take a roster: pins the founders the first time; later ones need the same founders and a higher version.
+
+        Guard and commands may be given one at the same time: they take turns, and the version never falls.
+        """
         roster = verify_roster(signed, trusted_founders)
         if self.founders_pin.exists() and self.founders_pin.read_text("ascii").strip() != trusted_founders:
             raise ConfigError("the roster names other founders than this site pinned: refused; telephone the consortium")
-        if self.roster.exists():
-            current = self.load_roster()
-            if roster.version < current.version:
-                raise ConfigError(f"roster version {roster.version} is older than the one in force, {current.version}: refused")
-            if roster.version == current.version and roster.digest != current.digest:
-                raise ConfigError(f"two different rosters have version {roster.version}: refused; telephone the consortium")
-        write_atomic(self.founders_pin, f"{trusted_founders}\n".encode("ascii"))
-        write_atomic(self.roster, signed.encode())
+        with self._roster_turn():
+            before = self._check_successor(roster)
+            write_atomic(self.founders_pin, f"{trusted_founders}\n".encode("ascii"))
+            write_atomic(self.roster, signed.encode())
+            if before is not None and before.version != roster.version:
+                self._note_changes(before, roster)
         return roster
+
+    def _check_successor(self, roster: Roster) -> Roster | None:
+        """The roster in force, which `roster` may replace; None where there is none. Raises `ConfigError`."""
+        if not self.roster.exists():
+            return None
+        current = self.load_roster()
+        if roster.version < current.version:
+            raise ConfigError(f"roster version {roster.version} is older than the one in force, {current.version}: refused")
+        if roster.version == current.version and roster.digest != current.digest:
+            raise ConfigError(f"two different rosters have version {roster.version}: refused; telephone the consortium")
+        return current
+
+    def _note_changes(self, before: Roster, after: Roster) -> None:
+        line = {"time": utc(), "from": before.version, "to": after.version, "changes": changes(before, after)}
+        with self.roster_changes.open("a", encoding="ascii") as file:
+            file.write(json.dumps(line, sort_keys=True) + "\n")
+
+    @contextlib.contextmanager
+    def _roster_turn(self) -> Iterator[None]:
+        with (self.root / "roster.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield

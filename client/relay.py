@@ -18,6 +18,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -25,7 +26,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, SimpleNamespace
@@ -50,6 +51,9 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 
 from client.errors import SiteError
 from client.guard_rpc import FrameError, GuardClient, GuardDeadline, GuardUnreachable, refusal
+from client.hub_roster import HubSilent, RosterQuestions, bring_roster
+from client.instance import instance_of
+from consortium.question import INSTANCE_HEADER, SINCE_HEADER
 
 FLOWER_VERSION = "1.41.0"
 KINDS = {
@@ -61,6 +65,7 @@ KINDS = {
 CONTROL_RECORD, BODY_RECORD, RAW = "sa1", "body", "wardround.raw"
 INLINE_LIMIT = 256 << 10  # bytes of body that ride in the control record: three Flower objects less to move
 EMPTY_BUNDLE = hashlib.sha256(b"").hexdigest()
+INSTANT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 CLAIM_TASK = "/flwr.proto.Runtime/AcquireTask"
 
 REPLY_POLL_S = 0.02  # SuperNode looking for the relay's reply, in its own memory (Flower: 0.5 s)
@@ -74,6 +79,7 @@ RESTART_LIMIT_S = 30.0  # longest pause before a dead SuperNode is started again
 RELAY_STOP_S = 1.0
 SUPERVISE_S = 0.2  # between two looks at whether all parts are alive
 RELAY_ENDS_LIMIT = 5  # relays that ended without serving anything, until the gateway gives up
+ROSTER_EVERY_S = 20.0  # between two questions for the roster in force; at once where the hub refused the SuperNode
 EVENTS = ("message", "connected", "refused", "unreachable")
 STOP_S = 6.0  # for the SuperNode to say goodbye to the hub
 
@@ -148,7 +154,7 @@ class Board:
         self._path = folder / "gateway.json"
         self._lock = threading.Lock()
         self._writable = True
-        self._state: dict[str, Any] = {"supernode": "starting", "guard": "unknown", "node_id": None}
+        self._state: dict[str, Any] = {"supernode": "starting", "guard": "unknown", "node_id": None, "roster": "not asked yet"}
 
     def show(self, **changes: Any) -> None:
         with self._lock:
@@ -338,7 +344,7 @@ def run_supernode(config: GatewayConfig, port: int, secret_file: Path) -> None:
     from flwr.supernode import fleet_http_connection, start_client_internal
     from flwr.supernode.cli import flower_supernode
 
-    hub = _HubWatch(config.state_dir / "node_id")
+    hub = _HubWatch(config.state_dir / "node_id", instance_of(config.state_dir))
     start_client_internal.time = SimpleNamespace(sleep=hub.sleep)
     start_client_internal.pull_objects = functools.partial(_pull_parts, hub)
     start_client_internal.get_fused_config_from_fab = lambda _fab, _run: {}
@@ -381,8 +387,9 @@ def _pull_parts(hub: "_HubWatch", names: list[str], pull_object_fn: Callable[[st
 class _HubWatch:
     """Tells the relay (on stdout, one JSON object a line) how the hub answers, and paces the asking."""
 
-    def __init__(self, node_file: Path) -> None:
+    def __init__(self, node_file: Path, instance: str = "") -> None:
         self.node_file = node_file
+        self.instance = instance
         self.node_id: int | None = None
         self.message_life_s = GUARD_LIMIT_S
         self._told: dict[str, Any] = {}
@@ -405,10 +412,26 @@ class _HubWatch:
         time.sleep(REPLY_POLL_S if seconds < 1.0 else HUB_POLL_S)
 
 
+def _why(response: httpx.Response) -> str | None:
+    """In words, where the hub said that this is the second gateway of one site; else the question for the roster tells."""
+    if response.status_code != httpx.codes.CONFLICT:
+        return None
+    since = response.headers.get(SINCE_HEADER, "")
+    when = f" since {since}" if INSTANT.fullmatch(since) else ""
+    return (
+        f"another gateway with this site's key is connected{when}: a site runs on one machine; stop the other one, or this one. "
+        "This one goes on trying, and connects within a minute or two once the other has stopped"
+    )
+
+
 def _fleet_client(hub: _HubWatch) -> type[FleetHttpClient]:
     """Flower's client of the hub's Fleet API, watched, and with an empty bundle in place of the run's."""
 
     class WatchedFleetClient(FleetHttpClient):  # type: ignore[misc]  # Flower is not typed for us
+        def __init__(self, *arguments: Any, **settings: Any) -> None:
+            super().__init__(*arguments, **settings)
+            self._client.headers[INSTANCE_HEADER] = hub.instance
+
         def ActivateNode(self, request: fleet_pb2.ActivateNodeRequest) -> Any:  # noqa: N802
             if hub.node_file.exists():  # a killed gateway is "online" at the hub for a minute: take its place at once
                 try:
@@ -441,7 +464,7 @@ def _fleet_client(hub: _HubWatch) -> type[FleetHttpClient]:
             try:
                 response = super()._unary_unary(**call)
             except httpx.HTTPStatusError as error:
-                hub.tell(event="refused", status=error.response.status_code)
+                hub.tell(event="refused", status=error.response.status_code, reason=_why(error.response))
                 raise
             except httpx.TransportError as error:
                 hub.tell(event="unreachable", reason=type(error).__name__)
@@ -463,6 +486,9 @@ class Gateway:
         self._stop = threading.Event()
         self._message_came = threading.Event()
         self._broken = threading.Event()
+        self._ask_for_roster = threading.Event()
+        self._follower: threading.Thread | None = None
+        self._follow_from = 0.0
         self._board = Board(config.state_dir)
         self._child: subprocess.Popen[str] | None = None
         self._listener: threading.Thread | None = None
@@ -474,6 +500,7 @@ class Gateway:
     def stop(self, *_: int | FrameType | None) -> None:
         self._stop.set()
         self._message_came.set()
+        self._ask_for_roster.set()
 
     def run(self) -> None:
         """Until `stop`. What ends before, SuperNode or thread, for whatever reason, is started again.
@@ -492,6 +519,7 @@ class Gateway:
                     relay = self._restart_relay(guard)
                 elif self._supernode_ended():
                     self._restart_supernode()
+                self._keep_following(guard)
         finally:
             self.stop()
             if relay is not None:
@@ -574,7 +602,29 @@ class Gateway:
                     continue
                 if event.name == "connected":
                     self._restarts = 0
+                if event.name == "refused":
+                    self._ask_for_roster.set()
                 self._board.show(supernode=event.name, node_id=event.node_id, detail=event.reason)
+
+    def _keep_following(self, guard: GuardClient) -> None:
+        """Start the roster's thread, also again, but not again and again: whatever ends it is in the log."""
+        if time.monotonic() < self._follow_from or (self._follower is not None and self._follower.is_alive()):
+            return
+        self._follow_from = time.monotonic() + ROSTER_EVERY_S
+        self._follower = threading.Thread(target=self._follow_rosters, args=(guard,), name="roster", daemon=True)
+        self._follower.start()
+
+    def _follow_rosters(self, guard: GuardClient) -> None:
+        """The roster's thread: what the hub has goes to the guard, and how this site stands there to the board."""
+        with closing(RosterQuestions(self._config.superlink, self._config.ca_file, self._config.supernode_key)) as questions:
+            while not self._stop.is_set():
+                self._ask_for_roster.clear()
+                try:
+                    self._board.show(roster=bring_roster(questions, guard))
+                except HubSilent as error:
+                    log.debug("state=roster-not-asked detail=%s", error)
+                    self._stop.wait(TASK_WAIT_S)  # refused again and again: not a question for each time
+                self._ask_for_roster.wait(ROSTER_EVERY_S)
 
     def _relay_tasks(self, guard: GuardClient) -> None:
         """The relay's thread. An error that is not foreseen here ends it, and `run` starts another."""
@@ -675,7 +725,9 @@ def _only_one(state_dir: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise GatewayError(f"another gateway runs on {state_dir}: stop it first") from error
+            raise GatewayError(
+                f"another gateway runs on this site's folder ({state_dir}): stop that one first; nothing was changed"
+            ) from error
         yield
 
 

@@ -4,6 +4,7 @@ Signed bytes: label in ASCII, one zero byte, `digest(label, fields)`. Secrets ne
 """
 
 import os
+import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -13,13 +14,15 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from consortium.canonical import digest, text
-from consortium.errors import KeyFileError, SignatureError
+from consortium.errors import DocumentError, KeyFileError, SignatureError
 
 Entropy = Callable[[int], bytes]  # os.urandom in programs, a recorded tape in tests
 
 PUBLIC_SIZE = 32
 SEED_SIZE = 32
 SIGNATURE_SIZE = 64
+FINGERPRINT_DIGITS, GROUP = 32, 4
+BETWEEN_DIGITS = re.compile(r"[\s:\u00ad\u2010-\u2015\u2212\ufe58\ufe63\uff0d-]")  # spaces, dashes of any width, colons
 
 
 class SigningKey:
@@ -96,8 +99,25 @@ def verify(public: bytes, signature: bytes, label: str, *fields: bytes) -> None:
 
 def fingerprint(public: bytes) -> str:
     """Eight groups of four hex digits (128 bits) to be read over the telephone; the same on every side."""
-    short = digest("wardround/fingerprint/1", public).hex()[:32]
-    return "-".join(short[at : at + 4] for at in range(0, 32, 4))
+    return _grouped(digest("wardround/fingerprint/1", public).hex()[:FINGERPRINT_DIGITS])
+
+
+def parse_fingerprint(typed: str) -> str:
+    """The fingerprint as `fingerprint` writes it, however it was typed: in capitals, in other groups, with other dashes.
+
+    Raises `DocumentError` unless it has 32 hex digits.
+    """
+    digits = BETWEEN_DIGITS.sub("", typed).lower()
+    if not re.fullmatch(r"[0-9a-f]{32}", digits):
+        shown = "".join(letter if letter.isprintable() else "?" for letter in typed[:80])
+        raise DocumentError(
+            f"{shown!r} is no fingerprint: {len(digits)} characters without spaces and dashes, expected 32 of 0-9 and a-f"
+        )
+    return _grouped(digits)
+
+
+def _grouped(digits: str) -> str:
+    return "-".join(digits[at : at + GROUP] for at in range(0, FINGERPRINT_DIGITS, GROUP))
 
 
 def _signed_bytes(label: str, fields: tuple[bytes, ...]) -> bytes:

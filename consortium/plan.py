@@ -15,7 +15,7 @@ from consortium.canonical import SITE_ID
 from consortium.documents import Signed
 from consortium.errors import DocumentError, SignatureError
 from consortium.identity import SigningKey
-from consortium.roster import MAX_SITES, SMALLEST_COHORT, Roster
+from consortium.roster import MAX_SITES, SMALLEST_COHORT, Roster, least_sites
 
 KIND = "plan"
 VERSION = 3
@@ -372,7 +372,6 @@ def verify_plan(signed: Signed, roster: Roster) -> Plan:
     for site in plan.sites:
         if roster.member(site).role != "site":
             raise DocumentError(f"plan {plan.run_id}: {site} is not a site")
-    # secure aggregation, 4.1: below this the sites outside the tolerated collusion are not hidden among each other
-    if len(plan.sites) < (least := max(roster.minimum_cohort, roster.colluders + 2)):
+    if len(plan.sites) < (least := least_sites(roster)):
         raise DocumentError(f"plan {plan.run_id}: {len(plan.sites)} participants, the roster asks for {least}: invite more")
     return plan

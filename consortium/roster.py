@@ -118,6 +118,27 @@ def _check_members(members: tuple[Member, ...]) -> None:
         raise DocumentError(f"roster: {sites} sites, limit is {MAX_SITES}")
 
 
+def changes(before: Roster, after: Roster) -> tuple[str, ...]:
+    """What is different in `after`, in phrases for people; empty where nothing but the version is."""
+    old, new = ({member.id: member for member in roster.members} for roster in (before, after))
+    said = [f"joined: {name} ({new[name].role})" for name in new if name not in old]
+    said += [f"removed: {name} ({old[name].role})" for name in old if name not in new]
+    for name in (name for name in new if name in old and new[name] != old[name]):
+        other = "other identity key" if new[name].identity_key != old[name].identity_key else "other gateway key or role"
+        said.append(f"{other}: {name}")
+    for field in ("consortium", "colluders", "minimum_cohort", "founders_required", "held_out_fraction"):
+        if (was := getattr(before, field)) != (now := getattr(after, field)):
+            said.append(f"{field.replace('_', ' ')}: {was} before, {now} now")
+    if before.split_salt != after.split_salt:
+        said.append("patients are split in another way")
+    return tuple(said)
+
+
+def least_sites(roster: Roster) -> int:
+    """Participants that a run needs at least: fewer honest sites do not hide each other (secure aggregation, 4.1)."""
+    return max(roster.minimum_cohort, roster.colluders + 2)
+
+
 def founders_fingerprint(founders: tuple[Founder, ...], required: int) -> str:
     """What a site pins at join: names, keys and quorum of the founders, in 32 hex digits."""
     flat = [field for founder in founders for field in (text(founder.name), founder.key)]

@@ -32,6 +32,7 @@ SENTENCES = {
     "NOT_APPROVED": "Waiting for this site's approval.",
     "DECLINED": "This site's steward refused the plan.",
     "PAUSED": "This site has paused.",
+    "LEFT": "This site has left the consortium.",
     "UNKNOWN_PLAN": "This site has not seen this plan.",
     "BUDGET": "The round would exceed this site's privacy budget.",
     "LIMIT": "The plan's own limit for this kind of round is used up.",

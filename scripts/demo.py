@@ -222,9 +222,8 @@ class Demo:
         at_once(sites, lambda site: run(*site.command("init", "--id", site.name, *of_task, "--data", str(site.data))))
         requests = [site.home / "join-request.json" for site in sites]
         told = [f"--told={json.loads(path.read_text())['fingerprint']}" for path in requests]  # in life: by telephone
-        run(*self.lead("roster", "add-site", *map(str, requests), *told))
         invite = self.folder / "invite.json"
-        run(*self.lead("roster", "invite", "--hub", address, "--out", str(invite)))
+        run(*self.lead("roster", "add-site", *map(str, requests), *told, "--hub", address, "--out", str(invite)))
         at_once(sites, lambda site: run(*site.command("join", str(invite), "--founders", founded["founders"])))
         for site in sites:
             (site.home / "policy.yaml").write_text(self.policy(), encoding="utf-8")
@@ -239,7 +238,7 @@ class Demo:
         for site in sites:
             self.processes.start(f"{site.name}-guard", *site.command("guard"))
         self.until("the hub answers", lambda: _listens(self.port))
-        run(*self.lead("hub", "register"))
+        self.until("the hub lets the sites' gateways in", lambda: (self.lead_home / "nodes.json").exists())
         for site in sites:
             self.processes.start(f"{site.name}-gateway", *site.command("gateway"))
         for site in sites:

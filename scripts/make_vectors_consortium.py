@@ -10,15 +10,22 @@ signs the edited body with the seeds of `signers`, so that the content alone is 
 """
 
 import argparse
+import datetime
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding
+
 from consortium.approval import Approval, sign_approval
 from consortium.canonical import Json, digest, encode_json, integer, pack, text
 from consortium.documents import Signed
 from consortium.identity import SigningKey, fingerprint
+from consortium.invite import Invite, InviteFile, make_invite_file
+from consortium.leave import LeaveNotice, sign_leave
 from consortium.plan import (
     Deadlines,
     ModelRef,
@@ -105,6 +112,28 @@ def example_rotation() -> RotateRequest:
     return RotateRequest(example_roster().consortium, SITES[0], key(SITES[0]).public, key("new").public, "ecdsa-sha2-nistp384 AAAA")
 
 
+def example_authority(name: str = "hub authority") -> bytes:
+    """A certificate (DER) without anything random: Ed25519 signs the same bytes alike."""
+    private = Ed25519PrivateKey.from_private_bytes(digest("wardround/test-seed/1", text(name)))
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    builder = x509.CertificateBuilder().subject_name(subject).issuer_name(subject).public_key(private.public_key())
+    days = [datetime.datetime(year, 1, 1, tzinfo=datetime.UTC) for year in (2026, 2036)]
+    made = builder.serial_number(1).not_valid_before(days[0]).not_valid_after(days[1]).sign(private, None)
+    return made.public_bytes(Encoding.DER)
+
+
+def example_invite() -> InviteFile:
+    roster = example_roster()
+    invite = Invite(roster.consortium, roster.digest, "hub.example.org:443", example_authority(), "2026-02-01T08:30:00Z")
+    signed = sign_roster(sign_roster(roster, "clara", key("clara")), "anna", key("anna"))
+    return make_invite_file(invite, signed, LEAD, key(LEAD))
+
+
+def example_leave() -> LeaveNotice:
+    words = "The study ended."
+    return LeaveNotice("Example consortium", SITES[0], 1, 97, bytes(range(32)), words, "2026-07-01T09:00:00Z")
+
+
 # golden vectors
 
 
@@ -172,6 +201,9 @@ def golden_documents() -> Object:
             for each in (example_statement(plan), replace(example_statement(not_private), epsilon_exposed=-1.0))
         ],
         "rotate-request": [_golden(sign_request(example_rotation(), key("new"), old)) for old in (key(SITES[0]), None)],
+        "invite": [_golden(example_invite().signed)],
+        "invite_file": example_invite().encode().decode("ascii"),
+        "leave-notice": [_golden(sign_leave(example_leave(), key(SITES[0])))],
     }
 
 

@@ -22,7 +22,7 @@ from tasks.errors import TaskError
 
 EXAMPLES = """examples:
   wardround-lead hub init --consortium ms-north --lead lead-a --host hub.example.org
-  wardround-lead roster add-site join-request.json --told 1f0c-…     (fingerprint as told by telephone)
+  wardround-lead roster add-site join-request.json --told 1f0c-… --hub hub.example.org:443 --out invite.json
   wardround-lead plan task=cis_conversion privacy=epsilon3 federation=roster
   wardround-lead sign PLAN
   wardround-lead run PLAN
@@ -32,7 +32,7 @@ exit status: 0 done, 1 refused or failed, 2 usage or configuration"""
 # verb -> module that adds it (and what it does, for the list of commands)
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "hub": ("server.cli_hub", "found the consortium's hub, start it"),
-    "roster": ("server.cli_hub", "who is in the consortium"),
+    "roster": ("server.cli_roster", "who is in the consortium"),
     "plan": ("server.cli_plan", "compose a plan and say what it costs"),
     "sign": ("server.cli_plan", "sign a plan"),
     "run": ("server.cli_run", "start a signed plan"),

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from consortium.documents import Signed
+from consortium.roster import Roster
 from server.cli_output import Output
 from server.enrolment import sign_and_follow
 from server.home import LeadHome
@@ -14,27 +15,31 @@ EXAMPLE = """example:
   wardround-lead roster rotate-site rotate-request.json --told 1f0c-22ab-...   (the new fingerprint, as told by telephone)"""
 
 
-class Show(Protocol):
-    """How the roster commands say what became of a signature; `path`: where a roster that needs more of them is left."""
+class Finish(Protocol):
+    """How the roster commands end: what changed, what is still to be done, and that done where the roster is in force."""
 
-    def __call__(self, home: LeadHome, signed: Signed, path: Path | None, out: Output, *, in_force: bool) -> int: ...
+    def __call__(
+        self, home: LeadHome, before: Roster, signed: Signed, args: argparse.Namespace, out: Output, *, in_force: bool
+    ) -> int: ...
 
 
-def add_rotate(actions: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser, show: Show) -> None:
+def add_rotate(
+    actions: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser, finish: Finish
+) -> None:
     raw = argparse.RawDescriptionHelpFormatter
     rotate = actions.add_parser("rotate-site", parents=[common], help="a site's new keys", epilog=EXAMPLE, formatter_class=raw)
     rotate.add_argument("request", type=Path, help="rotate-request.json of the site")
     rotate.add_argument("--told", required=True, help="fingerprint of the new key that the site's IT read out")
     rotate.add_argument("--key-lost", action="store_true", help="the old key is lost and signed nothing: auditors will see that")
-    rotate.add_argument("--out", type=Path, help="where to leave a roster that needs more founders' signatures")
-    rotate.set_defaults(handler=lambda home, args, out: _rotate(home, args, out, show))
+    rotate.add_argument("--partly", type=Path, help="where a roster goes that needs more founders' signatures")
+    rotate.set_defaults(handler=lambda home, args, out: _rotate(home, args, out, finish), hub="", out=None)
 
 
-def _rotate(home: LeadHome, args: argparse.Namespace, out: Output, show: Show) -> int:
-    roster = rotate_site(home.roster(), read_request(args.request), args.told, key_lost=args.key_lost)
+def _rotate(home: LeadHome, args: argparse.Namespace, out: Output, finish: Finish) -> int:
+    current = home.roster()
+    roster = rotate_site(current, read_request(args.request), args.told, key_lost=args.key_lost)
     signed, in_force = sign_and_follow(home, roster)
-    status = show(home, signed, args.out, out, in_force=in_force)
+    status = finish(home, current, signed, args, out, in_force=in_force)
     if in_force:
-        out.say("next: wardround-lead hub register   (the new gateway key gets a node; plans made from now on name it)")
-        out.say("then hand the site the new roster (roster invite). Runs that were planned before end with the old roster.")
+        out.say("The site's guard switches when the roster reaches it. Runs that were planned before end with the old roster.")
     return status

@@ -13,6 +13,7 @@ This file reaches into internals of one pinned Flower release; `tests/flower/tes
 """
 
 import asyncio
+import base64
 import contextlib
 import ctypes
 import datetime
@@ -38,8 +39,10 @@ from typing import Any, Protocol
 
 import httpx
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_ssh_public_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key, load_ssh_public_key
+from cryptography.x509 import load_pem_x509_certificate
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.cli.build import build_fab_from_files
 from flwr.common.serde import fab_to_proto, user_config_to_proto
@@ -54,9 +57,12 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes, uses_nist_
 from flwr.supercore.run import RunNotRunningException
 
 from consortium.wire import Reply, Request
+from server.desk import RosterDesk
 from server.errors import ServerError
 from server.folder import RunFolder
 from server.journal import wait_for_writer
+from server.one_gateway import OneGateway
+from server.rosters import ROSTERS, listed
 from server.tls import TlsFiles, make_tls
 from server.transport import Patience, TransportError
 
@@ -800,10 +806,30 @@ def _run_superlink(token_file: Path) -> None:
         application = create_app(*arguments, **settings)
         application.add_middleware(_Doorbell)
         application.add_middleware(_Gate, token=token)
+        application.add_middleware(OneGateway, **_one_gateway(token_file.parent))
+        application.add_middleware(RosterDesk, **_roster_desk(token_file.parent))
         return application
 
     superlink.create_app = create_gated_app
     flower_superlink()
+
+
+def _roster_desk(folder: Path) -> dict[str, Any]:
+    """`folder`: the hub's own, beside whose TLS material the rosters are kept."""
+    authority = load_pem_x509_certificate((folder / "tls" / "ca.pem").read_bytes())
+    return {"folder": folder / ROSTERS, "hub": authority.fingerprint(hashes.SHA256())}
+
+
+def _one_gateway(folder: Path) -> dict[str, Any]:
+    def name_of(key: str) -> str:
+        """The site of a key as Flower's SuperNodes write it; for the log alone."""
+        found = listed(folder / ROSTERS)
+        with contextlib.suppress(ValueError, UnsupportedAlgorithm):
+            line = load_pem_public_key(base64.b64decode(key)).public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode("ascii")
+            return "unknown" if found is None else found.keys.get(line, "unknown")
+        return "unknown"
+
+    return {"file": folder / "gateways.json", "key_header": FLEET_HTTP_PUBLIC_KEY_HEADER, "name_of": name_of}
 
 
 def _seldom(clean_up: Callable[[Any], None]) -> Callable[[Any], None]:

@@ -5,7 +5,8 @@ founder.key  founder.name   a founding identity, where this person holds one
 founders.pin                the founders' joint fingerprint; no roster by others is ever taken
 roster.signed               the roster in force
 nodes.json                  site -> node id, as the hub registered the gateways
-hub/                        TLS material and state of the hub
+removed.jsonl               who was taken off the roster, when and why
+hub/                        TLS material and state of the hub; in rosters/ all rosters that were in force
 plans/  runs/               plans by run id, run folders
 """
 
@@ -22,6 +23,7 @@ from consortium.identity import SigningKey
 from consortium.roster import Roster, verify_roster
 from server.errors import ConfigError, ServerError
 from server.folder import write_durably
+from server.rosters import ROSTERS, keep_roster
 
 HOME_VARIABLE = "WARDROUND_LEAD_HOME"
 MAX_NODE_ID = 2**64
@@ -64,6 +66,24 @@ class LeadHome:
         return self.root / "hub"
 
     @property
+    def rosters(self) -> Path:
+        """Every roster that was in force; see `server.rosters`."""
+        return self.hub / ROSTERS
+
+    @property
+    def removed(self) -> Path:
+        return self.root / "removed.jsonl"
+
+    @property
+    def hub_ca(self) -> Path:
+        return self.hub / "tls" / "ca.pem"
+
+    @property
+    def hub_address(self) -> Path:
+        """Where sites reach the hub, host:port, as the last invite said."""
+        return self.hub / "public-address"
+
+    @property
     def plans(self) -> Path:
         return self.root / "plans"
 
@@ -100,7 +120,9 @@ class LeadHome:
         try:
             found = json.loads(file.read_text(encoding="ascii"))
         except (OSError, ValueError) as error:
-            raise ConfigError(f"cannot read node ids from {file}: register the gateways with the hub, or give --nodes") from error
+            raise ConfigError(
+                f"cannot read node ids from {file}: start the hub (it registers the gateways), or give --nodes"
+            ) from error
         if not isinstance(found, dict) or not all(_is_node(site, node) for site, node in found.items()):
             raise ConfigError(f'{file}: expected {{"site-id": node id, ...}}')
         return found
@@ -121,7 +143,16 @@ class LeadHome:
                     f"two different rosters have version {roster.version}: refused; agree on one with the other founders, and "
                     "sign it with the next version"
                 )
+        if self.roster_file.exists():
+            self.keep_roster()
         write_durably(self.roster_file, signed.encode())
+        self.keep_roster()
+        return roster
+
+    def keep_roster(self) -> Roster:
+        """The roster in force, verified, and kept among those that were: from there sites get it."""
+        roster = self.roster()
+        keep_roster(self.rosters, self.signed_roster())
         return roster
 
 

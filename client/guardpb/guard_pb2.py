@@ -24,23 +24,27 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63lient/guardpb/guard.proto\x12\x12wardround.guard.v1\"T\n\x04Head\x12&\n\x04kind\x18\x01 \x01(\x0e\x32\x18.wardround.guard.v1.Kind\x12\x0f\n\x07\x63ontrol\x18\x02 \x01(\x0c\x12\x13\n\x0b\x62ody_length\x18\x03 \x01(\x04\"M\n\x05\x46rame\x12(\n\x04head\x18\x01 \x01(\x0b\x32\x18.wardround.guard.v1.HeadH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\t\n\x07\x63ontent\"\x0f\n\rStatusRequest\"\x1b\n\x0bStatusReply\x12\x0c\n\x04json\x18\x01 \x01(\t*U\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0c\n\x08SA1_KEYS\x10\x01\x12\x0b\n\x07SA1_KEM\x10\x02\x12\x0e\n\nSA1_UPDATE\x10\x03\x12\x0c\n\x08SA1_VOTE\x10\x04\x32\x9b\x01\n\x05Guard\x12\x44\n\x08\x45xchange\x12\x19.wardround.guard.v1.Frame\x1a\x19.wardround.guard.v1.Frame(\x01\x30\x01\x12L\n\x06Status\x12!.wardround.guard.v1.StatusRequest\x1a\x1f.wardround.guard.v1.StatusReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63lient/guardpb/guard.proto\x12\x12wardround.guard.v1\"T\n\x04Head\x12&\n\x04kind\x18\x01 \x01(\x0e\x32\x18.wardround.guard.v1.Kind\x12\x0f\n\x07\x63ontrol\x18\x02 \x01(\x0c\x12\x13\n\x0b\x62ody_length\x18\x03 \x01(\x04\"M\n\x05\x46rame\x12(\n\x04head\x18\x01 \x01(\x0b\x32\x18.wardround.guard.v1.HeadH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\t\n\x07\x63ontent\"\x1d\n\x0bRosterOffer\x12\x0e\n\x06signed\x18\x01 \x01(\x0c\"/\n\rRosterVerdict\x12\r\n\x05state\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\"\x0f\n\rStatusRequest\"\x1b\n\x0bStatusReply\x12\x0c\n\x04json\x18\x01 \x01(\t*U\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0c\n\x08SA1_KEYS\x10\x01\x12\x0b\n\x07SA1_KEM\x10\x02\x12\x0e\n\nSA1_UPDATE\x10\x03\x12\x0c\n\x08SA1_VOTE\x10\x04\x32\xee\x01\n\x05Guard\x12\x44\n\x08\x45xchange\x12\x19.wardround.guard.v1.Frame\x1a\x19.wardround.guard.v1.Frame(\x01\x30\x01\x12Q\n\x0bOfferRoster\x12\x1f.wardround.guard.v1.RosterOffer\x1a!.wardround.guard.v1.RosterVerdict\x12L\n\x06Status\x12!.wardround.guard.v1.StatusRequest\x1a\x1f.wardround.guard.v1.StatusReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'client.guardpb.guard_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_KIND']._serialized_start=261
-  _globals['_KIND']._serialized_end=346
+  _globals['_KIND']._serialized_start=341
+  _globals['_KIND']._serialized_end=426
   _globals['_HEAD']._serialized_start=50
   _globals['_HEAD']._serialized_end=134
   _globals['_FRAME']._serialized_start=136
   _globals['_FRAME']._serialized_end=213
-  _globals['_STATUSREQUEST']._serialized_start=215
-  _globals['_STATUSREQUEST']._serialized_end=230
-  _globals['_STATUSREPLY']._serialized_start=232
-  _globals['_STATUSREPLY']._serialized_end=259
-  _globals['_GUARD']._serialized_start=349
-  _globals['_GUARD']._serialized_end=504
+  _globals['_ROSTEROFFER']._serialized_start=215
+  _globals['_ROSTEROFFER']._serialized_end=244
+  _globals['_ROSTERVERDICT']._serialized_start=246
+  _globals['_ROSTERVERDICT']._serialized_end=293
+  _globals['_STATUSREQUEST']._serialized_start=295
+  _globals['_STATUSREQUEST']._serialized_end=310
+  _globals['_STATUSREPLY']._serialized_start=312
+  _globals['_STATUSREPLY']._serialized_end=339
+  _globals['_GUARD']._serialized_start=429
+  _globals['_GUARD']._serialized_end=667
 # @@protoc_insertion_point(module_scope)

@@ -37,6 +37,20 @@ class Frame(_message.Message):
     chunk: bytes
     def __init__(self, head: _Optional[_Union[Head, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
 
+class RosterOffer(_message.Message):
+    __slots__ = ("signed",)
+    SIGNED_FIELD_NUMBER: _ClassVar[int]
+    signed: bytes
+    def __init__(self, signed: _Optional[bytes] = ...) -> None: ...
+
+class RosterVerdict(_message.Message):
+    __slots__ = ("state", "version")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    state: str
+    version: int
+    def __init__(self, state: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
+
 class StatusRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

@@ -39,6 +39,11 @@ class GuardStub:
                 request_serializer=client_dot_guardpb_dot_guard__pb2.Frame.SerializeToString,
                 response_deserializer=client_dot_guardpb_dot_guard__pb2.Frame.FromString,
                 _registered_method=True)
+        self.OfferRoster = channel.unary_unary(
+                '/wardround.guard.v1.Guard/OfferRoster',
+                request_serializer=client_dot_guardpb_dot_guard__pb2.RosterOffer.SerializeToString,
+                response_deserializer=client_dot_guardpb_dot_guard__pb2.RosterVerdict.FromString,
+                _registered_method=True)
         self.Status = channel.unary_unary(
                 '/wardround.guard.v1.Guard/Status',
                 request_serializer=client_dot_guardpb_dot_guard__pb2.StatusRequest.SerializeToString,
@@ -52,6 +57,14 @@ class GuardServicer:
     def Exchange(self, request_iterator, context):
         """One request, one answer. On both directions: one Head first, then the body in chunks of at most
         1 MiB, in order, exactly Head.body_length bytes together.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def OfferRoster(self, request, context):
+        """A signed roster that the gateway had from the hub. The guard takes it if the founders whom it
+        pinned signed it and its version is higher than that of the one in force; nobody else's word counts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -71,6 +84,11 @@ def add_GuardServicer_to_server(servicer, server):
                     servicer.Exchange,
                     request_deserializer=client_dot_guardpb_dot_guard__pb2.Frame.FromString,
                     response_serializer=client_dot_guardpb_dot_guard__pb2.Frame.SerializeToString,
+            ),
+            'OfferRoster': grpc.unary_unary_rpc_method_handler(
+                    servicer.OfferRoster,
+                    request_deserializer=client_dot_guardpb_dot_guard__pb2.RosterOffer.FromString,
+                    response_serializer=client_dot_guardpb_dot_guard__pb2.RosterVerdict.SerializeToString,
             ),
             'Status': grpc.unary_unary_rpc_method_handler(
                     servicer.Status,
@@ -105,6 +123,33 @@ class Guard:
             '/wardround.guard.v1.Guard/Exchange',
             client_dot_guardpb_dot_guard__pb2.Frame.SerializeToString,
             client_dot_guardpb_dot_guard__pb2.Frame.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OfferRoster(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/wardround.guard.v1.Guard/OfferRoster',
+            client_dot_guardpb_dot_guard__pb2.RosterOffer.SerializeToString,
+            client_dot_guardpb_dot_guard__pb2.RosterVerdict.FromString,
             options,
             channel_credentials,
             insecure,

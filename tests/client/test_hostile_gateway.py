@@ -24,7 +24,7 @@ def socket(training: Consortium, tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "s"
     folder.mkdir(mode=0o700)
     guard = training.guard(SITE)
-    server = serve_guard(guard.answer, folder / "guard.sock", guard.status)
+    server = serve_guard(guard.answer, folder / "guard.sock", guard.status, guard.offer_roster)
     yield folder / "guard.sock"
     server.stop()
 
@@ -49,7 +49,7 @@ def raw_call(path: Path, method: str) -> grpc.StatusCode:
     return grpc.StatusCode.OK
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("Exchange", "Status")])
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("Exchange", "OfferRoster", "Status")])
 def test_there_is_no_other_door(socket: Path, method: str) -> None:
     assert raw_call(socket, f"/wardround.guard.v1.Guard/{method}") is grpc.StatusCode.UNIMPLEMENTED
 
@@ -61,9 +61,9 @@ def test_the_guard_does_not_describe_its_inside(socket: Path, service: str) -> N
     assert raw_call(socket, f"/{service}") is grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_the_service_has_two_methods_and_four_kinds() -> None:
+def test_the_service_has_three_methods_and_four_kinds() -> None:
     service = guard_pb2.DESCRIPTOR.services_by_name["Guard"]
-    assert [method.name for method in service.methods] == ["Exchange", "Status"]
+    assert [method.name for method in service.methods] == ["Exchange", "OfferRoster", "Status"]
     assert sorted(kind.name.lower() for kind in guard_pb2.DESCRIPTOR.enum_types_by_name["Kind"].values if kind.number) == sorted(
         KINDS
     )
@@ -114,3 +114,25 @@ def _one_update(run: Run, hostile: GuardClient) -> tuple[bytes, bytes, tuple[byt
     phase = run.open_round(run.epoch(), 1)
     control, body = run.request(phase.requests()[SITE]), run.model()
     return control, body, hostile.exchange("sa1_update", control, body, 60)
+
+
+def test_garbage_in_place_of_a_roster_changes_nothing_and_ends_nothing(socket: Path, training: Consortium) -> None:
+    before = training.home(SITE).roster.read_bytes()
+    with gateway(socket) as hostile:
+        for offered in (b"", b"\x00\xff garbage", b"\xff\xff\xff\xff" * 1000, bytes(2**20)):
+            assert hostile.offer_roster(offered) == ("refused", training.roster.version)
+        assert hostile.health()
+    assert training.home(SITE).roster.read_bytes() == before
+
+
+def test_an_error_that_nobody_foresaw_leaves_no_text_behind(tmp_path: Path) -> None:
+    def broken(_: bytes) -> tuple[str, int]:
+        raise RuntimeError("patient P294608")
+
+    (tmp_path / "s").mkdir(mode=0o700)
+    server = serve_guard(lambda *_: (b"", b""), tmp_path / "s" / "guard.sock", dict, broken)
+    try:
+        with gateway(tmp_path / "s" / "guard.sock") as hostile:
+            assert hostile.offer_roster(b"x") == ("refused", 0)
+    finally:
+        server.stop(0)

@@ -16,6 +16,8 @@ from consortium.canonical import decode_json, digest, encode_json, integer, pack
 from consortium.documents import Signed
 from consortium.errors import SignatureError
 from consortium.identity import SigningKey, fingerprint, verify
+from consortium.invite import Invite, InviteFile
+from consortium.leave import LeaveNotice, verify_leave
 from consortium.plan import Plan, verify_plan
 from consortium.roster import Roster, founders_fingerprint, verify_roster
 from consortium.rotation import RotateRequest, verify_request
@@ -101,6 +103,7 @@ def test_fingerprints_match_their_vectors(vectors: Vectors) -> None:
 
 FORMS = {
     "roster": Roster, "plan": Plan, "approval": Approval, "epsilon-statement": EpsilonStatement, "rotate-request": RotateRequest,
+    "invite": Invite, "leave-notice": LeaveNotice,
 }  # fmt: skip
 
 
@@ -133,6 +136,9 @@ def test_recorded_documents_verify(vectors: Vectors) -> None:
     assert verify_request(by_new, roster, key_lost=True) == taken
     with pytest.raises(SignatureError, match="the old key did not sign"):
         verify_request(by_new, roster, key_lost=False)
+    assert verify_leave(recorded["leave-notice"][0], site.id, site.identity_key).reason == "The study ended."
+    invite, _ = InviteFile.decode(documents["invite_file"].encode("ascii")).verify(documents["founders_fingerprint"])
+    assert Signed.of("invite", invite).body == recorded["invite"][0].body
 
 
 def test_wire_messages_match_their_vectors(vectors: Vectors) -> None:

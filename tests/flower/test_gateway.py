@@ -177,6 +177,7 @@ def supervised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Scr
 
         monkeypatch.setattr(relay, "Relay", script)
         monkeypatch.setattr(gateway, "_start_supernode", start)
+        monkeypatch.setattr(gateway, "_keep_following", lambda _: None)  # there is no hub to ask
         monkeypatch.setattr(relay, "SUPERVISE_S", 0.01)
         monkeypatch.setattr(relay, "RESTART_LIMIT_S", 0.0)
         monkeypatch.setattr(relay, "TASK_WAIT_S", 0.05)

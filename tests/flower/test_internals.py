@@ -78,6 +78,7 @@ SIGNATURES = {
 
 PASSAGES = {
     # what our replacements rely on, literally
+    "flwr.supercore.protobuf.client:ProtobufClient": ["self._client = httpx.Client(", "self._client.build_request("],
     "flwr.supernode.start_client_internal:start_client_internal": ["time.sleep(3)"],
     "flwr.supernode.start_client_internal:_push_messages": ["time.sleep(0.5)"],
     "flwr.supernode.start_client_internal:_pull_and_store_message": [

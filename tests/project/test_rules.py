@@ -20,6 +20,7 @@ BOUNDARIES = {
     "client/guard.py:answer",  # guard: every reply to the gateway
     "client/guard_rpc.py:_exchange",  # guard: gRPC would send the error's text
     "client/guard_rpc.py:Status",
+    "client/guard_rpc.py:OfferRoster",
 }
 
 

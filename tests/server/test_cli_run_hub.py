@@ -48,6 +48,9 @@ class FakeHub:
         self.asked.append(("stop", run))
         return True
 
+    def nodes(self) -> tuple[flower.Node, ...]:
+        return ()
+
     def register_node(self, file: Path, *, name: str) -> int:
         self.asked.append(("register", (name, file.read_text())))
         return 1000 + len(self.asked)

@@ -112,10 +112,10 @@ def test_a_second_roster_of_the_same_version_is_refused_as_at_the_sites(founded:
 
 def test_an_invite_is_what_a_site_reads(founded: Cli, home: LeadHome, tmp_path: Path) -> None:
     assert founded("roster", "invite", "--hub", "hub.example.org:443", "--out", str(tmp_path / "invite.json"))[0] == 0
-    invite = read_invite(tmp_path / "invite.json")
+    invite, roster = read_invite(tmp_path / "invite.json").verify(home.founders_pin.read_text().strip())
     assert invite.hub == "hub.example.org:443"
-    assert "BEGIN CERTIFICATE" in invite.ca
-    assert bytes.fromhex(invite.roster) == home.signed_roster().encode()
+    assert invite.ca_pem == home.hub_ca.read_text()
+    assert roster == home.roster()
 
 
 def test_a_plan_is_costed_signed_and_verifies_against_the_roster(founded: Cli, home: LeadHome) -> None:
