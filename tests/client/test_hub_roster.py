@@ -9,10 +9,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from client.enrol import _make_transport_key
+from client.files import private_folder
 from client.guard_rpc import GuardUnreachable
 from client.home import Home
 from client.hub_roster import HubSilent, RosterQuestions, bring_roster
+from client.transport_key import make_transport_key
 from consortium.documents import MAX_DOCUMENT
 from consortium.question import HEADER, NO_SUCH_VERSION, VERSION_HEADER, check_question, read_question
 from server.tls import make_tls
@@ -39,7 +40,9 @@ class Guard:
 
 @pytest.fixture
 def questions(tmp_path: Path) -> Callable[[Handler], RosterQuestions]:
-    line = _make_transport_key(home := Home(tmp_path))
+    home = Home(tmp_path)
+    private_folder(home.gateway)
+    line = make_transport_key(home.transport_key)
     ca = make_tls(tmp_path / "tls", ["h"], now=datetime.datetime.now(datetime.UTC)).ca
     hub = hashlib.sha256(ssl.PEM_cert_to_DER_cert(ca.read_text())).digest()
 
