@@ -230,6 +230,7 @@ def test_a_lost_key_is_replaced_and_every_spend_stays(consortium: Consortium) ->
     data = home.ledger.read_bytes()
     assert "NOT vouched for" in verify_ledger(data).problems[0]
     assert verify_ledger(data, accepted=[fingerprint(home.load_identity().public)]).ok
+    assert verify_ledger(data, accepted=home.fingerprints()).ok  # as its own `check` asks
 
 
 def test_no_change_of_keys_makes_a_second_ledger(consortium: Consortium) -> None:
