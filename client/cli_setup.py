@@ -91,7 +91,9 @@ def _configuration(home: Home) -> str:
 
 
 def _identity(home: Home) -> str:
-    return f"fingerprint {fingerprint(home.load_identity().public)}"
+    fresh = home.load_next()
+    waits = "" if fresh is None else f"; {fingerprint(fresh.public)} waits for a roster that lists it"
+    return f"fingerprint {fingerprint(home.load_identity().public)}{waits}"
 
 
 def _roster(home: Home) -> str:
@@ -120,7 +122,7 @@ def _ledger(home: Home) -> str:
         data = home.ledger.read_bytes()
     except FileNotFoundError as error:
         raise ConfigError(f"no ledger at {home.ledger}: join first; if there was one, restore it from your backup") from error
-    report = verify_ledger(data, home.load_identity().public)
+    report = verify_ledger(data, home.load_identity().public, accepted=home.fingerprints())
     if report.problems:
         raise ConfigError(f"the ledger does not verify: {report.problems[0]}")
     return f"{report.entries} entries, chain and signatures whole"

@@ -227,7 +227,7 @@ def _verified(home: Home) -> tuple[bytes, Report]:
     except FileNotFoundError as error:
         raise ConfigError(f"no ledger at {home.ledger}: join first; if there was one, restore it from your backup") from error
     whole = lines[0] + lines[1]
-    report = verify_ledger(whole, home.load_identity().public)
+    report = verify_ledger(whole, home.load_identity().public, accepted=home.fingerprints())
     if report.problems:
         raise LedgerError(f"the ledger does not verify: {report.problems[0]}")
     return whole, report

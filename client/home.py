@@ -15,7 +15,7 @@ from client.errors import ConfigError
 from client.files import private_folder, write_atomic
 from consortium.documents import Signed
 from consortium.errors import ConsortiumError
-from consortium.identity import SigningKey
+from consortium.identity import SigningKey, fingerprint
 from consortium.roster import Roster, changes, verify_roster
 
 
@@ -142,6 +142,10 @@ class Home:
             return tuple(bytes.fromhex(file.read_text("ascii").strip()) for file in files)
         except (OSError, ValueError) as error:
             raise ConfigError(f"a file in {self.retired} is damaged: restore it from your backup") from error
+
+    def fingerprints(self) -> tuple[str, ...]:
+        """Of the keys that this site itself knows for its own: the one in force, and those before."""
+        return tuple(map(fingerprint, (self.load_identity().public, *self.retired_keys())))
 
     def load_roster(self) -> Roster:
         """The roster this site follows, checked again against the founders it pinned. Raises `ConfigError`."""

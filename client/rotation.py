@@ -62,6 +62,8 @@ def prepare(home: Home, site: str, *, key_lost: str = "") -> Asked:
     new, line = _new_identity(home), _new_transport_key(home)
     if key_lost:
         write_atomic(home.next_keys / "key-lost", key_lost.encode("ascii"))
+    else:  # the old key is back, and can vouch for the new one
+        (home.next_keys / "key-lost").unlink(missing_ok=True)
     request = RotateRequest(roster.consortium, site, keys.in_force, new.public, line)
     shown = {"id": site, "fingerprint": fingerprint(new.public), "old_fingerprint": fingerprint(keys.in_force)}
     document = shown | {"request": sign_request(request, new, old).encode().hex()}

@@ -25,7 +25,7 @@ SENTENCES = {
     "PLAN_SIGNATURE": "The plan is not signed by a lead on this site's roster, or was altered.",
     "ROSTER": "The plan was made for another roster than this site's.",
     "NOT_LISTED": "This site is not a participant of the plan.",
-    "CODE_VERSION": "The plan was made for another code version than this site runs.",
+    "CODE_VERSION": "The versions of hub and site are too far apart, or compute in other ways: one of them must be updated.",
     "TASK": "This site cannot run the plan's task with its data.",
     "NO_POLICY": "This site has no policy file: nothing trains here.",
     "POLICY": "The plan asks for more than this site's policy allows.",

@@ -230,6 +230,15 @@ def test_a_lost_key_is_replaced_and_every_spend_stays(consortium: Consortium) ->
     data = home.ledger.read_bytes()
     assert "NOT vouched for" in verify_ledger(data).problems[0]
     assert verify_ledger(data, accepted=[fingerprint(home.load_identity().public)]).ok
+    assert verify_ledger(data, accepted=home.fingerprints()).ok  # as its own `check` asks
+
+
+def test_a_key_that_was_found_again_vouches_for_the_next_one(consortium: Consortium) -> None:
+    home = consortium.home(SITE)
+    prepare(home, SITE, key_lost="the disk broke")
+    take(consortium, with_new_keys(consortium))
+    train(consortium, "run-1")
+    assert [type(content) for content in contents(home) if isinstance(content, KeyReplaced | KeyRotated)] == [KeyRotated]
 
 
 def test_no_change_of_keys_makes_a_second_ledger(consortium: Consortium) -> None:
