@@ -237,8 +237,7 @@ def _agree(home: LeadHome) -> str:
             agreed = agree(home, hub, read_public_key)
     except (ServerError, ConsortiumError) as error:
         return f"not yet: {error}; a hub that runs does it by itself, when it starts or within seconds"
-    shut_out = f", shut out: {', '.join(agreed.shut_out)}" if agreed.shut_out else ""
-    return f"{len(agreed.nodes)} registered{shut_out}"
+    return f"{len(agreed.nodes)} registered, all others shut out"  # the hub itself may have been first to do it
 
 
 def _invite(home: LeadHome, args: argparse.Namespace) -> dict[str, object]:

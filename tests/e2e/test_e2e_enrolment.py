@@ -21,7 +21,7 @@ from server.home import LeadHome
 from tasks.cis_conversion.synthetic import write_hospitals
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]  # of busy machines; on an idle one it takes a tenth
-FOLLOWED_S = 60.0  # the gateways ask every 20 s
+FOLLOWED_S = 180.0  # the gateways ask every 20 s
 NEWCOMER = "hospital-4"
 LEAVES = "hospital-3"
 
@@ -72,7 +72,7 @@ def test_a_site_joins_a_running_consortium_and_the_others_follow_untouched(alive
     request = str(site.home / "join-request.json")
     words = ("roster", "add-site", request, "--told", told["fingerprint"].upper(), "--out", str(invite), "--json")
     added = json.loads(demo.run(*alive.enrolment.lead(*words)))
-    assert (added["version"], added["gateways at the hub"]) == (3, "4 registered")
+    assert (added["version"], added["gateways at the hub"]) == (3, "4 registered, all others shut out")
     joined = json.loads(demo.run(*site.command("--json", "join", str(invite), "--founders", added["founders"].replace("-", " "))))
     same = ("founders", "hub certificate authority", "hub")
     assert [joined[name] for name in same] == [added[name] for name in same]
@@ -112,7 +112,7 @@ def test_a_site_that_leaves_answers_nobody_is_told_that_it_was_removed_and_the_o
     words = ("roster", "remove-site", LEAVES, "--reason", "left by itself", "--notice", str(notice), "--json")
     removed = json.loads(demo.run(*alive.enrolment.lead(*words)))
     assert removed["changes"] == [f"removed: {LEAVES} (site)"]
-    assert str(removed["gateways at the hub"]).endswith(f"registered, shut out: {LEAVES}")
+    assert removed["gateways at the hub"] == "3 registered, all others shut out"
     roster = LeadHome(alive.lead_home).roster()
     told = f"not on roster version {roster.version}: ask the lead"
     log = alive.folder / "logs" / f"{LEAVES}-gateway.log"
@@ -128,6 +128,6 @@ def test_a_site_that_leaves_answers_nobody_is_told_that_it_was_removed_and_the_o
     del alive.sites[LEAVES]
     assert verify_ledger(home.ledger.read_bytes(), home.load_identity().public).problems == ()
     last = alive.begin(alive.plan("schedule.rounds=1"))
-    assert last.status() == 0, last.output
+    assert last.status(400.0) == 0, last.output
     assert set(last.done()[-1].survivors) == remaining
     assert NEWCOMER in remaining
