@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from client import cli_audit, cli_daemons, cli_data, cli_model, cli_predict, cli_segment, cli_setup, cli_steward
+from client import cli_audit, cli_daemons, cli_data, cli_model, cli_predict, cli_segment, cli_setup, cli_status, cli_steward, cli_ui
 from client.cli_output import Output
 from client.errors import ConfigError, Refused, SiteError
 from client.home import Home
@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("--home", type=Path, default=DEFAULT_HOME, help="this site's folder (default %(default)s)")
     root.add_argument("--json", action="store_true", help="print what a command shows as JSON")
     verbs = root.add_subparsers(dest="verb", required=True, metavar="COMMAND")
-    for part in (cli_setup, cli_data, cli_steward, cli_daemons, cli_audit, cli_predict, cli_segment, cli_model):
+    for part in (cli_setup, cli_data, cli_steward, cli_daemons, cli_status, cli_ui, cli_audit, cli_predict, cli_segment, cli_model):
         part.add_commands(verbs)
     return root
 
