@@ -57,6 +57,7 @@ from consortium.wire import Reply, Request
 from server.errors import ServerError
 from server.folder import RunFolder
 from server.journal import wait_for_writer
+from server.logs import start_logs
 from server.tls import TlsFiles, make_tls
 from server.transport import Patience, TransportError
 
@@ -332,6 +333,7 @@ def coordinate(grid: Grid, context: Context) -> None:
     """
     from server import rounds
 
+    start_logs("coordinator")
     nodes = {str(site): int(node) for site, node in json.loads(str(context.run_config["nodes"])).items()}
     run_dir = Path(str(context.run_config["run-dir"]))
     wait_for_writer(RunFolder(run_dir).events, EARLIER_END_S)  # still there after that: `rounds.run` says so
