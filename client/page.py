@@ -40,6 +40,7 @@ def make_page(home: Home, session: Session, hosts: frozenset[str]) -> Door:
     routes = [
         Route("/", pages.told(pages.overview), methods=["GET"]),
         Route("/style.css", pages.told(pages.style), methods=["GET"]),
+        Route("/icon.svg", pages.told(pages.icon), methods=["GET"]),
         Route("/plans", pages.told(pages.plans), methods=["GET"]),
         Route("/plans/{digest}", pages.told(pages.plan), methods=["GET"]),
         Route("/plans/{digest}/decide", pages.told(pages.decide), methods=["POST"]),
@@ -100,6 +101,10 @@ class Pages:
     def style(self, request: Request) -> Response:
         del request
         return PlainTextResponse(views.STYLE, media_type="text/css")
+
+    def icon(self, request: Request) -> Response:
+        del request
+        return PlainTextResponse(views.ICON, media_type="image/svg+xml")
 
     def plans(self, request: Request) -> Response:
         del request

@@ -47,7 +47,8 @@ STYLE: Final = (
     REPORT_STYLE
     + """
 body{font:16px/1.55 system-ui,'Segoe UI',Roboto,'DejaVu Sans',sans-serif}
-main{padding-top:20px}
+main{padding-top:20px}h1{margin:0 0 16px;overflow-wrap:anywhere}
+.cards dd{font-size:19px;overflow-wrap:anywhere}
 header{border-bottom:1px solid #cbd5e1;background:#f4f6f9}
 header div{max-width:1080px;margin:0 auto;padding:12px 24px;display:flex;flex-wrap:wrap;gap:4px 28px;align-items:baseline}
 header strong{font-size:17px}
@@ -78,6 +79,10 @@ footer{max-width:1080px;margin:0 auto;padding:0 24px 32px;color:#434b57;font-siz
 header div,footer{padding-left:14px;padding-right:14px}.scroll table{min-width:0}table{font-size:14px}}
 """
 )
+ICON: Final = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><rect width="16" height="16" fill="#1d4f91"/>'
+    '<path d="M3 4l2.5 8L8 6l2.5 6L13 4" fill="none" stroke="#fff" stroke-width="1.6"/></svg>'
+)
 NAVIGATION: Final = (("/", "Overview"), ("/plans", "Plans"), ("/budget", "Privacy budget"), ("/left", "What left"))
 DONE: Final = {
     "approve": "Approved. It holds from the next message of this run on.",
@@ -103,7 +108,7 @@ def layout(title: str, body: str, *, site: str, here: str) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f'<title>{text(title)} - {text(site)}</title><link rel="stylesheet" href="/style.css">'
-        '<link rel="icon" href="data:,"></head><body><a class="skip" href="#main">To the content</a>'
+        '<link rel="icon" href="/icon.svg" type="image/svg+xml"></head><body><a class="skip" href="#main">To the content</a>'
         f'<header><div><strong>Wardround, {text(site)}</strong><nav aria-label="Pages"><ul>{links}</ul></nav></div></header>'
         f'<main id="main"><h1>{text(title)}</h1>{body}</main>'
         "<footer><p>This page is served by this computer and to it alone; it ends with the program that printed its link. "
@@ -123,8 +128,15 @@ def box(how: str, title: Cell, *content: Html) -> Html:
 
 def facts(pairs: Sequence[tuple[str, Cell]]) -> Html:
     """Names and values."""
-    inside = join(Html(f"{element('dt', name)}{element('dd', value)}") for name, value in pairs)
+    inside = join(Html(f"{element('dt', name)}{element('dd', coded(value))}") for name, value in pairs)
     return element("dl", inside, class_="facts")
+
+
+def coded(words: Cell) -> Html:
+    """A sentence whose `commands` look like what is typed."""
+    if isinstance(words, Html):
+        return words
+    return join(code(part) if at % 2 else text(part) for at, part in enumerate(words.split("`")))
 
 
 def done_words(done: str) -> Html:
@@ -152,7 +164,7 @@ def overview(home: Home, secret: str, done: str) -> Html:
     verdict = (
         box("good", "All is well", paragraph("Guard and gateway are up, and nothing waits for you."))
         if not problems
-        else box("mind" if found.well else "bad", "Please look at this", bullets(problems))
+        else box("mind" if found.well else "bad", "Please look at this", bullets(coded(one) for one in problems))
     )
     names = {"guard": "Guard (holds the data)", "trainer": "Trainer", "gateway": "Gateway (talks to the hub)", "hub": "Hub"}
     shown = [(names.get(name, name[:1].upper() + name[1:]), value) for name, value in status_lines(document).items()]
@@ -359,7 +371,9 @@ def _news(store: PlanStore, known: KnownPlan) -> Html:
     if not found:
         return join([head, paragraph("Nothing but the run itself.")])
     rows = [(one.what, one.before or "no", one.now or "no") for one in found]
-    return join([head, table(f"{len(found)} differences", ["what", "before", "now"], rows)])
+    return join(
+        [head, table("One difference" if len(found) == 1 else f"{len(found)} differences", ["what", "before", "now"], rows)]
+    )
 
 
 def _decision_forms(known: KnownPlan, decision: Approval | None, secret: str) -> Html:
@@ -513,9 +527,9 @@ def left_of(home: Home, run: str, wanted: str) -> Html:
     """One run, line by line, and the verdict of the ledger; `wanted`: a round, or nothing for all."""
     manifest, entries = EgressManifest(home.egress), egress_entries(home)
     checked = verify_manifest(run, manifest.data(run), entries)
-    verdict = box(
-        "good" if checked.ok else "bad", checked.sentence, bullets(one.text for one in (*checked.problems, *checked.remarks))
-    )
+    found, sentence = [one.text for one in (*checked.problems, *checked.remarks)], checked.sentence
+    more_said = [bullets(found)] if found else []
+    verdict = box("good" if checked.ok else "bad", f"{sentence[:1].upper()}{sentence[1:]}", *more_said)
     if wanted and not wanted.isdecimal():
         raise ConfigError("a round is a number")
     lines = [one for one in manifest.numbered(run) if not wanted or str(one[1].get("round")) == wanted]

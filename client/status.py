@@ -170,7 +170,7 @@ def gateway_state(home: Home, now: float) -> dict[str, Any]:
 
 def hub_state(gateway: Mapping[str, Any], address: str) -> dict[str, Any]:
     """How the hub answers this site, in words."""
-    found: dict[str, Any] = {"address": address or "none yet: `wardround-site join INVITE`"}
+    found: dict[str, Any] = {"address": address or "no hub yet (`wardround-site join INVITE`)"}
     if gateway["state"] == "down":
         return found | {"state": "unknown", "words": "no gateway is up to ask it", "last_contact": gateway.get("last_contact", "")}
     state, detail = str(gateway.get("supernode")), str(gateway.get("detail") or "")
