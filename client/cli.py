@@ -8,7 +8,7 @@ from pathlib import Path
 
 from client import cli_audit, cli_daemons, cli_data, cli_model, cli_predict, cli_segment, cli_setup, cli_status, cli_steward, cli_ui
 from client.cli_output import Output
-from client.errors import ConfigError, Refused, SiteError
+from client.errors import ConfigError, Refused, SiteError, place_of
 from client.home import Home
 from consortium.errors import ConsortiumError
 from privacy.errors import PrivacyError
@@ -68,6 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    except Exception as error:  # nobody foresaw it: its text may quote a patient's record, and a terminal may be logged
+        place = place_of(error)
+        print(f"error: {args.verb} failed, an error of this program: please report {place}; its text is not shown", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

@@ -190,10 +190,10 @@ def read_display(path: Path) -> dict[str, Any]:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return {}
-    with os.fdopen(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            return {}
-        data = file.read(FILE_MOST + 1)
+    try:
+        data = os.read(handle, FILE_MOST + 1) if stat.S_ISREG(os.fstat(handle).st_mode) else b""
+    finally:
+        os.close(handle)
     try:
         found = json.loads(data) if len(data) <= FILE_MOST else None
     except (ValueError, RecursionError):
