@@ -76,7 +76,8 @@ dl.facts dt{color:#434b57}dl.facts dd{margin:0;overflow-wrap:anywhere}
 .chart{max-width:640px;margin:0 0 20px}
 footer{max-width:1080px;margin:0 auto;padding:0 24px 32px;color:#434b57;font-size:14px}
 @media (max-width:640px){dl.facts{grid-template-columns:1fr;gap:0}dl.facts dd{margin-bottom:10px}
-header div,footer{padding-left:14px;padding-right:14px}.scroll table{min-width:0}table{font-size:14px}}
+header div,footer{padding-left:14px;padding-right:14px}.scroll table{min-width:0}table{font-size:14px}
+.cards dd{font-size:16px}form>button{margin-top:8px}}
 """
 )
 ICON: Final = (
