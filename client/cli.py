@@ -16,11 +16,13 @@ from client import (
     cli_rotate,
     cli_segment,
     cli_setup,
+    cli_status,
     cli_steward,
+    cli_ui,
 )
 from client.cli_output import Output
 from client.daemon import code_version
-from client.errors import ConfigError, Refused, SiteError
+from client.errors import ConfigError, Refused, SiteError, place_of
 from client.home import Home
 from client.migrate import check
 from consortium.errors import ConsortiumError
@@ -56,6 +58,8 @@ def parser() -> argparse.ArgumentParser:
         cli_data,
         cli_steward,
         cli_daemons,
+        cli_status,
+        cli_ui,
         cli_audit,
         cli_predict,
         cli_segment,
@@ -91,6 +95,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    except Exception as error:  # nobody foresaw it: its text may quote a patient's record, and a terminal may be logged
+        place = place_of(error)
+        print(f"error: {args.verb} failed, an error of this program: please report {place}; its text is not shown", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

@@ -1,23 +1,26 @@
-"""The two daemons of a site and their state: guard, gateway, status."""
+"""The two daemons of a site: guard and gateway."""
 
 import argparse
-import contextlib
-import json
 import logging
+import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from types import FrameType
 
+from client.activity import Activity
 from client.canaries import audit_folder
 from client.cli_output import Output
-from client.cli_roster import left_facts, past_changes
 from client.config import SiteConfig, load_config
-from client.daemon import data_source, harden_process, log_to, open_site
+from client.daemon import data_source, harden_process, open_site
 from client.errors import ConfigError
 from client.files import private_folder
 from client.home import Home
+from client.logs import FORM_VARIABLE, Logs, form_of
 from client.populations import population_key
+
+BEAT_S = 2.0  # between two writings of the display by a guard with nothing to do
 
 log = logging.getLogger("wardround.guard")
 
@@ -25,9 +28,8 @@ log = logging.getLogger("wardround.guard")
 def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     guard = verbs.add_parser("guard", help="the daemon with data, keys, policy and ledger; no network")
     guard.set_defaults(handler=_guard)
-    gateway = verbs.add_parser("gateway", help="talks to the hub; holds no data and no identity key")
+    gateway = verbs.add_parser("gateway", help="the daemon that talks to the hub; no data, no identity key")
     gateway.set_defaults(handler=_gateway)
-    verbs.add_parser("status", help="state of guard, gateway and roster").set_defaults(handler=_status)
 
 
 def _guard(home: Home, args: argparse.Namespace, out: Output) -> int:
@@ -37,8 +39,9 @@ def _guard(home: Home, args: argparse.Namespace, out: Output) -> int:
     from client.trainer_process import TrainerProcess
 
     harden_process()
-    log_to(home.log)
     config = load_config(home)
+    logs = Logs("guard", config.site, form_of(config.log_format), home.log)
+    logs.start()
     audit = audit_folder(home.root)
     key = population_key(home.population_key)
     source = data_source(
@@ -51,7 +54,7 @@ def _guard(home: Home, args: argparse.Namespace, out: Output) -> int:
         cache=home.prepared,
         device=config.computed_on,
     )
-    trainer = TrainerProcess(source, log.warning)
+    trainer = TrainerProcess(source, log.warning, replace(logs, component="trainer", file=None))
     site = open_site(
         home,
         site=config.site,
@@ -63,12 +66,13 @@ def _guard(home: Home, args: argparse.Namespace, out: Output) -> int:
     )
     try:
         trainer.start()
-        guard = Guard(site)
+        activity = Activity(time.time, home.guard_board, trainer.alive)
+        guard = Guard(site, activity)
         private_folder(home.socket.parent)
         server = serve_guard(guard.answer, home.socket, guard.status, guard.offer_roster)
         log.info("site=%s state=ready", config.site)
         try:
-            _wait_for_signal()
+            _wait_for_signal(activity)
         finally:
             server.stop()
             log.info("site=%s state=stopped", config.site)
@@ -78,7 +82,7 @@ def _guard(home: Home, args: argparse.Namespace, out: Output) -> int:
     return 0
 
 
-def _wait_for_signal() -> None:
+def _wait_for_signal(activity: Activity) -> None:
     ended = threading.Event()
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -86,17 +90,24 @@ def _wait_for_signal() -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
-    while not ended.wait(1.0):
-        pass
+    while not ended.wait(BEAT_S):
+        activity.beat()
 
 
 def _gateway(home: Home, args: argparse.Namespace, out: Output) -> int:
     from client.relay import run_gateway  # Flower is imported by this daemon alone
 
     config = load_config(home)
-    log_to(None)
-    run_gateway(gateway_config(home, config))
+    start_gateway_logs(config)
+    run_gateway(gateway_config(home, config), metrics_port=config.metrics_port)
     return 0
+
+
+def start_gateway_logs(config: SiteConfig) -> None:
+    """Libraries may speak here: there is no data that they could quote. The SuperNode's process logs in the same form."""
+    form = form_of(config.log_format)
+    os.environ[FORM_VARIABLE] = form
+    Logs("gateway", config.site, form, foreign=True).start()
 
 
 def gateway_config(home: Home, config: SiteConfig) -> "client.relay.GatewayConfig":  # type: ignore[name-defined]  # noqa: F821
@@ -111,27 +122,3 @@ def gateway_config(home: Home, config: SiteConfig) -> "client.relay.GatewayConfi
         guard_socket=home.socket,
         state_dir=private_folder(home.gateway / "state"),
     )
-
-
-def _status(home: Home, args: argparse.Namespace, out: Output) -> int:
-    from client.guard_rpc import GuardClient
-
-    with contextlib.closing(GuardClient(home.socket)) as guard:
-        out.facts("guard", guard.status() | _consortium(home) | _board(home))
-    return 0
-
-
-def _consortium(home: Home) -> dict[str, object]:
-    """Who is in, and what the newest roster changed; `wardround-site roster` shows all of it."""
-    past = past_changes(home)
-    changed = {"changed": f"{past[-1]['time']}: {'; '.join(past[-1]['changes'])}"} if past else {}
-    return {"members": ", ".join(member.id for member in home.load_roster().members), **changed, **left_facts(home)}
-
-
-def _board(home: Home) -> dict[str, object]:
-    """What the gateway says of itself and of the hub; nothing where none has run."""
-    try:
-        found = json.loads((home.gateway / "state" / "gateway.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {"gateway": "has not run yet"}
-    return {f"gateway {name}" if name != "supernode" else "gateway": value for name, value in found.items() if value is not None}

@@ -20,7 +20,7 @@ Line = tuple[int, dict[str, Any]]  # its number in the file, from 1, and what it
 
 
 def add_egress(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    what = "exactly what left in a run, and whether the ledger vouches for it"
+    what = "exactly what left in a run; does the ledger vouch for it"
     egress = verbs.add_parser("egress", help=what)
     egress.add_argument(
         "run", nargs="?", help=f"run id; without it, the runs that there are ({NO_RUN}: refusals about no plan known here)"
@@ -40,13 +40,17 @@ def _egress(home: Home, args: argparse.Namespace, out: Output) -> int:
         return _verify(home, manifest, args.run, out)
     if args.run:
         return _show(home, manifest, args, out)
-    runs, entries = manifest.runs(), _entries_or_why(home)
-    rows = [_summary(manifest, run, entries) for run in _all_runs(runs, entries if not isinstance(entries, str) else ())]
-    out.rows("egress", rows, empty="nothing left")
+    out.rows("egress", summaries(home), empty="nothing left")
     return 0
 
 
-def _entries(home: Home) -> tuple[Entry, ...]:
+def summaries(home: Home) -> list[dict[str, object]]:
+    """One row for each run, those included that only the ledger knows."""
+    manifest, entries = EgressManifest(home.egress), _entries_or_why(home)
+    return [_summary(manifest, run, entries) for run in _all_runs(manifest.runs(), entries if not isinstance(entries, str) else ())]
+
+
+def egress_entries(home: Home) -> tuple[Entry, ...]:
     """The ledger's whole lines as they stand now, chain and signatures checked. Read before the manifest: a running guard
     writes the manifest first. Raises `LedgerError`."""
     try:
@@ -59,7 +63,7 @@ def _entries(home: Home) -> tuple[Entry, ...]:
 def _entries_or_why(home: Home) -> tuple[Entry, ...] | str:
     """For those who only want to look: a ledger that is of no use says why."""
     try:
-        return _entries(home)
+        return egress_entries(home)
     except LedgerError as error:
         return f"not checked: {error}"
 
@@ -75,31 +79,31 @@ def _linked(manifest: EgressManifest, run: str, entries: tuple[Entry, ...] | str
     return verify_manifest(run, manifest.data(run), entries).sentence
 
 
-def _is_refusal(line: dict[str, Any]) -> bool:
+def is_refusal(line: dict[str, Any]) -> bool:
     return str(line.get("kind")).startswith(REFUSAL)
 
 
-def _parts(line: dict[str, Any]) -> list[dict[str, Any]]:
+def parts_of(line: dict[str, Any]) -> list[dict[str, Any]]:
     """Also of a line that somebody edited: what is no part is not shown, and `--verify` names the line."""
     parts = line.get("parts")
     return [item for item in parts if isinstance(item, dict)] if isinstance(parts, list) else []
 
 
-def _bytes(lines: Sequence[Line], *, masked: bool) -> int:
+def bytes_of(lines: Sequence[Line], *, masked: bool) -> int:
     """Of all parts that are masked, or of all that are not."""
-    parts = [item for _, line in lines for item in _parts(line) if bool(item.get("masked")) == masked]
+    parts = [item for _, line in lines for item in parts_of(line) if bool(item.get("masked")) == masked]
     return sum(item["bytes"] for item in parts if isinstance(item.get("bytes"), int))
 
 
 def _summary(manifest: EgressManifest, run: str, entries: tuple[Entry, ...] | str) -> dict[str, object]:
     lines = manifest.numbered(run)
-    refusals = sum(_is_refusal(line) for _, line in lines)
+    refusals = sum(is_refusal(line) for _, line in lines)
     return {
         "run": run,
         "answers": len(lines) - refusals,
         "refusals": refusals,
-        "bytes masked": _bytes(lines, masked=True),
-        "bytes other": _bytes(lines, masked=False),
+        "bytes masked": bytes_of(lines, masked=True),
+        "bytes other": bytes_of(lines, masked=False),
         "ledger": _linked(manifest, run, entries),
     }
 
@@ -110,7 +114,7 @@ def _show(home: Home, manifest: EgressManifest, args: argparse.Namespace, out: O
     if out.as_json:
         out.rows("egress", [line for _, line in lines])
         return 0
-    rows = [_row(number, line, item) for number, line in lines for item in _parts(line)]
+    rows = [_row(number, line, item) for number, line in lines for item in parts_of(line)]
     out.rows(f"egress of {args.run}", rows, empty="nothing left")
     if lines:
         out.rows("in all", _totals(lines))
@@ -134,15 +138,15 @@ def _totals(lines: Sequence[Line]) -> list[dict[str, object]]:
         {
             "kind": kind,
             "times": len(of_kind),
-            "bytes masked": _bytes(of_kind, masked=True),
-            "bytes other": _bytes(of_kind, masked=False),
+            "bytes masked": bytes_of(of_kind, masked=True),
+            "bytes other": bytes_of(of_kind, masked=False),
         }
         for kind, of_kind in [*grouped, ("everything", list(lines))]
     ]
 
 
 def _verify(home: Home, manifest: EgressManifest, run: str | None, out: Output) -> int:
-    entries = _entries(home)
+    entries = egress_entries(home)
     found = [
         verify_manifest(name, manifest.data(name), entries) for name in ([run] if run else _all_runs(manifest.runs(), entries))
     ]

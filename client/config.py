@@ -13,6 +13,7 @@ from client.device import AUTO, DeviceChoice
 from client.errors import ConfigError
 from client.files import write_atomic
 from client.home import Home
+from client.logs import form_of
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class SiteConfig:
     threads: int
     device: str = AUTO  # where models are computed: auto, cpu, cuda
     precision: str = AUTO  # of their passes: auto, fp32, bf16
+    log_format: str = AUTO  # of the daemons' logs: auto, text, json
+    metrics_port: int = 0  # of the gateway, on loopback; 0: no metrics
 
     @property
     def computed_on(self) -> DeviceChoice:
@@ -49,6 +52,8 @@ class _Schema:
     threads: int = 1
     device: str = AUTO
     precision: str = AUTO
+    log_format: str = AUTO
+    metrics_port: int = 0
 
 
 def load_config(home: Home) -> SiteConfig:
@@ -69,8 +74,11 @@ def load_config(home: Home) -> SiteConfig:
     found = SiteConfig(tasks=tasks, data=data if data.is_absolute() else home.root / data, **rest)
     try:
         DeviceChoice(found.device, found.precision)
+        form_of(found.log_format)
     except ConfigError as error:
         raise ConfigError(f"{home.config}: {error}") from error
+    if not 0 <= found.metrics_port <= 65535:
+        raise ConfigError(f"{home.config}: metrics_port {found.metrics_port} is outside [0, 65535]; 0 turns metrics off")
     return found
 
 

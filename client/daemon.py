@@ -5,9 +5,7 @@ import importlib.metadata
 import logging
 import os
 import resource
-import sys
 from datetime import UTC, datetime
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from client import migrate
@@ -16,6 +14,7 @@ from client.errors import ConfigError
 from client.guard import Site
 from client.home import Home
 from client.job import AskPopulation, Job, Population, Result, Train
+from client.logs import Logs
 from client.patients import DataSource, Patients
 from client.policy_file import PolicyFile
 from client.rotation import open_ledger
@@ -23,8 +22,6 @@ from consortium.identity import SigningKey
 from consortium.roster import Roster
 from privacy.ledger import Ledger
 from privacy.terms import split_id
-
-LOG_BYTES, LOG_FILES = 10 * 2**20, 9  # one log file's size, and how many older ones are kept
 
 log = logging.getLogger("wardround.guard")
 
@@ -122,9 +119,6 @@ class InlineTrain:
         return self._patients.population(task)
 
 
-def log_to(path: Path | None, *, level: int = logging.INFO, console: bool = True) -> None:
-    """Events as `time level key=value ...` to the site's own log file and, if `console`, to standard error."""
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)] if console else []
-    if path is not None:  # bounded: whoever can reach the gateway can cause lines
-        handlers.append(RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8"))
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", handlers=handlers, force=True)
+def log_to(path: Path | None, *, console: bool = True) -> None:
+    """Text lines to the site's own log file and, if `console`, to standard error."""
+    Logs("guard", file=path, console=console).start()

@@ -1,8 +1,8 @@
 """Errors of the hospital's side. A `Refused` leaves the site only as its code and that code's fixed sentence."""
 
-import traceback
 from collections.abc import Callable
-from pathlib import Path
+
+from consortium.logs import place_of as place_of
 
 
 class SiteError(Exception):
@@ -32,10 +32,3 @@ class Refused(SiteError):
 
 def _rebuild(code: str, detail: str, sites: tuple[str, ...]) -> Refused:
     return Refused(code, detail, sites=sites)
-
-
-def place_of(error: BaseException) -> str:
-    """Class of an error and where in the code it arose: its text may quote a patient's row, so the text is dropped."""
-    frames = list(traceback.extract_tb(error.__traceback__))
-    places = " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames[-4:]))
-    return f"{type(error).__name__} at {places}"

@@ -18,6 +18,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from client.activity import Activity
 from client.clock import utc
 from client.egress import NO_RUN, EgressManifest, Part, part
 from client.errors import Refused, SiteError, TrainerError, place_of
@@ -35,6 +36,7 @@ from consortium.canonical import Bytes
 from consortium.documents import Signed
 from consortium.errors import ConsortiumError, DocumentError, EncodingError, SignatureError
 from consortium.identity import SigningKey
+from consortium.logs import about, request_id, said
 from consortium.plan import NOT_PRIVATE, PATIENTS, Plan, body_length, header_fields, verify_plan
 from consortium.roster import KIND as ROSTER
 from consortium.roster import Roster, changes
@@ -63,7 +65,7 @@ log = logging.getLogger("wardround.guard")
 Entropy = Callable[[int], bytes]
 MODEL_PART = 2**18  # values looked at together: a large model needs no second array of its length
 BY_POLICY = "by policy: signer, task and epsilon are within its limits"
-LEFT_SHOWN = 5  # in the status, of the runs that this site left: the latest
+PHASES = {"sa1_keys": "keys", "sa1_kem": "kem", "sa1_update": "checking", "sa1_vote": "vote"}
 DETAIL_MOST = 500  # characters of a reason in the log: what is quoted there may come from outside
 TRAINING_MOST_S = 24 * 3600  # a plan's deadline beyond this is cut: keys live no longer
 
@@ -104,8 +106,9 @@ class Site:
 class Guard:
     """Thread-safe: `answer` may be called from any number of threads."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, activity: Activity | None = None) -> None:
         self._site = site
+        self._activity = activity or Activity(site.now)
         self._plans = _plans(site)
         self._egress = EgressManifest(site.home.egress)
         self._once = Once(site.home.plans)
@@ -116,11 +119,14 @@ class Guard:
         self._lock = threading.Lock()  # over the table of runs
         self._ledger_lock = threading.Lock()  # budget check and spend are one act, over all runs
         self._noted: dict[bytes, Approval] = {}
-        self._state = "idle"
 
     def answer(self, kind: str, control: bytes, body: Bytes) -> tuple[bytes, Bytes]:
         """(control, body) of the reply; a refusal where anything at all is not in order. Never raises."""
-        correlation = self._site.entropy(8).hex()
+        correlation = request_id(kind, control)
+        with about(request=correlation), self._activity.answering(PHASES.get(kind, "checking"), correlation):
+            return self._answer_or_refuse(kind, control, body, correlation)
+
+    def _answer_or_refuse(self, kind: str, control: bytes, body: Bytes, correlation: str) -> tuple[bytes, Bytes]:
         try:
             return self._answer(kind, control, body)
         except Refused as refusal:
@@ -149,13 +155,13 @@ class Guard:
             raise EncodingError(f"{len(body)} bytes beside a message that has none: only an update carries a model")
         return handlers[kind](control)
 
-    def status(self) -> dict[str, str]:
-        """What the health check and `wardround-site status` show; no data, no counts."""
-        state = "left the consortium" if self._site.home.left.exists() else self._state
-        shown = {"site": self._site.id, "state": state, "runs": str(len(self._runs)), "task": ", ".join(self._site.tasks)}
-        shown["roster"] = str(self._roster_version)
-        left = [f"{note.run_id} ({note.left})" for note in self._site.ledger.runs_left()[-LEFT_SHOWN:]]
-        return shown | ({"left": ", ".join(left)} if left else {})
+    def status(self) -> dict[str, object]:
+        """What the health check and the gateway are told: nothing that did not pass through the gateway's hands."""
+        stands = {"state": "paused"} if self._site.home.paused.exists() else {}
+        if self._site.home.left.exists():
+            stands = {"state": "left the consortium"}
+        known = {"site": self._site.id, "task": ", ".join(self._site.tasks), "roster": str(self._roster_version)}
+        return known | self._activity.told() | stands
 
     def offer_roster(self, data: bytes) -> tuple[str, int]:
         """What became of a roster that the gateway hands in (taken, known or refused), and the version in force. Never raises
@@ -183,6 +189,7 @@ class Guard:
         signed_bytes, sa1 = decode_keys_request(control)
         known = self._verified(signed_bytes)
         self._authorise(known, first=True)
+        self._activity.step("keys", known.plan.run_id)
         answer = self._run(known).session.keys(sa1, self._site.now())
         return self._leave(known, 0, "keys", answer)
 
@@ -194,6 +201,7 @@ class Guard:
     def _update(self, control: bytes, body: Bytes) -> tuple[bytes, Bytes]:
         run, sa1 = self._known_run(control)
         with run.update_lock:
+            self._activity.step("checking", run.plan.run_id)
             self._authorise(run.known)
             self._check_model(run.plan, body)
             begun = run.session.begin_update(sa1, model_digest(body), self._site.now())
@@ -203,6 +211,7 @@ class Guard:
                 patients = self._patients(run.plan)
                 taken = self._spend(run, begun, patients)
                 vector = self._encode(run.known, begun, self._train(run, begun, body, patients))
+                self._activity.step("masking", run.plan.run_id, begun.round_number, begun.purpose)
                 self._follow_roster()
                 self._authorise(run.known)  # a steward who paused or withdrew while it trained has the last word
                 answer, y = run.session.finish_update(taken, *vector, threads=self._site.threads)
@@ -232,6 +241,7 @@ class Guard:
             site, roster = self._site, self._site.home.load_roster()
             self._roster_version = roster.version
             if roster.digest != site.roster.digest:
+                self._activity.forget_runs()
                 self._runs.clear()  # whatever comes of the new one, nothing goes on under the old
                 with self._ledger_lock:  # no spend falls between the old key's last entry and the roster that lists the new one
                     key = follow(site.home, site.id, site.key, site.ledger, roster, self._time())
@@ -469,16 +479,15 @@ class Guard:
         return self._once.known(known.digest) and self._site.ledger.count(known.digest, "train") > 0
 
     def _train(self, run: Run, asked: Asked, model: Bytes, patients: Population | None = None) -> Result:
-        plan, number = run.plan, asked.round_number
-        self._state = f"training {plan.run_id} round {number}"
+        plan, number, limit_s = run.plan, asked.round_number, float(min(run.plan.deadlines.update_s, TRAINING_MOST_S))
+        self._activity.step("training", plan.run_id, number, asked.purpose, limit_s=limit_s)
+        request = said().get("request", "")
         try:
-            job = Job(plan, self._site.id, number, asked.purpose, model, patients.digest if patients else b"")
-            return self._site.train(job, float(min(plan.deadlines.update_s, TRAINING_MOST_S)))
+            job = Job(plan, self._site.id, number, asked.purpose, model, patients.digest if patients else b"", request)
+            return self._site.train(job, limit_s)
         except Refused as refusal:
             run.unfit = refusal
             raise
-        finally:
-            self._state = "idle"
 
     def _encode(self, known: KnownPlan, asked: Asked, result: Result) -> tuple[HeaderWords, Encoded]:
         plan, n = known.plan, len(asked.sites)
@@ -523,6 +532,8 @@ class Guard:
             link=link if len(y) or kind == VOTE else None,
         )
         log.info("run=%s round=%d answer=%s bytes=%d", plan.run_id, round_number, kind.split()[0], len(control) + len(y))
+        phase, purpose = kind.split()[0], kind.partition("(")[2].rstrip(")")
+        self._activity.answered(phase, plan.run_id, round_number, purpose, limit_s=_patience_s(plan, phase))
         return control, y
 
     def _refuse(
@@ -532,6 +543,7 @@ class Guard:
         shown = _printable(detail)
         kind = asked[0] if asked[0] in KINDS else "?"
         log.warning("refused=%s correlation=%s kind=%s detail=%s", code, correlation, kind, shown)
+        self._activity.refused(code, correlation, kind)
         said = encode_refusal(Refusal(code, sites, correlation))
         self._list_refusal(code, asked, said)
         return said, b""
@@ -558,6 +570,12 @@ def _plans(site: Site) -> PlanStore:
 def _printable(detail: str) -> str:
     """For the log: what is quoted there may come from outside."""
     return "".join(letter if letter.isprintable() else "?" for letter in detail[:DETAIL_MOST])
+
+
+def _patience_s(plan: Plan, phase: str) -> float:
+    """How long the coordinator waits for the others before it goes on; 0 where nothing is being waited for."""
+    limits = plan.deadlines
+    return float(min({"keys": limits.keys_s, "kem": 0, "update": limits.update_s, "vote": 0}[phase], TRAINING_MOST_S))
 
 
 def _about(kind: str, control: bytes) -> tuple[bytes, int]:

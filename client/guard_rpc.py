@@ -26,6 +26,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from client.errors import SiteError, place_of
 from client.guardpb import guard_pb2, guard_pb2_grpc
 from consortium.canonical import Bytes
+from consortium.logs import request_id
 from consortium.plan import MAX_PARAMETERS
 from consortium.wire import CORRELATION_SIZE, Refusal, encode_refusal
 
@@ -83,9 +84,9 @@ class FrameError(GuardRpcError):
     """A sequence of frames that is not one message."""
 
 
-def refusal(code: str) -> bytes:
-    """Control bytes of a refusal that names no site, with a fresh correlation id."""
-    return encode_refusal(Refusal(code, (), secrets.token_hex(CORRELATION_SIZE // 2)))
+def refusal(code: str, request: str = "") -> bytes:
+    """Control bytes of a refusal that names no site; `request`: its id in the logs, a fresh one where the request has none."""
+    return encode_refusal(Refusal(code, (), request or secrets.token_hex(CORRELATION_SIZE // 2)))
 
 
 def write_frames(kind: guard_pb2.Kind, control: bytes, body: Bytes) -> Iterator[guard_pb2.Frame]:
@@ -149,22 +150,23 @@ class _Servicer(guard_pb2_grpc.GuardServicer):
         try:
             kind, control, body = read_frames(frames)
         except FrameError as error:
-            log.warning("request=undecodable reason=%r", str(error))
+            log.warning("refused=UNDECODABLE reason=%r", str(error))
             return guard_pb2.KIND_UNSPECIFIED, refusal("UNDECODABLE"), b""
         if kind not in KIND_NAMES:
-            log.warning("request=refused reason=unknown-kind")
+            log.warning("refused=UNKNOWN_KIND reason=unknown-kind")
             return guard_pb2.KIND_UNSPECIFIED, refusal("UNKNOWN_KIND"), b""
-        remaining = context.time_remaining()
+        name, remaining = request_id(KIND_NAMES[kind], control), context.time_remaining()
         wait_s = DEFAULT_WAIT_S if remaining is None else PATIENCE * max(0.0, remaining)
         if not self._at_work.acquire(timeout=wait_s):
-            return kind, refusal("BUSY"), b""
+            log.warning("refused=BUSY kind=%s request=%s", KIND_NAMES[kind], name)
+            return kind, refusal("BUSY", name), b""
         try:
             return kind, *self._answer(KIND_NAMES[kind], control, body)
         except Exception as error:
             # The one place outside a program's main() that catches all: gRPC would send an unforeseen error's text,
             # which may hold patient data, to the gateway. Its class and place go to this site's own log, its text nowhere.
-            log.error("request=%s state=failed detail=%s", KIND_NAMES[kind], place_of(error))  # noqa: TRY400 - no text
-            return kind, refusal("INTERNAL"), b""
+            log.error("kind=%s request=%s state=failed detail=%s", KIND_NAMES[kind], name, place_of(error))  # noqa: TRY400 - no text
+            return kind, refusal("INTERNAL", name), b""
         finally:
             self._at_work.release()
 
@@ -173,7 +175,7 @@ class _Servicer(guard_pb2_grpc.GuardServicer):
         try:
             return guard_pb2.StatusReply(json=json.dumps(self._status(), sort_keys=True))
         except Exception as error:  # as in _exchange: no text of ours may leave through gRPC
-            log.error("request=status state=failed detail=%s", place_of(error))  # noqa: TRY400 - no text
+            log.error("kind=status state=failed detail=%s", place_of(error))  # noqa: TRY400 - no text
             return guard_pb2.StatusReply(json='{"state": "failed"}')
 
     def OfferRoster(self, request: guard_pb2.RosterOffer, context: grpc.ServicerContext) -> guard_pb2.RosterVerdict:  # noqa: N802

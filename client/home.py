@@ -119,6 +119,16 @@ class Home:
     def log(self) -> Path:
         return private_folder(self.root / "log") / "guard.log"
 
+    @property
+    def guard_board(self) -> Path:
+        """What the guard is doing: a display for the people here."""
+        return self.log.with_name("guard.json")
+
+    @property
+    def actions(self) -> Path:
+        """What people decided here, by command or page."""
+        return self.log.with_name("steward.log")
+
     def load_identity(self) -> SigningKey:
         return SigningKey.load(self.identity)
 

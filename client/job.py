@@ -20,6 +20,7 @@ class Job:
     purpose: str
     model: Bytes
     population: bytes = b""  # digest of the patients that the ledger says this is about; empty: whoever is there
+    request: str = ""  # id of the request that it came with, for the log
 
 
 @dataclass(frozen=True)

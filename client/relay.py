@@ -25,6 +25,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -49,11 +50,16 @@ from flwr.supercore.run import RunNotRunningException
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.fleet_http_client import FleetHttpClient
 
+from client.clock import utc
 from client.errors import SiteError
 from client.guard_rpc import FrameError, GuardClient, GuardDeadline, GuardUnreachable, refusal
 from client.hub_roster import HubSilent, RosterQuestions, bring_roster
 from client.instance import instance_of
+from client.logs import AUTO, Logs, form_of, thread_ended
+from consortium.errors import EncodingError
+from consortium.logs import about, request_id
 from consortium.question import INSTANCE_HEADER, SINCE_HEADER
+from consortium.wire import Refusal, decode_reply
 
 FLOWER_VERSION = "1.41.0"
 KINDS = {
@@ -80,7 +86,9 @@ RELAY_STOP_S = 1.0
 SUPERVISE_S = 0.2  # between two looks at whether all parts are alive
 RELAY_ENDS_LIMIT = 5  # relays that ended without serving anything, until the gateway gives up
 ROSTER_EVERY_S = 20.0  # between two questions for the roster in force; at once where the hub refused the SuperNode
-EVENTS = ("message", "connected", "refused", "unreachable")
+EVENTS = ("message", "connected", "refused", "unreachable", "answered")
+CONTACT_S = 5.0  # between two words of the SuperNode that the hub still answers
+BEAT_S = 2.0  # between two writings of the display by a gateway with nothing else to say
 STOP_S = 6.0  # for the SuperNode to say goodbye to the hub
 
 log = logging.getLogger("wardround.gateway")
@@ -150,32 +158,92 @@ class Board:
     Only a display: a full disk makes it stale and never stops what it shows.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, now: Callable[[], float] = time.time, beside: Path | None = None) -> None:
+        """`beside`: the socket's folder, which the guard sees too: in two containers it is all that they share."""
         self._path = folder / "gateway.json"
+        self._beside = beside
         self._lock = threading.Lock()
         self._writable = True
-        self._state: dict[str, Any] = {"supernode": "starting", "guard": "unknown", "node_id": None, "roster": "not asked yet"}
+        self._now = now
+        self._beaten = 0.0
+        self._state: dict[str, Any] = {"supernode": "starting", "guard": "unknown", "node_id": None, "pid": os.getpid()}
+        self._state |= {"roster": "not asked yet"}
+        self._state |= {"since": utc(now()), "guard_since": utc(now()), "started": utc(now()), "last_contact": "", "restarts": 0}
+        self._requests: Counter[tuple[str, str]] = Counter()
+        self._bytes_out = 0
 
     def show(self, **changes: Any) -> None:
         with self._lock:
             new = {name: value for name, value in changes.items() if self._state.get(name) != value}
             if not new:
                 return
-            self._state.update(new, since=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+            self._state.update(new)
+            if set(new) & {"supernode", "detail"}:
+                self._state["since"] = utc(self._now())
+            if "guard" in new:
+                self._state["guard_since"] = utc(self._now())
             self._write()
-        log.info("state=changed %s", " ".join(f"{name}={value}" for name, value in new.items()))
+        log.info("state=changed " + " ".join(f"{name}=%s" for name in new), *new.values())
+
+    def beat(self) -> None:
+        """This process is alive; said every `BEAT_S`, so that whoever looks from elsewhere can tell."""
+        with self._lock:
+            if self._now() - self._beaten >= BEAT_S:
+                self._beaten = self._now()
+                self._write()
+
+    def contact(self) -> None:
+        """The hub answered just now."""
+        with self._lock:
+            self._state["last_contact"] = utc(self._now())
+
+    def restarted(self) -> None:
+        with self._lock:
+            self._state["restarts"] += 1
+
+    def count(self, kind: str, outcome: str, size: int) -> None:
+        """One request was answered: `outcome` is `answered` or a refusal's code, `size` the bytes that go out."""
+        with self._lock:
+            self._requests[kind, outcome] += 1
+            self._bytes_out += size
+            self._state["last_outcome"] = {"kind": kind, "outcome": outcome, "at": utc(self._now())}
+
+    def document(self) -> dict[str, Any]:
+        """What the file holds."""
+        with self._lock:
+            return self._document()
+
+    def _document(self) -> dict[str, Any]:
+        requests = [{"kind": kind, "outcome": outcome, "count": n} for (kind, outcome), n in sorted(self._requests.items())]
+        return {**self._state, "beat": utc(self._now()), "requests": requests, "bytes_out": self._bytes_out}
 
     def _write(self) -> None:
-        scratch = self._path.with_suffix(".new")
+        document = json.dumps(self._document(), sort_keys=True) + "\n"
         try:
-            scratch.write_text(json.dumps(self._state, sort_keys=True) + "\n")
-            scratch.replace(self._path)
+            _replace(self._path, document)
+            if self._beside is not None and self._beside.is_dir():
+                _replace(self._beside / self._path.name, document)
         except OSError as error:
             if self._writable:
                 log.warning("state=display-stale file=%s reason=%r", self._path.name, error.strerror)
             self._writable = False
             return
         self._writable = True
+
+
+def _replace(path: Path, text: str) -> None:
+    scratch = path.with_suffix(".new")
+    scratch.write_text(text)
+    scratch.replace(path)
+
+
+def outcome_of(control: bytes) -> str:
+    """`answered`, or the code of a refusal; `unreadable` for bytes that are neither."""
+    try:
+        reply = decode_reply(control)
+    except EncodingError:
+        return "unreadable"
+    return reply.code if isinstance(reply, Refusal) else "answered"
 
 
 # --- the relay --------------------------------------------------------------------------------------------------------
@@ -249,31 +317,37 @@ class Relay:
         objects = self._pull(tree, node, metadata.run_id, limit_s=_life_s(metadata.ttl))
         kind = KINDS.get(metadata.message_type)
         if kind is None:
-            log.warning("request=refused reason=unknown-kind run=%d", metadata.run_id)
+            log.warning("refused=UNKNOWN_KIND flower_run=%d", metadata.run_id)
+            self._board.count("other", "UNKNOWN_KIND", 0)
             return refusal("UNKNOWN_KIND"), b""
         try:
             request = from_content(inflatable_utils.inflate_object_from_contents(tree.object_id, objects).content)
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, ContentError) as error:
-            log.warning("request=%s state=undecodable reason=%s", kind, type(error).__name__)
+            log.warning("kind=%s refused=UNDECODABLE reason=%s", kind, type(error).__name__)
+            self._board.count(kind, "UNDECODABLE", 0)
             return refusal("UNDECODABLE"), b""
-        return self._ask(kind, *request, deadline_s=_life_s(metadata.ttl))
+        with about(request=request_id(kind, request[0]), kind=kind):
+            answer = self._ask(kind, *request, deadline_s=_life_s(metadata.ttl))
+        self._board.count(kind, outcome_of(answer[0]), len(answer[0]) + len(answer[1]))
+        return answer
 
     def _ask(self, kind: str, control: bytes, body: bytes, *, deadline_s: float) -> tuple[bytes, bytes]:
-        log.info("request=%s state=received control=%d body=%d", kind, len(control), len(body))
-        started = time.monotonic()
+        log.info("state=received control=%d body=%d", len(control), len(body))
+        started, name = time.monotonic(), request_id(kind, control)
         try:
             answer = self._guard.exchange(kind, control, body, deadline_s)
         except GuardUnreachable:
             self._board.show(guard="unreachable")
-            return refusal("GUARD_DOWN"), b""
+            log.warning("refused=GUARD_DOWN")
+            return refusal("GUARD_DOWN", name), b""
         except GuardDeadline:
-            log.warning("request=%s state=late deadline_s=%.0f", kind, deadline_s)
-            return refusal("BUSY"), b""
+            log.warning("refused=BUSY state=late deadline_s=%.0f", deadline_s)
+            return refusal("BUSY", name), b""
         except FrameError as error:
-            log.warning("request=%s state=failed reason=%s", kind, type(error).__name__)
-            return refusal("INTERNAL"), b""
+            log.warning("refused=INTERNAL reason=%s", type(error).__name__)
+            return refusal("INTERNAL", name), b""
         self._board.show(guard="serving")
-        log.info("request=%s state=answered seconds=%.2f", kind, time.monotonic() - started)
+        log.info("state=answered outcome=%s seconds=%.2f", outcome_of(answer[0]), time.monotonic() - started)
         return answer
 
     def _pull(self, tree: message_pb2.ObjectTree, node: node_pb2.Node, run_id: int, *, limit_s: float) -> dict[str, bytes]:
@@ -393,6 +467,7 @@ class _HubWatch:
         self.node_id: int | None = None
         self.message_life_s = GUARD_LIMIT_S
         self._told: dict[str, Any] = {}
+        self._contact_told = 0.0
 
     def tell(self, **event: Any) -> None:
         if event != self._told:
@@ -402,6 +477,9 @@ class _HubWatch:
     def answered(self) -> None:
         if self.node_id is not None and self._told.get("event") in ("unreachable", "refused"):
             self.tell(event="connected", node_id=self.node_id)
+        if time.monotonic() - self._contact_told >= CONTACT_S:
+            self._contact_told = time.monotonic()
+            print(json.dumps({"event": "answered"}), flush=True)
 
     def message_came(self, ttl: float) -> None:
         self.message_life_s = _life_s(ttl)
@@ -464,7 +542,7 @@ def _fleet_client(hub: _HubWatch) -> type[FleetHttpClient]:
             try:
                 response = super()._unary_unary(**call)
             except httpx.HTTPStatusError as error:
-                hub.tell(event="refused", status=error.response.status_code, reason=_why(error.response))
+                hub.tell(event="refused", reason=_why(error.response) or f"HTTP {error.response.status_code}")
                 raise
             except httpx.TransportError as error:
                 hub.tell(event="unreachable", reason=type(error).__name__)
@@ -489,13 +567,17 @@ class Gateway:
         self._ask_for_roster = threading.Event()
         self._follower: threading.Thread | None = None
         self._follow_from = 0.0
-        self._board = Board(config.state_dir)
+        self._board = Board(config.state_dir, beside=config.guard_socket.parent)
         self._child: subprocess.Popen[str] | None = None
         self._listener: threading.Thread | None = None
         self._relay_ends = 0  # since a task was last served
         self._address = ""
         self._secret = b""
         self._restarts = 0
+
+    @property
+    def board(self) -> Board:
+        return self._board
 
     def stop(self, *_: int | FrameType | None) -> None:
         self._stop.set()
@@ -510,11 +592,12 @@ class Gateway:
         """
         guard = GuardClient(self._config.guard_socket)
         relay: threading.Thread | None = None
-        default_hook, threading.excepthook = threading.excepthook, _log_ended
+        default_hook, threading.excepthook = threading.excepthook, thread_ended
         try:
             self._start_supernode()
             relay = self._start_relay(guard)
             while not self._stop.wait(SUPERVISE_S):
+                self._board.beat()
                 if not relay.is_alive():
                     relay = self._restart_relay(guard)
                 elif self._supernode_ended():
@@ -573,6 +656,7 @@ class Gateway:
         pause_s = min(2.0**self._restarts, RESTART_LIMIT_S)
         self._restarts += 1
         self._board.show(supernode="restarting")
+        self._board.restarted()
         log.warning("state=supernode-ended restart_in_s=%.0f", pause_s)
         if not self._stop.wait(pause_s):
             self._start_supernode()
@@ -599,6 +683,10 @@ class Gateway:
                     continue
                 if event.name == "message":
                     self._message_came.set()
+                    continue
+                if event.name != "unreachable":
+                    self._board.contact()
+                if event.name == "answered":
                     continue
                 if event.name == "connected":
                     self._restarts = 0
@@ -692,14 +780,32 @@ def parse_event(line: str) -> Event | None:
     return Event(found["event"], node_id, reason)
 
 
-def _log_ended(ended: threading.ExceptHookArgs) -> None:
-    """A thread that ended by an error nobody foresaw, on record; the gateway holds nothing that a trace could give away."""
-    name = ended.thread.name if ended.thread else "unknown"
-    exception = ended.exc_value or ended.exc_type()
-    log.error("state=thread-ended thread=%s reason=%s", name, ended.exc_type.__name__, exc_info=exception)
+def guard_told(guard: GuardClient) -> dict[str, Any] | None:
+    """The guard's status, None where it does not answer."""
+    try:
+        return guard.status()
+    except (GuardUnreachable, GuardDeadline):
+        return None
 
 
-def run_gateway(config: GatewayConfig) -> None:
+@contextmanager
+def _metrics(port: int, gateway: "Gateway", config: GatewayConfig) -> Iterator[None]:
+    """Served on loopback while the gateway runs; `port` 0: not at all."""
+    if not port:
+        yield
+        return
+    from client.metrics import SiteMetrics, serve_metrics
+
+    guard = GuardClient(config.guard_socket)
+    stop = serve_metrics(port, SiteMetrics(gateway.board.document, lambda: guard_told(guard)))
+    try:
+        yield
+    finally:
+        stop()
+        guard.close()
+
+
+def run_gateway(config: GatewayConfig, *, metrics_port: int = 0) -> None:
     """Run SuperNode and relay until SIGTERM or SIGINT; leaves no process behind, also when killed.
 
     Raises `GatewayError` before anything is started when a file is missing or another gateway uses `state_dir`, and when the
@@ -716,7 +822,8 @@ def run_gateway(config: GatewayConfig) -> None:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, gateway.stop)
-        gateway.run()
+        with _metrics(metrics_port, gateway, config):
+            gateway.run()
 
 
 @contextmanager
@@ -771,10 +878,19 @@ def die_with(parent: int) -> None:
         os._exit(1)
 
 
+def _log_in_our_form() -> None:
+    """Flower's words too: there is nothing in this process that they could give away."""
+    Logs("supernode", form=form_of(AUTO), foreign=True).start()
+    flower = logging.getLogger("flwr")
+    flower.handlers.clear()
+    flower.propagate = True
+
+
 def main(arguments: Sequence[str]) -> None:
     """The SuperNode's process: `CONFIG_JSON PORT SECRET_FILE PARENT_PID`. Started by `Gateway`, never by hand."""
     settings, port, secret_file, parent = arguments
     die_with(int(parent))
+    _log_in_our_form()
     fields = json.loads(settings)
     config = GatewayConfig(fields.pop("superlink"), **{name: Path(value) for name, value in fields.items()})
     run_supernode(config, int(port), Path(secret_file))

@@ -5,35 +5,41 @@ guard is ever in its memory. One request at a time over a pipe; a child that is 
 Model and update cross the pipe as they lie in memory, beside the small message they belong to, and are copied nowhere else.
 """
 
+import logging
 import multiprocessing
+import os
 import resource
 import signal
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from client.errors import ConfigError, Refused, TrainerError, place_of
 from client.job import Job, Population, Result
+from client.logs import Logs
 from client.patients import DataSource, Patients
+from consortium.logs import about
 from tasks.errors import TaskError
 
-if TYPE_CHECKING:
-    pass
-
 START_DEADLINE_S = 120.0
+
+log = logging.getLogger("wardround.trainer")
 
 
 class TrainerProcess:
     """Keeps one child alive and hands it jobs. Thread-safe: one job at a time."""
 
-    def __init__(self, source: DataSource, log: Callable[[str], None]) -> None:
+    def __init__(self, source: DataSource, log: Callable[[str], None], logs: Logs | None = None) -> None:
+        """`logs`: what the child's log looks like."""
         self._source = source
         self._log = log
+        self._logs = logs or Logs("trainer")
         self._lock = threading.Lock()
         self._child: tuple[Any, Connection] | None = None
 
@@ -56,6 +62,11 @@ class TrainerProcess:
             return answer
         raise TrainerError(answer if isinstance(answer, str) else f"the trainer answered with a {type(answer).__name__}")
 
+    def alive(self) -> bool:
+        """Whether the child lives; one that died is started again by the next round."""
+        child = self._child
+        return child is not None and bool(child[0].is_alive())
+
     def stop(self) -> None:
         with self._lock:
             self._stop()
@@ -65,7 +76,7 @@ class TrainerProcess:
             self._stop()
             context = multiprocessing.get_context("spawn")
             here, there = context.Pipe()
-            process = context.Process(target=_child_main, args=(there, self._source), daemon=True, name="trainer")
+            process = context.Process(target=_child_main, args=(there, self._source, self._logs), daemon=True, name="trainer")
             process.start()
             there.close()
             self._child = (process, here)
@@ -147,8 +158,18 @@ def _end_late(process: Any, late: threading.Event) -> None:
     process.kill()
 
 
-def _child_main(pipe: Connection, source: DataSource) -> None:
-    """The child: load, then answer jobs until the pipe closes."""
+def _child_main(pipe: Connection, source: DataSource, logs: Logs) -> None:
+    """The child: load, then answer jobs until the pipe closes. What nobody foresaw ends it with its place, never its text."""
+    logs.start()
+    try:
+        _serve(pipe, source)
+    except Exception as error:  # multiprocessing would print its text
+        log.critical("state=ended reason=%s", place_of(error))
+        os._exit(1)
+
+
+def _serve(pipe: Connection, source: DataSource) -> None:
+    """Load, then answer until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the guard decides when the trainer ends
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     import torch
@@ -164,6 +185,7 @@ def _child_main(pipe: Connection, source: DataSource) -> None:
     except Exception as error:
         pipe.send(place_of(error))
         return
+    log.info("state=ready task=%s", source.tasks[0])
     _send(pipe, Result(np.zeros(0), np.zeros(0)))
     while True:
         try:
@@ -171,23 +193,48 @@ def _child_main(pipe: Connection, source: DataSource) -> None:
             job = None if isinstance(asked, _AskPopulation) else replace(asked, model=pipe.recv_bytes())
         except EOFError:
             return
-        answer: Result | Population | Refused | str
-        lost = False
-        try:
-            answer = patients.population(asked.task) if job is None else patients.run(job)
-        except Refused as refusal:
-            answer = refusal
-        except (TaskError, TrainerError, ConfigError) as error:
-            answer = str(error)  # what is wrong with data, machine or what was asked, as it is now: never a cell's content
-        except Exception as error:
-            answer = place_of(error)
-            lost = isinstance(error, torch.AcceleratorError)  # nothing runs there any more: the next round gets a new process
+        answer = patients_answer(patients, asked if job is None else job)
         try:
             if isinstance(answer, Result):
                 _send(pipe, answer)
             else:
-                pipe.send(answer)
+                pipe.send(answer.words if isinstance(answer, _Failed) else answer)
         except OSError:
             return  # the guard is gone
-        if lost:
+        if isinstance(answer, _Failed) and answer.lost:
             return
+
+
+@dataclass(frozen=True)
+class _Failed:
+    """`words` never hold a cell's content. `lost`: nothing runs in this process any more."""
+
+    words: str
+    lost: bool = False
+
+
+def patients_answer(patients: Patients, asked: "Job | _AskPopulation") -> "Result | Population | Refused | _Failed":
+    """What the child says to one request; an error that nobody foresaw by its class and place alone."""
+    import torch
+
+    ids = {} if isinstance(asked, _AskPopulation) else {"request": asked.request, "run": asked.plan.run_id}
+    with about(**ids):
+        started = time.monotonic()
+        try:
+            if isinstance(asked, _AskPopulation):
+                return patients.population(asked.task)
+            log.info("round=%d purpose=%s state=computing", asked.round_number, asked.purpose)
+            result = patients.run(asked)
+            log.info(
+                "round=%d purpose=%s state=computed seconds=%.2f", asked.round_number, asked.purpose, time.monotonic() - started
+            )
+        except Refused as refusal:
+            log.warning("state=refused code=%s", refusal.code)
+            return refusal
+        except (TaskError, TrainerError, ConfigError) as error:
+            log.warning("state=failed reason=%s", type(error).__name__)
+            return _Failed(str(error))  # what is wrong with data, machine or what was asked, as it is now: never a cell's content
+        except Exception as error:
+            log.error("state=failed reason=%s", place_of(error))  # noqa: TRY400 - no text
+            return _Failed(place_of(error), isinstance(error, torch.AcceleratorError))  # the next round gets a new process
+        return result

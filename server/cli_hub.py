@@ -2,15 +2,18 @@
 
 import argparse
 import contextlib
+import os
 from datetime import UTC, datetime
 
 from consortium.invite import shown_on_both_sides
+from consortium.logs import FORMS
 from server.cli_arguments import add_held_out
 from server.cli_output import Output
 from server.enrolment import Founding, hub_authority, init_hub
-from server.errors import ConfigError
+from server.errors import ConfigError, ServerError
 from server.folder import write_durably
 from server.home import LeadHome
+from server.logs import FORM_VARIABLE, form_of, start_logs
 from server.migrate import code_version
 from server.registrar import Registrar, agree
 
@@ -53,6 +56,8 @@ def _add_start(actions: "argparse._SubParsersAction[argparse.ArgumentParser]", c
     )
     begin.add_argument("--port", type=int, default=8443, help="the one port that sites reach (default %(default)s)")
     begin.add_argument("--bind", default="127.0.0.1", help="address to listen on (default %(default)s; 0.0.0.0 for all)")
+    begin.add_argument("--metrics-port", type=int, default=0, help="serve Prometheus metrics on this port of 127.0.0.1 (0: not)")
+    begin.add_argument("--log-format", choices=FORMS, help=f"of all the hub's processes (default: ${FORM_VARIABLE}, or text)")
     begin.set_defaults(handler=start_hub)
     register = actions.add_parser("register", parents=[common], help="let the roster's gateways, and no others, connect")
     register.set_defaults(handler=register_sites)
@@ -72,17 +77,35 @@ def init_home(home: LeadHome, args: argparse.Namespace, out: Output) -> int:
 def start_hub(home: LeadHome, args: argparse.Namespace, out: Output) -> int:
     """SuperLink and coordinator processes, in the foreground, until SIGTERM or Ctrl-C."""
     from server.flower import Hub, HubConfig, HubControl, read_public_key, run_hub  # imported where a hub is started or asked
+    from server.metrics import LeadMetrics, serve_metrics
 
     roster = home.keep_roster()
-    if not 1 <= args.port <= 65535:
-        raise ConfigError(f"port {args.port} outside [1, 65535]")
+    if not 1 <= args.port <= 65535 or not 0 <= args.metrics_port <= 65535:
+        raise ConfigError(f"port {args.port} outside [1, 65535], or --metrics-port {args.metrics_port} outside [0, 65535]")
+    os.environ[FORM_VARIABLE] = form_of(args.log_format)  # its processes and coordinators log alike
+    start_logs("hub")
     config = HubConfig(state_dir=home.hub, port=args.port, host=args.bind)
     access = Hub(config).access
     write_durably(home.hub / "address", f"{access.address}\n".encode("ascii"))
     out.say(f"hub of {roster.consortium}, wardround {code_version()}, on {args.bind}:{args.port}; stop it with Ctrl-C")
-    with Registrar(home, lambda: HubControl(access), read_public_key):
+    with contextlib.ExitStack() as beside:
+        if args.metrics_port:
+            beside.callback(serve_metrics(args.metrics_port, LeadMetrics(home.runs, home.root, lambda: online_sites(home))))
+        beside.enter_context(Registrar(home, lambda: HubControl(access), read_public_key))
         run_hub(config)
     return 0
+
+
+def online_sites(home: LeadHome) -> dict[str, bool] | None:
+    """Registered gateways and whether each is connected; None where the hub does not answer."""
+    from server.cli_run import hub_access
+    from server.flower import HubControl
+
+    try:
+        with contextlib.closing(HubControl(hub_access(home, ""))) as hub:
+            return {node.name: node.status == "online" for node in hub.nodes() if node.status != "unregistered"}
+    except ServerError:
+        return None
 
 
 def register_sites(home: LeadHome, args: argparse.Namespace, out: Output) -> int:

@@ -61,6 +61,7 @@ from server.desk import RosterDesk
 from server.errors import ServerError
 from server.folder import RunFolder
 from server.journal import wait_for_writer
+from server.logs import start_logs
 from server.one_gateway import OneGateway
 from server.rosters import ROSTERS, listed
 from server.tls import TlsFiles, make_tls
@@ -338,6 +339,7 @@ def coordinate(grid: Grid, context: Context) -> None:
     """
     from server import rounds
 
+    start_logs("coordinator")
     nodes = {str(site): int(node) for site, node in json.loads(str(context.run_config["nodes"])).items()}
     run_dir = Path(str(context.run_config["run-dir"]))
     wait_for_writer(RunFolder(run_dir).events, EARLIER_END_S)  # still there after that: `rounds.run` says so

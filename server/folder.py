@@ -8,6 +8,7 @@ vectors/                        those masked vectors, where the lead asked to ke
 open/                           the epoch in force and the round that is being opened, for a coordinator that takes over
 model/  report.html             made at the end, from the files above
 phantoms.json                   what the model makes of invented patients; may be deleted at any time
+live.json                       what a coordinator waits for right now, for `status`; may be deleted at any time
 mirror.json  mirror.log         state of the tracking mirror; may be deleted at any time
 """
 
@@ -58,6 +59,10 @@ class RunFolder:
     @property
     def open(self) -> Path:
         return self.path / "open"
+
+    @property
+    def live(self) -> Path:
+        return self.path / "live.json"
 
     @property
     def model(self) -> Path:

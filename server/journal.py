@@ -286,6 +286,21 @@ def wait_for_writer(path: Path, limit_s: float) -> bool:
     return True
 
 
+def is_driven(path: Path) -> bool:
+    """Whether a coordinator has this journal open now. Changes nothing; one that is just starting tries again by itself."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
 class Journal:
     """The one writer of a run's events. Opening it drops a torn last line; a second writer is refused.
 

@@ -35,6 +35,7 @@ from server.progress import patients_words
 from server.report_figures import quality_charts, quality_tables, table
 from server.report_phantoms import images_note, phantom_section
 from server.row_gap import read_row_gap
+from server.standing import standing
 from server.state import RunState, read_state
 from server.sums import result_html, result_of, sums_only
 from tasks.imaging.results_style import STYLE as RESULTS_STYLE
@@ -88,6 +89,7 @@ def status(run_dir: Path) -> dict[str, Json]:
         "findings": [f"{sentence} (round {numbers})" for sentence, numbers in findings(state).items()],
         "resumes": state.resumes,
         "waiting": dict(state.waiting),
+        "now": standing(folder, plan, state),
         "left": list[Json](departures(state)),
         "sites": dict(state.participation()),
         "metrics": dict(last_metrics(state)),

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from consortium.canonical import Bytes
 from consortium.documents import Signed
 from consortium.errors import EncodingError
+from consortium.logs import request_id
 from consortium.plan import Plan, body_length, header_fields, header_step, verify_plan
 from consortium.roster import Roster, founders_fingerprint, verify_roster
 from consortium.wire import Refusal, Reply, Request, decode_reply, encode_keys_request, encode_request
@@ -55,6 +56,7 @@ from server.journal import (
     Waiting,
     named,
 )
+from server.live import Live
 from server.migrate import code_version, forward
 from server.model import parameters_of, released_model, step_model, with_buffers
 from server.state import FOR_GOOD, RunState, advance, read_state
@@ -258,6 +260,7 @@ class Driver:
         self._futile = ""  # why no further attempt can help: another one would only be charged
         self._left_out: dict[str, Dropped] = {}  # sites that refused a round for good; asked again when the run is resumed
         self._waiting: dict[str, str] = {}
+        self._live = Live(folder.live)
 
     def drive(self) -> None:
         if self._state.phase == "finished":
@@ -267,6 +270,8 @@ class Driver:
         except TransportError:
             self._append(RunStopped("STOPPED"))
             raise
+        finally:
+            self._live.end()
 
     def _drive(self) -> None:
         started = self._clock.monotonic()
@@ -354,6 +359,7 @@ class Driver:
                 return "REFUSED"
             if (now := self._clock.monotonic()) >= give_up:
                 return "NOT_APPROVED" if "NOT_APPROVED" in self._waiting.values() else "TOO_FEW"
+            self._live.pause("approval", give_up - now)
             self._clock.sleep(min(POLL_APPROVAL_S + (now - began) / 10.0, POLL_LONGEST_S, give_up - now))
 
     def _hopeless(self) -> bool:
@@ -593,6 +599,7 @@ class Driver:
         Refusals and silence are noted in `tally`.
         """
         started, answered = self._clock.monotonic(), set()
+        names = self._begin_asking(kind, requests, patience, phase)
         tally.down += sum(len(request.control) + len(request.body) for request in requests.values())
         for site, reply in self._transport.exchange(kind, requests, patience):
             if site not in requests or site in answered:
@@ -601,13 +608,29 @@ class Driver:
             tally.up += len(reply.control) + len(reply.body)
             message = _message(reply)
             if isinstance(message, Refusal):
-                log.info("site=%s phase=%s refused=%s correlation=%s", site, phase, message.code, message.correlation)
+                said = (site, phase, message.code, message.correlation, names[site])
+                log.warning("site=%s phase=%s refused=%s correlation=%s request=%s", *said)
+                self._live.heard(site, "refused", message.code)
                 tally.lose(site, phase, message.code)
             else:
+                log.info("site=%s phase=%s state=answered request=%s", site, phase, names[site])
+                self._live.heard(site, "answered")
                 yield site, message, reply.body
         for site in sorted(set(requests) - answered):
-            tally.lose(site, phase, self._transport.failures.get(site, "LATE"))
+            code = self._transport.failures.get(site, "LATE")
+            log.warning("site=%s phase=%s lost=%s request=%s", site, phase, code, names[site])
+            self._live.heard(site, "silent", code)
+            tally.lose(site, phase, code)
         tally.seconds[phase] = tally.seconds.get(phase, 0.0) + self._clock.monotonic() - started
+
+    def _begin_asking(self, kind: str, requests: Mapping[str, Request], patience: Patience, phase: str) -> dict[str, str]:
+        """One line and one display for an exchange that is about to be sent. Returns site -> id of its request in all logs."""
+        attempt = self._state.unfinished if phase in {"update", "vote"} else None
+        number, purpose = (attempt.round, attempt.purpose) if attempt else (0, "")
+        log.info("run=%s round=%d phase=%s state=asking sites=%d", self._plan.run_id, number, phase, len(requests))
+        names = {site: request_id(kind, request.control) for site, request in requests.items()}
+        self._live.begin(phase, names, number=number, purpose=purpose, limit_s=patience.deadline_s)
+        return names
 
     def _apply(
         self, current: Current, number: int, purpose: str, aggregate: Aggregate, n: int

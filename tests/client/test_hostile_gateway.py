@@ -69,11 +69,31 @@ def test_the_service_has_three_methods_and_four_kinds() -> None:
     )
 
 
+TOLD = frozenset({"site", "task", "state", "phase", "run", "round", "purpose", "request", "since", "until", "waiting", "refusals"})
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+
+
 def test_status_tells_no_count_path_or_patient(socket: Path, training: Consortium) -> None:
+    """Before, in and after a round: ids, codes and times that passed through the gateway's hands, and nothing else."""
+    run = training.run()
     with gateway(socket) as hostile:
-        told = json.dumps(hostile.status())
-    assert str(training.home(SITE).root) not in told
-    assert not re.search(r"\d{2,}", told), "a number of two digits could be a count"
+        told = [hostile.status()]
+        answered_by_socket(hostile, run)
+        hostile.exchange("sa1_vote", b"\x00" * 40, b"", 10)
+        told.append(hostile.status())
+    assert all(set(one) <= TOLD for one in told)
+    assert told[1]["waiting"][0]["run"] == run.plan.run_id
+    assert told[1]["refusals"][0]["code"] == "UNDECODABLE"
+    plain = json.dumps(told)
+    for known in (*TIME.findall(plain), *re.findall(r'"(?:request|correlation)": "[0-9a-f]{16}"', plain)):
+        plain = plain.replace(known, "")
+    assert str(training.home(SITE).root) not in plain
+    assert not re.search(r"\d{2,}", plain), "a number of two digits could be a count"
+
+
+def answered_by_socket(hostile: GuardClient, run: Run) -> None:
+    """The keys exchange of an honest coordinator, through the hostile gateway."""
+    assert answered(hostile.exchange("sa1_keys", run.keys_control(1), b"", 30))
 
 
 def test_a_gateway_without_a_signed_plan_gets_refusals_only(socket: Path, training: Consortium) -> None:

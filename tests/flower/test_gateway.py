@@ -3,13 +3,13 @@
 import errno
 import io
 import json
-import logging
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -204,7 +204,8 @@ def test_a_relay_that_dies_is_replaced_together_with_its_supernode(
     running.join(30)
     assert [child.ended for child in children] == [True, True, True]
     assert script.made == script.closed == 3
-    assert [record.exc_info is not None for record in caplog.records if "state=thread-ended" in record.message] == [True, True]
+    told = [line for line in caplog.messages if "state=thread-ended" in line]
+    assert [f"{type(error).__name__} at " in line and "relay.py:" in line for line in told] == [True, True]
 
 
 def test_a_gateway_that_cannot_keep_its_relay_alive_ends(supervised: Supervised) -> None:
@@ -253,13 +254,14 @@ def test_a_supernode_that_nobody_hears_is_replaced(supervised: Supervised) -> No
 def test_the_program_ends_with_status_1_and_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def broken(_: GatewayConfig) -> None:
+    def broken(_: GatewayConfig, *, metrics_port: int) -> None:
+        assert metrics_port == 0
         raise GatewayError("the relay ended 5 times without serving a request: see the log; start it again")
 
     monkeypatch.setattr(relay, "run_gateway", broken)
-    monkeypatch.setattr("client.cli_daemons.load_config", lambda _: None)
+    monkeypatch.setattr("client.cli_daemons.load_config", lambda _: SimpleNamespace(metrics_port=0))
     monkeypatch.setattr("client.cli_daemons.gateway_config", lambda *_: config(tmp_path))
-    monkeypatch.setattr("client.cli_daemons.log_to", lambda _: logging.getLogger())
+    monkeypatch.setattr("client.cli_daemons.start_gateway_logs", lambda _: None)
     assert main(["--home", str(tmp_path), "gateway"]) == 1
     assert capsys.readouterr().err.splitlines() == [
         "error: the relay ended 5 times without serving a request: see the log; start it again"

@@ -17,10 +17,12 @@ USUAL_FUNCTION = 25  # nine of ten are not longer
 # Where a failure nobody foresaw must become a fixed sentence, because its text could quote a patient: one place per process.
 BOUNDARIES = {
     "client/unexpected.py:without_cells",  # an error's text may quote a patient: only its kind and place are told
-    "client/guard.py:answer",  # guard: every reply to the gateway
+    "client/guard.py:_answer_or_refuse",  # guard: every reply to the gateway
     "client/guard_rpc.py:_exchange",  # guard: gRPC would send the error's text
     "client/guard_rpc.py:Status",
     "client/guard_rpc.py:OfferRoster",
+    "client/trainer_process.py:_serve",  # the trainer's process: multiprocessing would print the error's text
+    "client/trainer_process.py:patients_answer",  # the same, of one request
 }
 
 

@@ -1,0 +1,29 @@
+"""The hub's and the coordinator's logs: events with ids, as text for people or one JSON object a line."""
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from typing import Final
+
+from consortium.logs import FORMS, Form, Lines, formatter
+from server.errors import ConfigError
+
+FORM_VARIABLE: Final = "WARDROUND_LOG_FORMAT"  # what images set; `--log-format` has the last word, and sets it for all processes
+
+
+def form_of(asked: str | None, environment: Mapping[str, str] = os.environ) -> Form:
+    """`asked`, or what the environment says, or text. Raises `ConfigError` for another word."""
+    word = asked or environment.get(FORM_VARIABLE, "text")
+    for form in FORMS:
+        if word == form:
+            return form
+    raise ConfigError(f"the log format is {word!r}: it is one of {', '.join(FORMS)} (--log-format, or ${FORM_VARIABLE})")
+
+
+def start_logs(component: str, asked: str | None = None, *, level: int = logging.INFO) -> None:
+    """From now on this process logs to standard error; libraries' words too: no patient's data is at a hub."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter(form_of(asked), Lines(component, foreign=True)))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line per request otherwise
