@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from client import cli_audit, cli_daemons, cli_data, cli_model, cli_predict, cli_segment, cli_setup, cli_steward
 from client.cli_output import Output
 from client.errors import ConfigError, Refused, SiteError
-from client.home import Home
+from client.home import HOME_VARIABLE, Home
 from consortium.errors import ConsortiumError
 from privacy.errors import PrivacyError
 from tasks.errors import TaskError
@@ -35,7 +36,8 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    root.add_argument("--home", type=Path, default=DEFAULT_HOME, help="this site's folder (default %(default)s)")
+    home = Path(os.environ.get(HOME_VARIABLE) or DEFAULT_HOME)
+    root.add_argument("--home", type=Path, default=home, help=f"this site's folder (${HOME_VARIABLE} or {DEFAULT_HOME})")
     root.add_argument("--json", action="store_true", help="print what a command shows as JSON")
     verbs = root.add_subparsers(dest="verb", required=True, metavar="COMMAND")
     for part in (cli_setup, cli_data, cli_steward, cli_daemons, cli_audit, cli_predict, cli_segment, cli_model):

@@ -10,7 +10,7 @@ from types import FrameType
 
 from client.canaries import audit_folder
 from client.cli_output import Output
-from client.config import SiteConfig, load_config
+from client.config import load_config
 from client.daemon import data_source, harden_process, log_to, open_site
 from client.errors import ConfigError
 from client.files import private_folder
@@ -91,24 +91,34 @@ def _wait_for_signal() -> None:
 def _gateway(home: Home, args: argparse.Namespace, out: Output) -> int:
     from client.relay import run_gateway  # Flower is imported by this daemon alone
 
-    config = load_config(home)
     log_to(None)
-    run_gateway(gateway_config(home, config))
+    run_gateway(gateway_config(home))
     return 0
 
 
-def gateway_config(home: Home, config: SiteConfig) -> "client.relay.GatewayConfig":  # type: ignore[name-defined]  # noqa: F821
+def gateway_config(home: Home) -> "client.relay.GatewayConfig":  # type: ignore[name-defined]  # noqa: F821
     from client.relay import GatewayConfig
 
-    if not config.hub:
-        raise ConfigError("no hub in site.yaml: run `wardround-site join INVITE` first")
     return GatewayConfig(
-        superlink=config.hub,
+        superlink=hub_of(home),
         ca_file=home.hub_ca,
         supernode_key=home.transport_key,
         guard_socket=home.socket,
         state_dir=private_folder(home.gateway / "state"),
     )
+
+
+def hub_of(home: Home) -> str:
+    """host:port of the hub, from site.yaml; without one, as in a gateway's container, what `join` left in the gateway's folder.
+
+    Raises `ConfigError` before the site has joined."""
+    if home.config.exists():
+        hub = load_config(home).hub
+    else:
+        hub = home.hub_address.read_text(encoding="ascii").strip() if home.hub_address.exists() else ""
+    if not hub:
+        raise ConfigError(f"no hub is known in {home.root}: run `wardround-site join INVITE` first")
+    return hub
 
 
 def _status(home: Home, args: argparse.Namespace, out: Output) -> int:

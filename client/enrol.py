@@ -116,6 +116,7 @@ def join_by_invite(home: Home, invite: Invite, *, told_founders: str, now: float
     roster = join_site(home, signed=signed, trusted_founders=told_founders, now=now)
     private_folder(home.gateway)
     write_atomic(home.hub_ca, invite.ca.encode("ascii"), mode=0o644)
+    write_atomic(home.hub_address, f"{invite.hub}\n".encode("ascii"), mode=0o644)
     config = load_config(home)
     write_config(home, SiteConfig(**{**vars(config), "hub": invite.hub}))
     return roster

@@ -148,14 +148,15 @@ class Board:
         self._path = folder / "gateway.json"
         self._lock = threading.Lock()
         self._writable = True
-        self._state: dict[str, Any] = {"supernode": "starting", "guard": "unknown", "node_id": None}
+        self._state: dict[str, Any] = {"supernode": "starting", "guard": "unknown", "node_id": None, "since": _utc()}
+        self._write()  # what an earlier gateway left there is no longer so
 
     def show(self, **changes: Any) -> None:
         with self._lock:
             new = {name: value for name, value in changes.items() if self._state.get(name) != value}
             if not new:
                 return
-            self._state.update(new, since=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+            self._state.update(new, since=_utc())
             self._write()
         log.info("state=changed %s", " ".join(f"{name}={value}" for name, value in new.items()))
 
@@ -170,6 +171,10 @@ class Board:
             self._writable = False
             return
         self._writable = True
+
+
+def _utc() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 # --- the relay --------------------------------------------------------------------------------------------------------

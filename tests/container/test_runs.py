@@ -1,0 +1,85 @@
+"""A consortium in containers trains: a whole run, and one under which every hospital is upgraded."""
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from consortium_in_containers import SITES, Consortium, docker, wait_until
+
+pytestmark = [pytest.mark.container, pytest.mark.timeout(1800)]
+
+SHORT_WAITS = ("deadlines.keys_s=15", "deadlines.update_s=60", "deadlines.vote_s=30", "deadlines.approval_s=120")
+RUN_S = 600.0
+
+
+class Going:
+    """`wardround-lead run` in the hub's container."""
+
+    def __init__(self, consortium: Consortium, run_id: str, plan: str) -> None:
+        self.consortium, self.run_id, self.error = consortium, run_id, ""
+        self._thread = threading.Thread(target=self._run, args=(plan,), daemon=True)
+        self._thread.start()
+
+    def _run(self, plan: str) -> None:
+        try:
+            self.consortium.lead("run", plan, "--no-tracking", limit_s=RUN_S)
+        except AssertionError as error:
+            self.error = str(error)
+
+    def ended(self) -> bool:
+        return not self._thread.is_alive()
+
+    def rounds(self, site: str) -> int:
+        """Rounds that `site` took part in so far."""
+        return int(self._status()["sites"].get(site, 0))
+
+    def done(self) -> int:
+        return int(self._status()["rounds_done"])
+
+    def _status(self) -> Mapping[str, Any]:
+        try:
+            return self.consortium.status(self.run_id)
+        except AssertionError:
+            return {"sites": {}, "rounds_done": 0}  # no run folder yet
+
+    def finish(self) -> Mapping[str, Any]:
+        self._thread.join(RUN_S)
+        assert self.ended(), f"run {self.run_id} still goes on"
+        assert not self.error, self.error
+        return self.consortium.status(self.run_id)
+
+
+def test_a_run_in_containers_ends_with_a_model_and_ledgers_that_an_auditor_finds_whole(consortium: Consortium) -> None:
+    plan = consortium.plan("first", "privacy=epsilon8", "schedule.rounds=4", "schedule.evaluate_every=4", *SHORT_WAITS)
+    status = Going(consortium, "first", plan).finish()
+    assert (status["phase"], status["rounds_done"]) == ("finished", 4)
+    for site in SITES:
+        found = consortium.verified(site)
+        assert found["ok"], found["problems"]
+        assert found["epsilon"], f"{site} spent nothing"
+
+
+def test_every_hospital_is_upgraded_while_a_run_goes_on_and_no_ledger_is_charged_twice(consortium: Consortium) -> None:
+    before = {site: consortium.verified(site) for site in SITES}
+    first = consortium.sites[SITES[0]]
+    old = first.inspect("guard")["Image"]
+    consortium.build(first, REVISION="upgraded")
+    rounds = 150
+    schedule = (f"schedule.rounds={rounds}", f"schedule.evaluate_every={rounds}", "schedule.spare_train=40")
+    going = Going(consortium, "upgraded", consortium.plan("upgraded", "privacy=epsilon8", *schedule, *SHORT_WAITS))
+    wait_until(lambda: going.done() >= 1 or going.ended(), "the run goes", RUN_S)
+    for site in SITES:
+        consortium.sites[site].up()
+        assert consortium.sites[site].inspect("guard")["Image"] != old
+        reached = going.rounds(site)
+        wait_until(lambda site=site, reached=reached: going.rounds(site) > reached or going.ended(), f"{site} is back in the run", RUN_S)
+        assert not going.ended(), f"the run ended before {site} was upgraded: it was too short for this claim; {going.error}"
+    status = going.finish()
+    assert (status["phase"], status["rounds_done"]) == ("finished", rounds)
+    image = docker("image", "inspect", "--format", "{{index .Config.Labels \"org.opencontainers.image.revision\"}}", "wardround-site:under-test")
+    assert image.strip() == "upgraded"
+    for site in SITES:
+        found = consortium.verified(site)
+        assert found["ok"], found["problems"]  # a round that is charged twice is one of the problems an auditor finds
+        assert found["entries"] > before[site]["entries"]
