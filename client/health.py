@@ -14,12 +14,13 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from client.guard_rpc import GuardClient
 from client.home import HOME_VARIABLE, Home
 
 
 def guard_trouble(home: Home) -> str:
     """What is wrong with the guard; empty if it serves."""
+    from client.guard_rpc import GuardClient  # the gateway's health needs no gRPC
+
     with contextlib.closing(GuardClient(home.socket)) as guard:
         return "" if guard.health() else f"the guard does not serve at {home.socket}: look at its log"
 

@@ -24,8 +24,8 @@ HUB = "hub.example.org"
 PATIENTS = (160, 120, 90, 70)
 SITES = tuple(f"hospital-{number}" for number in range(1, len(PATIENTS) + 1))
 HOME = "/var/lib/wardround"
-CALL_S = 180.0
-UP_S = 240
+CALL_S = 300.0
+UP_S = 600
 BUILD_S = 1500.0
 WHEELS_PORT = 8099
 POLICY = """version: 1
@@ -121,7 +121,7 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 def _listening(handler: Callable[..., _Quiet]) -> http.server.ThreadingHTTPServer:
-    """On the same port whenever it is free: the address is part of what a layer was built from, and so of whether it is there already."""
+    """On the same port whenever it is free: a layer that was built from another address would be built anew."""
     try:
         return http.server.ThreadingHTTPServer(("127.0.0.1", WHEELS_PORT), handler)
     except OSError:
@@ -129,7 +129,7 @@ def _listening(handler: Callable[..., _Quiet]) -> http.server.ThreadingHTTPServe
 
 
 class Consortium:
-    """`with Consortium(folder) as consortium`: images built, hub and hospitals enrolled and healthy; at the end all is gone but the images."""
+    """`with Consortium(folder) as it`: images built, everybody enrolled and healthy; at the end all is gone but the images."""
 
     def __init__(self, folder: Path, port: int) -> None:
         self.folder = folder
@@ -139,7 +139,10 @@ class Consortium:
         write_hospitals(folder / "patients", len(PATIENTS), PATIENTS, seed=1)
         self.sites = {
             site: self._project(
-                site, "compose.site.yaml", {"WARDROUND_DATA": str(folder / "patients" / site), "WARDROUND_GUARD_MEMORY": "1500m"}, at
+                site,
+                "compose.site.yaml",
+                {"WARDROUND_DATA": str(folder / "patients" / site), "WARDROUND_GUARD_MEMORY": "1500m"},
+                at,
             )
             for at, site in enumerate(SITES, start=1)
         }
@@ -215,7 +218,9 @@ class Consortium:
 
     def plan(self, run_id: str, *overrides: str) -> str:
         """A signed plan's file, in the hub."""
-        sizes = [f"federation.sites.{site}={round(patients * 0.8 / 10) * 10}" for site, patients in zip(SITES, PATIENTS, strict=True)]
+        sizes = [
+            f"federation.sites.{site}={round(patients * 0.8 / 10) * 10}" for site, patients in zip(SITES, PATIENTS, strict=True)
+        ]
         words = ("task=cis_conversion", "federation=roster", f"run_id={run_id}", *sizes, *overrides)
         made = json.loads(self.lead("plan", *words, "--json"))
         self.lead("sign", made["file"])
@@ -237,8 +242,8 @@ class Consortium:
 
 
 def _override(file: str, at: int) -> dict[str, Any]:
-    soon = {"interval": "2s", "timeout": "8s", "retries": 3}
-    built = {"build": {"network": "host"}}
+    soon = {"interval": "5s", "timeout": "60s", "retries": 3}  # a busy machine is no reason to call anybody ill
+    built = {"build": {"network": "host"}}  # the engine of scripts/engine has no other for a build
     subnet = f"10.210.{at}."
     network = {"ipam": {"config": [{"subnet": f"{subnet}0/24", "gateway": f"{subnet}1"}]}}
     if file == "compose.hub.yaml":

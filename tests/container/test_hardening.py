@@ -1,4 +1,4 @@
-"""What the containers hold, shown by attempt: the guard reaches nobody, the gateway finds no patient and no key, nobody has rights."""
+"""What the containers hold, by attempt: the guard reaches nobody, the gateway finds no patient and no key, nobody has rights."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from consortium_in_containers import HOME, HUB, SITES, Consortium, docker, wait_until
 
-pytestmark = [pytest.mark.container, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.container, pytest.mark.timeout(3000)]
 
 SITE = SITES[0]
 REACH = """
@@ -93,7 +93,9 @@ def secrets_of(consortium: Consortium) -> dict[str, bytes]:
 def test_the_guard_cannot_open_a_connection_and_has_no_interface_but_its_own(consortium: Consortium) -> None:
     site = consortium.sites[SITE]
     networks = site.inspect("gateway")["NetworkSettings"]["Networks"].values()
-    neighbours = [address for network in networks for address in (f"{network['IPAddress']}:80", f"{network['Gateway']}:{consortium.port}")]
+    neighbours = [
+        address for network in networks for address in (f"{network['IPAddress']}:80", f"{network['Gateway']}:{consortium.port}")
+    ]
     targets = [f"{HUB}:{consortium.port}", "1.1.1.1:443", *neighbours]
     found = site.python("guard", REACH, *targets)
     assert found.pop("interfaces") == ["lo"]
@@ -150,10 +152,10 @@ def test_a_guard_that_hangs_turns_unhealthy_and_well_again(consortium: Consortiu
     site = consortium.sites[SITE]
     docker("kill", "--signal", "STOP", site.container("guard"))
     try:
-        wait_until(lambda: site.health("guard") == "unhealthy", "a guard that hangs is unhealthy")
+        wait_until(lambda: site.health("guard") == "unhealthy", "a guard that hangs is unhealthy", 300)
     finally:
         docker("kill", "--signal", "CONT", site.container("guard"))
-    wait_until(lambda: site.health("guard") == "healthy", "it goes on")
+    wait_until(lambda: site.health("guard") == "healthy", "it goes on", 300)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may choose whom the kernel ends")
@@ -163,8 +165,8 @@ def test_a_guard_that_runs_out_of_memory_is_ended_and_comes_back_with_its_ledger
     state = site.inspect("guard")
     Path(f"/proc/{state['State']['Pid']}/oom_score_adj").write_text("1000")  # the daemon, not the process that fills the memory
     site("exec", "-T", "guard", "python", "-c", HOG, ok=(1, 137, 128 + signal.SIGTERM))
-    wait_until(lambda: site.inspect("guard")["RestartCount"] > state["RestartCount"], "the engine starts it again")
-    wait_until(lambda: site.health("guard") == "healthy", "it serves again")
-    wait_until(lambda: site.health("gateway") == "healthy", "its gateway has it again")
+    wait_until(lambda: site.inspect("guard")["RestartCount"] > state["RestartCount"], "the engine starts it again", 300)
+    wait_until(lambda: site.health("guard") == "healthy", "it serves again", 300)
+    wait_until(lambda: site.health("gateway") == "healthy", "its gateway has it again", 300)
     after = consortium.verified(SITE)
     assert (after["ok"], after["entries"]) == (True, before["entries"])
