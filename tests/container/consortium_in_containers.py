@@ -83,6 +83,10 @@ class Project:
     def up(self, *services: str) -> None:
         self("up", "--detach", "--wait", "--wait-timeout", str(UP_S), *services, limit_s=UP_S + 60)
 
+    def up_with(self, profile: str) -> None:
+        """The service that is called like its profile, beside what runs."""
+        self("--profile", profile, "up", "--detach", "--wait", "--wait-timeout", str(UP_S), profile, limit_s=UP_S + 60)
+
     def container(self, service: str) -> str:
         return self("ps", "--all", "--quiet", service).strip()
 
@@ -135,7 +139,7 @@ class Consortium:
         self.folder = folder
         self.port = port
         self.arguments: dict[str, str] = {}
-        self.hub = self._project("hub", "compose.hub.yaml", {"WARDROUND_HUB_PORT": str(port)}, 0)
+        self.hub = self._project("hub", "compose.hub.yaml", {"WARDROUND_HUB_PORT": str(port), "WARDROUND_MLFLOW_PORT": "0"}, 0)
         write_hospitals(folder / "patients", len(PATIENTS), PATIENTS, seed=1)
         self.sites = {
             site: self._project(

@@ -12,19 +12,24 @@ pytestmark = [pytest.mark.container, pytest.mark.timeout(3000)]
 SHORT_WAITS = ("deadlines.keys_s=15", "deadlines.update_s=40", "deadlines.vote_s=20", "deadlines.approval_s=120")
 UPGRADES_S = 150.0  # what upgrading four hospitals takes on two idle processors; where all is slower, rounds are too
 RUN_S = 1200.0
+MIRRORED = """
+import json, mlflow
+mlflow.set_tracking_uri("http://mlflow:5000")
+print(json.dumps(mlflow.search_runs(search_all_experiments=True)["status"].tolist()))
+"""
 
 
 class Going:
     """`wardround-lead run` in the hub's container."""
 
-    def __init__(self, consortium: Consortium, run_id: str, plan: str) -> None:
+    def __init__(self, consortium: Consortium, run_id: str, plan: str, *options: str) -> None:
         self.consortium, self.run_id, self.error = consortium, run_id, ""
-        self._thread = threading.Thread(target=self._run, args=(plan,), daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(plan, *options), daemon=True)
         self._thread.start()
 
-    def _run(self, plan: str) -> None:
+    def _run(self, plan: str, *options: str) -> None:
         try:
-            self.consortium.lead("run", plan, "--no-tracking", limit_s=RUN_S)
+            self.consortium.lead("run", plan, *options, limit_s=RUN_S)
         except AssertionError as error:
             self.error = str(error)
 
@@ -53,9 +58,10 @@ class Going:
 
 @pytest.fixture(scope="session")
 def first_run(consortium: Consortium) -> Mapping[str, Any]:
-    """Where a run of four rounds stands that the lead waited for."""
+    """Where a run of four rounds stands that the lead waited for; MLflow in its own container mirrors it."""
+    consortium.hub.up_with("mlflow")
     plan = consortium.plan("first", "privacy=epsilon8", "schedule.rounds=4", "schedule.evaluate_every=4", *SHORT_WAITS)
-    return Going(consortium, "first", plan).finish()
+    return Going(consortium, "first", plan, "--store", "http://mlflow:5000").finish()
 
 
 def test_a_run_in_containers_ends_with_a_model_and_ledgers_that_an_auditor_finds_whole(
@@ -66,6 +72,7 @@ def test_a_run_in_containers_ends_with_a_model_and_ledgers_that_an_auditor_finds
         found = consortium.verified(site)
         assert found["ok"], found["problems"]
         assert found["epsilon"], f"{site} spent nothing"
+    assert consortium.hub.python("hub", MIRRORED) == ["FINISHED"]
 
 
 def test_every_hospital_is_upgraded_while_a_run_goes_on_and_no_ledger_is_charged_twice(
@@ -77,7 +84,7 @@ def test_every_hospital_is_upgraded_while_a_run_goes_on_and_no_ledger_is_charged
     consortium.build(first, REVISION="upgraded")
     rounds = min(400, max(40, round(UPGRADES_S / first_run["seconds_a_round"])))
     schedule = (f"schedule.rounds={rounds}", f"schedule.evaluate_every={rounds}", "schedule.spare_train=40")
-    going = Going(consortium, "upgraded", consortium.plan("upgraded", "privacy=epsilon8", *schedule, *SHORT_WAITS))
+    going = Going(consortium, "upgraded", consortium.plan("upgraded", "privacy=epsilon8", *schedule, *SHORT_WAITS), "--no-tracking")
     wait_until(lambda: going.done() >= 1 or going.ended(), "the run goes", RUN_S)
     for site in SITES:
         consortium.sites[site].up()
