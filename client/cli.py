@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from client import (
 from client.cli_output import Output
 from client.daemon import code_version
 from client.errors import ConfigError, Refused, SiteError, place_of
-from client.home import Home
+from client.home import HOME_VARIABLE, Home
 from client.migrate import check
 from consortium.errors import ConsortiumError
 from privacy.errors import PrivacyError
@@ -48,7 +49,8 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    root.add_argument("--home", type=Path, default=DEFAULT_HOME, help="this site's folder (default %(default)s)")
+    home = Path(os.environ.get(HOME_VARIABLE) or DEFAULT_HOME)
+    root.add_argument("--home", type=Path, default=home, help=f"this site's folder (${HOME_VARIABLE} or {DEFAULT_HOME})")
     root.add_argument("--json", action="store_true", help="print what a command shows as JSON")
     verbs = root.add_subparsers(dest="verb", required=True, metavar="COMMAND")
     for part in (

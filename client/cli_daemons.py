@@ -12,14 +12,15 @@ from types import FrameType
 from client.activity import Activity
 from client.canaries import audit_folder
 from client.cli_output import Output
-from client.config import SiteConfig, load_config
+from client.config import load_config
 from client.daemon import data_source, harden_process, open_site
 from client.errors import ConfigError
 from client.files import private_folder
 from client.home import Home
-from client.logs import FORM_VARIABLE, Logs, form_of
+from client.logs import AUTO, FORM_VARIABLE, Logs, form_of
 from client.populations import population_key
 
+METRICS_VARIABLE = "WARDROUND_METRICS_PORT"
 BEAT_S = 2.0  # between two writings of the display by a guard with nothing to do
 
 log = logging.getLogger("wardround.guard")
@@ -97,28 +98,50 @@ def _wait_for_signal(activity: Activity) -> None:
 def _gateway(home: Home, args: argparse.Namespace, out: Output) -> int:
     from client.relay import run_gateway  # Flower is imported by this daemon alone
 
-    config = load_config(home)
-    start_gateway_logs(config)
-    run_gateway(gateway_config(home, config), metrics_port=config.metrics_port)
+    site, form, metrics_port = _gateway_settings(home)
+    start_gateway_logs(site, form)
+    run_gateway(gateway_config(home), metrics_port=metrics_port)
     return 0
 
 
-def start_gateway_logs(config: SiteConfig) -> None:
+def _gateway_settings(home: Home) -> tuple[str, str, int]:
+    """Site, form of the log, port of the metrics: as site.yaml says; as the environment does where there is none, in a container."""
+    if home.config.exists():
+        config = load_config(home)
+        return config.site, config.log_format, config.metrics_port
+    given = os.environ.get(METRICS_VARIABLE, "0")
+    if not given.isdigit() or int(given) > 65535:
+        raise ConfigError(f"{METRICS_VARIABLE}={given[:20]!r}: expected a port in [0, 65535], 0 for none")
+    return "", AUTO, int(given)
+
+
+def start_gateway_logs(site: str, log_format: str) -> None:
     """Libraries may speak here: there is no data that they could quote. The SuperNode's process logs in the same form."""
-    form = form_of(config.log_format)
+    form = form_of(log_format)
     os.environ[FORM_VARIABLE] = form
-    Logs("gateway", config.site, form, foreign=True).start()
+    Logs("gateway", site, form, foreign=True).start()
 
 
-def gateway_config(home: Home, config: SiteConfig) -> "client.relay.GatewayConfig":  # type: ignore[name-defined]  # noqa: F821
+def gateway_config(home: Home) -> "client.relay.GatewayConfig":  # type: ignore[name-defined]  # noqa: F821
     from client.relay import GatewayConfig
 
-    if not config.hub:
-        raise ConfigError("no hub in site.yaml: run `wardround-site join INVITE` first")
     return GatewayConfig(
-        superlink=config.hub,
+        superlink=hub_of(home),
         ca_file=home.hub_ca,
         supernode_key=home.transport_key,
         guard_socket=home.socket,
         state_dir=private_folder(home.gateway / "state"),
     )
+
+
+def hub_of(home: Home) -> str:
+    """host:port of the hub, from site.yaml; without one, as in a gateway's container, what `join` left in the gateway's folder.
+
+    Raises `ConfigError` before the site has joined."""
+    if home.config.exists():
+        hub = load_config(home).hub
+    else:
+        hub = home.hub_address.read_text(encoding="ascii").strip() if home.hub_address.exists() else ""
+    if not hub:
+        raise ConfigError(f"no hub is known in {home.root}: run `wardround-site join INVITE` first")
+    return hub

@@ -4,6 +4,7 @@ import argparse
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 from client.cli_output import Output
@@ -50,6 +51,9 @@ def _init(home: Home, args: argparse.Namespace, out: Output) -> int:
     data = args.data.expanduser().resolve()
     config = SiteConfig(site=args.id, tasks=tuple(args.task), data=data, population=args.population, hub="", threads=1)
     request = init_site(home, config)
+    if out.as_json:  # what is to be handed over, so that a container needs no folder that both can write to
+        out.facts("", asdict(request))
+        return 0
     out.facts(
         f"site {request.id}", {"folder": home.root, "fingerprint": request.fingerprint, "hand to the lead": "join-request.json"}
     )

@@ -94,6 +94,7 @@ def join_by_invite(home: Home, file: InviteFile, *, told_founders: str, now: flo
     roster = join_site(home, signed=file.signed_roster, trusted_founders=parse_fingerprint(told_founders), now=now)
     private_folder(home.gateway)
     write_atomic(home.hub_ca, invite.ca_pem.encode("ascii"), mode=0o644)
+    write_atomic(home.hub_address, f"{invite.hub}\n".encode("ascii"), mode=0o644)
     config = load_config(home)
     write_config(home, SiteConfig(**{**vars(config), "hub": invite.hub}))
     write_atomic(home.invite, file.signed.encode())

@@ -30,9 +30,10 @@ def write_first(path: Path, data: bytes, *, mode: int = 0o600) -> bool:
 
 
 def _written(path: Path, data: bytes, mode: int) -> Path:
-    """A durable file beside `path`, of this thread alone."""
+    """A durable file beside `path`, of this thread alone; what lies at its name, a link to elsewhere say, is not written to."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}.tmp")
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    temporary.unlink(missing_ok=True)
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)

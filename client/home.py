@@ -1,6 +1,7 @@
 """Where a site keeps what it must not lose: one folder, every path named here once.
 
 Everything in it is plain: keys as PEM, the ledger and the egress manifests as text, plans and approvals as the signed bytes.
+Two folders in it may be volumes of their own, and are all that a gateway in a container sees: `gateway` and `socket`.
 """
 
 import contextlib
@@ -17,6 +18,8 @@ from consortium.documents import Signed
 from consortium.errors import ConsortiumError
 from consortium.identity import SigningKey, fingerprint
 from consortium.roster import Roster, changes, verify_roster
+
+HOME_VARIABLE = "WARDROUND_SITE_HOME"
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,11 @@ class Home:
     @property
     def hub_ca(self) -> Path:
         return self.root / "gateway" / "hub-ca.pem"
+
+    @property
+    def hub_address(self) -> Path:
+        """Where the hub is, for a gateway that has this folder and not site.yaml."""
+        return self.root / "gateway" / "hub.address"
 
     @property
     def gateway(self) -> Path:

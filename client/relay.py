@@ -11,6 +11,7 @@ empty bundle in its place without asking the hub for it, and the relay has no co
 This file reaches into internals of one pinned Flower release; `tests/flower/test_internals.py` fails when they move.
 """
 
+import contextlib
 import ctypes
 import fcntl
 import functools
@@ -171,6 +172,7 @@ class Board:
         self._state |= {"since": utc(now()), "guard_since": utc(now()), "started": utc(now()), "last_contact": "", "restarts": 0}
         self._requests: Counter[tuple[str, str]] = Counter()
         self._bytes_out = 0
+        self._write()  # what an earlier gateway left there is no longer so
 
     def show(self, **changes: Any) -> None:
         with self._lock:
@@ -221,14 +223,15 @@ class Board:
         document = json.dumps(self._document(), sort_keys=True) + "\n"
         try:
             _replace(self._path, document)
-            if self._beside is not None and self._beside.is_dir():
-                _replace(self._beside / self._path.name, document)
         except OSError as error:
             if self._writable:
                 log.warning("state=display-stale file=%s reason=%r", self._path.name, error.strerror)
             self._writable = False
             return
         self._writable = True
+        if self._beside is not None:
+            with contextlib.suppress(OSError):  # in a container of its own the gateway cannot write there, and need not
+                _replace(self._beside / self._path.name, document)
 
 
 def _replace(path: Path, text: str) -> None:

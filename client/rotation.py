@@ -144,9 +144,9 @@ def _install(home: Home) -> None:
     public_line = home.transport_key.with_suffix(".pub")
     for target in (home.transport_key, public_line, home.identity):
         source = home.next_keys / target.name
-        if source.exists():
-            os.replace(source, target)
-            sync_folder(target.parent)
+        if source.exists():  # a copy: in containers the gateway's folder is another volume
+            write_atomic(target, source.read_bytes(), mode=0o644 if target == public_line else 0o600)
+            source.unlink()
     for leftover in ("key-lost", f".{home.identity.name}.draft"):
         (home.next_keys / leftover).unlink(missing_ok=True)
     (home.root / REQUEST).unlink(missing_ok=True)

@@ -61,7 +61,8 @@ def init_hub(home: LeadHome, founding: Founding, *, now: datetime) -> tuple[Rost
     write_durably(home.founder_name, founding.founder.encode("ascii") + b"\n")
     write_durably(home.lead_id, founding.lead.encode("ascii") + b"\n")
     write_durably(home.founders_pin, founders_fingerprint(roster.founders, 1).encode("ascii") + b"\n")
-    files = make_tls(home.hub / "tls", founding.hosts, now=now)
+    names = dict.fromkeys((*founding.hosts, "127.0.0.1"))  # the hub's own processes and the lead's commands reach it there
+    files = make_tls(home.hub / "tls", tuple(names), now=now)
     home.follow(sign_roster(roster, founding.founder, founder))
     return roster, files
 

@@ -259,9 +259,9 @@ def test_the_program_ends_with_status_1_and_one_line(
         raise GatewayError("the relay ended 5 times without serving a request: see the log; start it again")
 
     monkeypatch.setattr(relay, "run_gateway", broken)
-    monkeypatch.setattr("client.cli_daemons.load_config", lambda _: SimpleNamespace(metrics_port=0))
+    monkeypatch.setattr("client.cli_daemons.load_config", lambda _: SimpleNamespace(site="a", log_format="text", metrics_port=0))
     monkeypatch.setattr("client.cli_daemons.gateway_config", lambda *_: config(tmp_path))
-    monkeypatch.setattr("client.cli_daemons.start_gateway_logs", lambda _: None)
+    monkeypatch.setattr("client.cli_daemons.start_gateway_logs", lambda *_: None)
     assert main(["--home", str(tmp_path), "gateway"]) == 1
     assert capsys.readouterr().err.splitlines() == [
         "error: the relay ended 5 times without serving a request: see the log; start it again"

@@ -206,11 +206,17 @@ FORBIDDEN: Mapping[str, str] = {
 }
 
 
+# Places inside an image are the same on every machine.
+INSIDE_IMAGES: Mapping[str, tuple[str, ...]] = {"a scratch folder by name": ("docker", "tests/container")}
+
+
 @pytest.mark.parametrize("what", FORBIDDEN)
 def test_no_file_names(root: Path, tracked: tuple[Path, ...], what: str) -> None:
     pattern = re.compile(FORBIDDEN[what])
     found = []
     for path in tracked:
+        if any(path.is_relative_to(folder) for folder in INSIDE_IMAGES.get(what, ())):
+            continue
         data = (root / path).read_bytes()
         if b"\0" in data[:8000]:
             continue  # an image

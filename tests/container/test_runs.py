@@ -1,0 +1,106 @@
+"""A consortium in containers trains: a whole run, and one under which every hospital is upgraded."""
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from consortium_in_containers import SITES, Consortium, docker, wait_until
+
+pytestmark = [pytest.mark.container, pytest.mark.timeout(3000)]
+
+SHORT_WAITS = ("deadlines.keys_s=15", "deadlines.update_s=40", "deadlines.vote_s=20", "deadlines.approval_s=120")
+UPGRADES_S = 240.0  # more than upgrading four hospitals takes; where all is slower, rounds are too
+RUN_S = 1200.0
+MIRRORED = """
+import json, mlflow
+mlflow.set_tracking_uri("http://mlflow:5000")
+print(json.dumps(mlflow.search_runs(search_all_experiments=True)["status"].tolist()))
+"""
+
+
+class Going:
+    """`wardround-lead run` in the hub's container."""
+
+    def __init__(self, consortium: Consortium, run_id: str, plan: str, *options: str) -> None:
+        self.consortium, self.run_id, self.error = consortium, run_id, ""
+        self._thread = threading.Thread(target=self._run, args=(plan, *options), daemon=True)
+        self._thread.start()
+
+    def _run(self, plan: str, *options: str) -> None:
+        try:
+            self.consortium.lead("run", plan, *options, limit_s=RUN_S)
+        except AssertionError as error:
+            self.error = str(error)
+
+    def ended(self) -> bool:
+        return not self._thread.is_alive()
+
+    def rounds(self, site: str) -> int:
+        """Rounds that `site` took part in so far."""
+        return int(self._status()["sites"].get(site, 0))
+
+    def done(self) -> int:
+        return int(self._status()["rounds_done"])
+
+    def _status(self) -> Mapping[str, Any]:
+        try:
+            return self.consortium.status(self.run_id)
+        except AssertionError:
+            return {"sites": {}, "rounds_done": 0}  # no run folder yet
+
+    def finish(self) -> Mapping[str, Any]:
+        self._thread.join(RUN_S)
+        assert self.ended(), f"run {self.run_id} still goes on"
+        assert not self.error, self.error
+        return self.consortium.status(self.run_id)
+
+
+@pytest.fixture(scope="session")
+def first_run(consortium: Consortium) -> Mapping[str, Any]:
+    """Where a run of four rounds stands that the lead waited for; MLflow in its own container mirrors it."""
+    consortium.hub.up_with("mlflow")
+    plan = consortium.plan("first", "privacy=epsilon8", "schedule.rounds=4", "schedule.evaluate_every=4", *SHORT_WAITS)
+    return Going(consortium, "first", plan, "--store", "http://mlflow:5000").finish()
+
+
+def test_a_run_in_containers_ends_with_a_model_and_ledgers_that_an_auditor_finds_whole(
+    consortium: Consortium, first_run: Mapping[str, Any]
+) -> None:
+    assert (first_run["phase"], first_run["rounds_done"]) == ("finished", 4)
+    for site in SITES:
+        found = consortium.verified(site)
+        assert found["ok"], found["problems"]
+        assert found["epsilon"], f"{site} spent nothing"
+    assert consortium.hub.python("hub", MIRRORED) == ["FINISHED"]
+
+
+def test_every_hospital_is_upgraded_while_a_run_goes_on_and_no_ledger_is_charged_twice(
+    consortium: Consortium, first_run: Mapping[str, Any]
+) -> None:
+    before = {site: consortium.verified(site) for site in SITES}
+    first = consortium.sites[SITES[0]]
+    old = first.inspect("guard")["Image"]
+    consortium.build(first, REVISION="upgraded")
+    rounds = min(300, max(60, round(UPGRADES_S / first_run["seconds_a_round"])))
+    schedule = (f"schedule.rounds={rounds}", f"schedule.evaluate_every={rounds}", "schedule.spare_train=40")
+    going = Going(consortium, "upgraded", consortium.plan("upgraded", "privacy=epsilon8", *schedule, *SHORT_WAITS), "--no-tracking")
+    wait_until(lambda: going.done() >= 1 or going.ended(), "the run goes", RUN_S)
+    for site in SITES:
+        consortium.sites[site].up()
+        assert consortium.sites[site].inspect("guard")["Image"] != old
+        reached = going.rounds(site)
+        wait_until(
+            lambda site=site, reached=reached: going.rounds(site) > reached or going.ended(), f"{site} is back in the run", RUN_S
+        )
+        assert not going.ended(), f"the run ended before {site} was upgraded: it was too short for this claim; {going.error}"
+    status = going.finish()
+    assert (status["phase"], status["rounds_done"]) == ("finished", rounds)
+    image = docker(
+        "image", "inspect", "--format", '{{index .Config.Labels "org.opencontainers.image.revision"}}', "wardround-site:under-test"
+    )
+    assert image.strip() == "upgraded"
+    for site in SITES:
+        found = consortium.verified(site)
+        assert found["ok"], found["problems"]  # a round that is charged twice is one of the problems an auditor finds
+        assert found["entries"] > before[site]["entries"]
