@@ -105,7 +105,7 @@ def _gateway(home: Home, args: argparse.Namespace, out: Output) -> int:
 
 
 def _gateway_settings(home: Home) -> tuple[str, str, int]:
-    """Site, form of the log, port of the metrics: as site.yaml says; as the environment does where there is none, in a container."""
+    """Site, form of the log, port of the metrics: as site.yaml says, or the environment where there is none (a container)."""
     if home.config.exists():
         config = load_config(home)
         return config.site, config.log_format, config.metrics_port
