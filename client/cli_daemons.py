@@ -143,5 +143,5 @@ def hub_of(home: Home) -> str:
     else:
         hub = home.hub_address.read_text(encoding="ascii").strip() if home.hub_address.exists() else ""
     if not hub:
-        raise ConfigError(f"no hub is known in {home.root}: run `wardround-site join INVITE` first")
+        raise ConfigError(f"no hub is known in {home.root}: run `wardround-site init`, then `wardround-site join INVITE`")
     return hub
