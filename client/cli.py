@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from client import cli_audit, cli_daemons, cli_data, cli_model, cli_predict, cli_segment, cli_setup, cli_steward
+from client import cli_audit, cli_check, cli_daemons, cli_data, cli_model, cli_predict, cli_segment, cli_setup, cli_steward
 from client.cli_output import Output
 from client.errors import ConfigError, Refused, SiteError
 from client.home import Home
@@ -18,7 +18,7 @@ DEFAULT_HOME = Path("~/.wardround-site")
 EXAMPLES = """examples:
   wardround-site init --id hospital-a --task cis_conversion --data /srv/ms-data
   wardround-site join invite.json --founders 1f0c-…      (fingerprint as told by telephone)
-  wardround-site check                                    is everything ready? sends nothing
+  wardround-site check                                    is everything ready? sends no patient data
   wardround-site plans list | show RUN                    what is asked, by whom, what it costs, what leaves
   wardround-site plans approve RUN
   wardround-site guard                                    the daemon with the data, no network
@@ -40,6 +40,8 @@ def parser() -> argparse.ArgumentParser:
     verbs = root.add_subparsers(dest="verb", required=True, metavar="COMMAND")
     for part in (cli_setup, cli_data, cli_steward, cli_daemons, cli_audit, cli_predict, cli_segment, cli_model):
         part.add_commands(verbs)
+        if part is cli_setup:
+            cli_check.add_command(verbs)
     return root
 
 
