@@ -18,6 +18,7 @@ import ctypes
 import datetime
 import hashlib
 import hmac
+import importlib.metadata
 import json
 import logging
 import os
@@ -56,6 +57,7 @@ from flwr.supercore.run import RunNotRunningException
 from consortium.wire import Reply, Request
 from server.errors import ServerError
 from server.folder import RunFolder
+from server.front import Front
 from server.journal import wait_for_writer
 from server.tls import TlsFiles, make_tls
 from server.transport import Patience, TransportError
@@ -83,6 +85,7 @@ CLEAN_UP_S = 1.0
 SETTLE_S = 0.03
 EMPTY_LOOK = 64  # bytes; a message takes more
 LOOKERS_LIMIT = 1_000  # lookers remembered, the latest ones; who is forgotten is answered at once
+ROSTER = "roster.signed"  # beside the hub's state folder, where `server.home` has it
 NAME_LIMIT = 1_024  # bytes of a public key or a task token; longer ones are not remembered
 BELLS = {  # who looks here is woken by requests that begin with this
     "/v1/fleet/pull-messages": "/v1/runtime/push-",
@@ -800,6 +803,7 @@ def _run_superlink(token_file: Path) -> None:
         application = create_app(*arguments, **settings)
         application.add_middleware(_Doorbell)
         application.add_middleware(_Gate, token=token)
+        application.add_middleware(Front, version=importlib.metadata.version("wardround"), roster=token_file.parents[1] / ROSTER)
         return application
 
     superlink.create_app = create_gated_app

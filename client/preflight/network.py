@@ -26,9 +26,9 @@ HELLO, BYTES, ECHO, HOLD = "/wardround/hello", "/wardround/bytes/", "/wardround/
 PATTERN: Final = b"wardround/bytes/1"  # SHAKE-256 of it is what the hub sends and what is sent to it
 DOWN: Final = (1_024, 65_536, 1_048_576)  # bytes; a model comes in pieces of about a megabyte
 UP: Final = (65_536, 1_048_576)
-ANSWER_LIMIT_S: Final = 10.0  # of a small answer; and without any byte of a large one
-TRANSFER_LIMIT_S: Final = 60.0
-GRACE_S: Final = 10.0  # for an answer that was due
+ANSWER_LIMIT_S = 10.0  # of a small answer; and without any byte of a large one
+TRANSFER_LIMIT_S = 60.0
+GRACE_S = 10.0  # for an answer that was due
 LOOK_S: Final = 12  # the hub holds a gateway's request for up to 10 s: a silence this long must survive
 HELLO_LIMIT: Final = 4_096
 AHEAD_S, BEHIND_S = 4.0, 60.0  # the hub refuses signatures dated more than 5 s ahead of it, or 305 s behind
@@ -55,8 +55,8 @@ class Talk:
     version: str
     idle_s: int = 15
     clock: Callable[[], float] = time.time
-    answer_limit_s: float = ANSWER_LIMIT_S
-    transfer_limit_s: float = TRANSFER_LIMIT_S
+    answer_limit_s: float = field(default_factory=lambda: ANSWER_LIMIT_S)
+    transfer_limit_s: float = field(default_factory=lambda: TRANSFER_LIMIT_S)
     _found: Hello | None = field(default=None, repr=False)
 
     def hello(self) -> str:

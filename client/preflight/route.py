@@ -23,9 +23,9 @@ import httpx
 
 from client.preflight.findings import NotTried, Problem, shown
 
-NAME_LIMIT_S: Final = 8.0  # of a look-up; the usual resolver asks its first server for 5 s
-CONNECT_LIMIT_S: Final = 5.0  # of one address
-PROXY_LIMIT_S: Final = 15.0  # of a proxy's answer to CONNECT: it looks the name up and connects meanwhile
+NAME_LIMIT_S = 8.0  # of a look-up; the usual resolver asks its first server for 5 s
+CONNECT_LIMIT_S = 5.0  # of one address
+PROXY_LIMIT_S = 15.0  # of a proxy's answer to CONNECT: it looks the name up and connects meanwhile
 ADDRESSES_LIMIT: Final = 6
 PROXY_PORTS: Final = {"http": 80, "https": 443}
 PROXY_NO_WAY: Final = (502, 503, 504)
@@ -145,9 +145,9 @@ class Way:
     """The steps to the hub's port. Each is one line of the check and is kept for the next; `open` goes all of them."""
 
     hub: Hub
-    resolve: Resolve = system_resolve
-    name_limit_s: float = NAME_LIMIT_S
-    connect_limit_s: float = CONNECT_LIMIT_S
+    resolve: Resolve = field(default_factory=lambda: system_resolve)
+    name_limit_s: float = field(default_factory=lambda: NAME_LIMIT_S)
+    connect_limit_s: float = field(default_factory=lambda: CONNECT_LIMIT_S)
     proxy: Proxy | None = None
     _addresses: Sequence[Address] = ()
     _reached: Address | None = None
@@ -270,7 +270,9 @@ class Way:
             answer = http.client.HTTPResponse(line, method="CONNECT")  # may read ahead: in TLS the client speaks first
             answer.begin()
         except TimeoutError as error:
-            raise Problem("PROXY_BREAKS", f"the proxy {proxy} did not answer CONNECT within {PROXY_LIMIT_S:g} s") from error
+            raise Problem(
+                "PROXY_BREAKS", f"the proxy {proxy} did not answer CONNECT {self.hub} within {PROXY_LIMIT_S:g} s"
+            ) from error
         except (OSError, http.client.HTTPException) as error:
             how = "cuts the connection" if isinstance(error, OSError) else "answers in no HTTP"
             raise Problem("PROXY_BREAKS", f"the proxy {proxy} {how} when asked for {self.hub} ({type(error).__name__})") from error
