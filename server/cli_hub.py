@@ -24,6 +24,9 @@ START_EXAMPLE = """example:
   wardround-lead hub register                            (in another terminal, after every change of the roster)"""
 ADD_EXAMPLE = """example:
   wardround-lead roster add-site join-request.json --told 1f0c-22ab-...   (fingerprint as told by telephone)"""
+CHECK_EXAMPLE = """example:
+  wardround-lead hub check --port 443
+exit status: 0 ready, 1 a problem, 2 usage or configuration"""
 INVITE_EXAMPLE = """example:
   wardround-lead roster invite --hub hub.example.org:443 --out invite.json"""
 
@@ -83,6 +86,11 @@ def _add_start(actions: "argparse._SubParsersAction[argparse.ArgumentParser]", c
     begin.add_argument("--port", type=int, default=8443, help="the one port that sites reach (default %(default)s)")
     begin.add_argument("--bind", default="127.0.0.1", help="address to listen on (default %(default)s; 0.0.0.0 for all)")
     begin.set_defaults(handler=start_hub)
+    check = actions.add_parser(
+        "check", parents=[common], help="is the hub ready? changes nothing", epilog=CHECK_EXAMPLE, formatter_class=raw
+    )
+    check.add_argument("--port", type=int, default=8443, help="the port that it was started on (default %(default)s)")
+    check.set_defaults(handler=check_hub)
     register = actions.add_parser("register", parents=[common], help="let the roster's gateways, and no others, connect")
     register.set_defaults(handler=register_sites)
 
@@ -129,6 +137,23 @@ def start_hub(home: LeadHome, args: argparse.Namespace, out: Output) -> int:
     out.say(f"hub of {roster.consortium} on {args.bind}:{args.port}; stop it with Ctrl-C")
     run_hub(HubConfig(state_dir=home.hub, port=args.port, host=args.bind))
     return 0
+
+
+def check_hub(home: LeadHome, args: argparse.Namespace, out: Output) -> int:
+    """One line for each look; exit status 1 if one found a problem."""
+    from server.cli_run import hub_access
+    from server.flower import HubControl, public_key_of
+    from server.hub_check import NOT_TRIED, PROBLEM, HubCheck
+
+    def nodes() -> list[bytes]:
+        with contextlib.closing(HubControl(hub_access(home, f"127.0.0.1:{args.port}"))) as hub:
+            return [node.public_key for node in hub.nodes() if node.status != "unregistered"]
+
+    found = HubCheck(home, args.port, nodes, public_key_of).findings()
+    lines = [f"{finding.state:<9}  {finding.check:<11}  {finding.detail}" for finding in found]
+    counts = [sum(finding.state == state for finding in found) for state in (PROBLEM, NOT_TRIED)]
+    out.lines([*lines, f"{counts[0]} problems, {counts[1]} not tried"], [vars(finding) for finding in found])
+    return int(counts[0] > 0)
 
 
 def register_sites(home: LeadHome, args: argparse.Namespace, out: Output) -> int:

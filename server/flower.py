@@ -505,11 +505,19 @@ def _reasons(action: str) -> Iterator[None]:
 def read_public_key(path: Path) -> bytes:
     """A SuperNode's public key as Flower transmits it; `HubError` unless it is an OpenSSH key on a NIST curve."""
     try:
-        key = load_ssh_public_key(path.read_bytes())
-    except (OSError, ValueError, UnsupportedAlgorithm) as error:
+        return public_key_of(path.read_text("utf-8", "replace"), str(path))
+    except OSError as error:
         raise HubError(f"{path} is not an OpenSSH public key") from error
+
+
+def public_key_of(line: str, where: str = "the roster's line") -> bytes:
+    """The same, of a line like `ecdsa-sha2-nistp384 AAAA…`; `where` names it in errors."""
+    try:
+        key = load_ssh_public_key(line.encode())
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise HubError(f"{where} is not an OpenSSH public key") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or not uses_nist_ec_curve(key):
-        raise HubError(f"{path} is not an ECDSA key on a NIST curve: make one with ssh-keygen -t ecdsa -b 384")
+        raise HubError(f"{where} is not an ECDSA key on a NIST curve: make one with ssh-keygen -t ecdsa -b 384")
     return bytes(public_key_to_bytes(key))
 
 

@@ -249,7 +249,7 @@ def cuts_at_once(line: socket.socket) -> None:
 
 @dataclass
 class HttpProxy:
-    """A CONNECT proxy. `status`: what it refuses with; `offers`: its Proxy-Authenticate headers; `login`: what it takes as Basic."""
+    """A CONNECT proxy. `status`: what it refuses with; `offers`: its Proxy-Authenticate headers; `login`: what it takes."""
 
     status: int = 0
     offers: tuple[str, ...] = ()

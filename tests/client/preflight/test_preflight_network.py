@@ -1,4 +1,4 @@
-"""Each way in which a hospital's network keeps a site from its hub is caused with real sockets, and named, alone, with its remedy."""
+"""Each way in which a network keeps a site from its hub is caused with real sockets, and named, alone, with its remedy."""
 
 import datetime
 import hashlib

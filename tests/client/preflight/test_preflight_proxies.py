@@ -22,9 +22,10 @@ HUBS = (
 )
 URLS = ("", "http://p1.example:3128", "p2.example:8080", "https://p3.example", "http://user:pw@p4.example")
 EXCEPTIONS = (
-    "hub.example.org", ".example.org", "example.org", "org", "*.example.org", "hub.example.org:443", "hub.example.org:8443", "HUB.example.org",
-    "https://hub.example.org", "http://hub.example.org", "192.168.0.7", "192.168.0.0/16", "::1", "localhost", "*", "", " example.org ", "xhub.example.org",
-)  # fmt: skip
+    *("hub.example.org", ".example.org", "example.org", "org", "*.example.org", " example.org ", "xhub.example.org"),
+    *("hub.example.org:443", "hub.example.org:8443", "HUB.example.org", "https://hub.example.org", "http://hub.example.org"),
+    *("192.168.0.7", "192.168.0.0/16", "::1", "localhost", "*", ""),
+)
 environments = st.fixed_dictionaries(
     {},
     optional={
