@@ -6,8 +6,10 @@ Every byte that is sent stands in this file; none comes from a patient, a key or
 import contextlib
 import hashlib
 import http.client
+import io
 import json
 import queue
+import select
 import socket
 import ssl
 import threading
@@ -16,11 +18,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from client.preflight.findings import NotTried, Problem, shown
 from client.preflight.tls import Secure
 from client.preflight.versions import versions_fit
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 HELLO, BYTES, ECHO, HOLD = "/wardround/hello", "/wardround/bytes/", "/wardround/echo", "/wardround/hold/"
 PATTERN: Final = b"wardround/bytes/1"  # SHAKE-256 of it is what the hub sends and what is sent to it
@@ -177,7 +182,7 @@ class Talk:
         return str(self.secure.way.hub)
 
     @contextlib.contextmanager
-    def _line(self) -> Iterator[socket.socket]:
+    def _line(self) -> Iterator[ssl.SSLSocket]:
         with contextlib.closing(self.secure.open()) as line:
             line.settimeout(self.answer_limit_s)
             yield line
@@ -187,7 +192,7 @@ class Talk:
             raise NotTried("the hub did not say what it is")
         return self._found
 
-    def _asked_hello(self, line: socket.socket) -> Hello:
+    def _asked_hello(self, line: ssl.SSLSocket) -> Hello:
         before, began = self.clock(), time.monotonic()
         try:
             answer = _ask(line, self._host, "GET", HELLO)
@@ -225,7 +230,7 @@ class Talk:
     def _stranger(self, status: int) -> Problem:
         return Problem("NOT_A_HUB", f"{self._host} answers with status {status} and no greeting of a hub")
 
-    def _fetched(self, line: socket.socket, size: int) -> None:
+    def _fetched(self, line: ssl.SSLSocket, size: int) -> None:
         wanted = hashlib.shake_256(PATTERN).digest(size)
         got, end = bytearray(), time.monotonic() + self.transfer_limit_s
         try:
@@ -243,11 +248,11 @@ class Talk:
         except CLOSED as error:
             raise Problem("CUT_OFF", f"of {size} bytes from the hub {len(got)} came ({_side(error)})") from error
         if len(got) < size:
-            raise Problem("CUT_OFF", f"of {size} bytes from the hub {len(got)} came, then the end (FIN)")
+            raise Problem("CUT_OFF", f"of {size} bytes from the hub {len(got)} came ({_side(EOFError())})")
         if bytes(got) != wanted:
             raise Problem("ALTERED", f"{size} bytes from the hub came with SHA-256 {_short(got)}, expected {_short(wanted)}")
 
-    def _sent(self, line: socket.socket, size: int) -> None:
+    def _sent(self, line: ssl.SSLSocket, size: int) -> None:
         body = hashlib.shake_256(PATTERN).digest(size)
         line.settimeout(self.answer_limit_s)
         try:
@@ -270,23 +275,54 @@ class Talk:
             raise NotTried("the hub answers too many checks just now: try again")
 
 
-def _ask(line: socket.socket, host: str, method: str, path: str, body: bytes = b"") -> http.client.HTTPResponse:
+class _Reader(io.RawIOBase):
+    """Reads a TLS connection and looks beneath it first: Python's TLS says "end" of FIN and of RST."""
+
+    def __init__(self, line: ssl.SSLSocket) -> None:
+        self._line = line
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        """Raises `TimeoutError` after the connection's time-out, `EOFError` after a FIN, `ConnectionResetError` after an RST."""
+        limit_s = self._line.gettimeout() or 0.0
+        end = time.monotonic() + limit_s
+        while True:
+            if not self._line.pending():
+                if not select.select([self._line], [], [], max(0.0, end - time.monotonic()))[0]:
+                    raise TimeoutError
+                if socket.socket.recv(self._line, 1, socket.MSG_PEEK) == b"":
+                    raise EOFError
+            self._line.settimeout(0.0)
+            try:
+                return self._line.recv_into(buffer)
+            except ssl.SSLWantReadError:  # a part of TLS itself, such as a ticket
+                continue
+            finally:
+                self._line.settimeout(limit_s)
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        """What `http.client` asks a socket for."""
+        del mode
+        return io.BufferedReader(self)
+
+
+def _ask(line: ssl.SSLSocket, host: str, method: str, path: str, body: bytes = b"") -> http.client.HTTPResponse:
     """One request of fixed words on an open connection. Raises `TimeoutError` and what `CLOSED` names."""
     length = f"Content-Length: {len(body)}\r\n" if body else ""
     line.sendall(f"{method} {path} HTTP/1.1\r\nHost: {host}\r\n{length}\r\n".encode() + body)
-    answer = http.client.HTTPResponse(line, method=method)
+    answer = http.client.HTTPResponse(_Reader(line), method=method)  # type: ignore[arg-type]  # asks for a file and no more
     answer.begin()
     return answer
 
 
-def _silent(line: socket.socket, seconds: float) -> None:
+def _silent(line: ssl.SSLSocket, seconds: float) -> None:
     """Say nothing for so long. Raises `EOFError` or `ConnectionError` as soon as the connection ends."""
     line.settimeout(seconds)
-    try:
-        if line.recv(1) == b"":
+    with contextlib.suppress(TimeoutError):
+        if _Reader(line).readinto(bytearray(1)) == 0:
             raise EOFError
-    except TimeoutError:
-        return
 
 
 def _side(error: Exception) -> str:

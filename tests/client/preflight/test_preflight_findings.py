@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client import guard_rpc
@@ -59,6 +59,7 @@ def test_not_tried_is_no_problem() -> None:
     assert run_probes([failing(NotTried("nothing here"))], limit_s=60.0)[0].state == NOT_TRIED
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.text(max_size=400))
 def test_foreign_words_are_printable_and_short(text: str) -> None:
     assert shown(text).isprintable() or text == ""

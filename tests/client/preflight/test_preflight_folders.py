@@ -123,9 +123,9 @@ def test_a_key_of_another_user(site: Checked, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_socket_path_too_long(tmp_path: Path) -> None:
-    folders.socket_path(Path("/") / "x" * 106)
+    folders.socket_path(Path("/" + "x" * 106))
     with pytest.raises(Problem, match="108 bytes, at most 107"):
-        folders.socket_path(Path("/") / "x" * 107)
+        folders.socket_path(Path("/" + "x" * 107))
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------

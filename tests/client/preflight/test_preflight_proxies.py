@@ -49,7 +49,7 @@ def httpx_says(hub: Hub) -> str | None:
         return f"{url.scheme.decode()}://{url.host.decode()}:{url.port or {'http': 80, 'https': 443}[url.scheme.decode()]}"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(environments, st.sampled_from(HUBS))
 @example(
     {"HTTPS_PROXY": "http://p1.example:3128", "NO_PROXY": "hub.example.org:443"}, HUBS[0]
