@@ -241,10 +241,8 @@ class Talk:
                 if time.monotonic() > end:
                     raise Problem("SLOW_LINE", f"{len(got)} of {size} bytes came in {self.transfer_limit_s:g} s")
         except TimeoutError as error:
-            code = "CUT_OFF" if size == min(DOWN) else "LARGE_STALLS"
-            raise Problem(
-                code, f"of {size} bytes from the hub {len(got)} came, then nothing for {self.answer_limit_s:g} s"
-            ) from error
+            words = f"of {size} bytes from the hub {len(got)} came, then nothing for {self.answer_limit_s:g} s"
+            raise Problem("LARGE_STALLS", words) from error
         except CLOSED as error:
             raise Problem("CUT_OFF", f"of {size} bytes from the hub {len(got)} came ({_side(error)})") from error
         if len(got) < size:

@@ -17,7 +17,7 @@ from tasks.registry import find_task
 
 GUARD, GATEWAY, ALL = "guard", "gateway", "all"
 PARTS: Final = (GUARD, GATEWAY, ALL)
-QUICK_S, DISK_S, NETWORK_S, TRANSFER_S, DATA_S = 20.0, 60.0, 75.0, 480.0, 900.0
+QUICK_S, DISK_S, NETWORK_S, TRANSFER_S, DATA_S = 30.0, 120.0, 75.0, 480.0, 900.0
 WHOLE_S: Final = 2_400.0  # of all probes together, longest silence included
 KEYS: Final = ("population.key", "pseudonym.key")  # made when first needed
 
@@ -57,7 +57,7 @@ def _files(home: Home, asked: Asked) -> Sequence[Probe]:
         Probe("keys", lambda: _closed(home, asked), QUICK_S, ("configuration",)),
         Probe("folders", lambda: folders.writable(places), DISK_S),
         Probe("disk", lambda: folders.room(places), DISK_S),
-        Probe("memory", lambda: _memory(home, asked), QUICK_S, ("configuration",)),
+        Probe("memory", lambda: _memory(home, asked), DISK_S, ("configuration",)),
         Probe("socket", lambda: folders.socket_path(home.socket), QUICK_S),
         running,
         *((seen,) if asked.gateway else ()),
@@ -111,6 +111,6 @@ def _closed(home: Home, asked: Asked) -> str:
 
 def _memory(home: Home, asked: Asked) -> str:
     config = site.settings(home)
-    images = any(isinstance(find_task(name), ImageTask) for name in config.tasks)
+    images = asked.guard and any(isinstance(find_task(name), ImageTask) for name in config.tasks)  # some tasks import torch
     needed = machine.needed_mib(guard=asked.guard, gateway=asked.gateway, threads=config.threads, images=images)
     return machine.enough(machine.memory(), needed, running=site.guard_answers(home))

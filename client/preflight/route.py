@@ -300,4 +300,4 @@ def _words(error: OSError) -> str:
         return "no answer: packets are dropped on the way"
     if isinstance(error, ConnectionRefusedError):
         return "refused: the port is closed"
-    return os.strerror(error.errno) if error.errno in errno.errorcode else type(error).__name__
+    return os.strerror(error.errno) if error.errno is not None and error.errno in errno.errorcode else type(error).__name__
