@@ -162,7 +162,12 @@ class Way:
     def look_up(self) -> str:
         """The addresses of the hub, or of the proxy, which looks the hub's up itself."""
         host, port = self._first_stop
-        self._addresses = self._looked_up(host, port)
+        try:
+            self._addresses = self._looked_up(host, port)
+        except Problem as problem:
+            if self.proxy is None:
+                raise
+            raise Problem("PROXY_UNREACHABLE", f"the proxy {self.proxy}: {problem.detail}") from problem
         return f"{host} is {', '.join(str(address[0]) for _, address in self._addresses)}"
 
     def reach(self) -> str:

@@ -11,6 +11,7 @@ from hospital_network import FakeHub, server_context, serving
 from client.config import SiteConfig
 from client.enrol import init_site
 from client.home import Home
+from client.preflight import network
 from server.tls import TlsFiles, make_tls
 
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
@@ -21,6 +22,18 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in PROXIES:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _silence_takes_its_time(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second and more in each test: tried by those that ask for `silent_line`, not by those about something else."""
+    if "silent_line" not in request.fixturenames:
+        monkeypatch.setattr(network.Talk, "idle", lambda talk: "not tried by this test")
+
+
+@pytest.fixture
+def silent_line() -> None:
+    """This test is about silence too."""
 
 
 @pytest.fixture(scope="session")

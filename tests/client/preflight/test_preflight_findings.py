@@ -1,11 +1,15 @@
 """Probes end: one that hangs is left behind, one that fails hides no other, and a probe whose ground is gone is not tried."""
 
+import os
+import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
 import pytest
+from checked_site import Checked
+from hospital_network import accepts_and_says_nothing, serving
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -94,6 +98,20 @@ def test_both_sides_mean_the_same_bytes_and_limits() -> None:
 def test_one_minor_apart_fits(ours: str, theirs: str, update: str) -> None:
     found = versions_fit(ours, theirs)
     assert (found is None) if not update else (found is not None and update in found)
+
+
+def test_ctrl_c_ends_a_check_that_waits_and_leaves_no_trace(site: Checked) -> None:
+    with serving(accepts_and_says_nothing) as port:
+        site.joins(port)
+        command = [sys.executable, "-m", "client.cli", "--home", str(site.home.root), "check", "--part", "gateway"]
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)}
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+        assert process.stdout is not None
+        assert any(" proxy " in line for line in process.stdout)  # the next step waits for an answer
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said == ""
 
 
 @pytest.mark.parametrize("words", [("--idle", "0"), ("--idle", "601"), ("--part", "moon")])

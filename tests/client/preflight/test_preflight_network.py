@@ -42,6 +42,7 @@ def resolving(monkeypatch: pytest.MonkeyPatch, *addresses: tuple[str, int]) -> N
 # --- all is well ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("silent_line")
 def test_a_good_way_has_no_problem(site: Checked, hub_with: HubWith) -> None:
     hub_with()
     rows = site.check(status=0)
@@ -58,6 +59,7 @@ def test_offline_no_socket_is_opened(site: Checked, hub_with: HubWith) -> None:
     assert hub.heard == []
 
 
+@pytest.mark.usefixtures("silent_line")
 def test_a_hub_without_a_front_is_older_and_the_clock_is_still_compared(site: Checked, hub_with: HubWith) -> None:
     for status in (403, 404):
         hub_with(older=status)
@@ -264,6 +266,18 @@ def test_a_proxy_that_cannot_be_reached(site: Checked, hub_with: HubWith, throug
     site.finds("port", "PROXY_UNREACHABLE", f"127.0.0.1:{port}", "refused")
 
 
+def test_a_proxy_whose_name_is_not_known(
+    site: Checked, hub_with: HubWith, through: Through, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deny(host: str, port: int) -> list[route.Address]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    behind(site, hub_with)
+    monkeypatch.setattr(route, "system_resolve", deny)
+    through("http://proxy.hospital.example:3128")
+    site.finds("name", "PROXY_UNREACHABLE", "proxy.hospital.example")
+
+
 @pytest.mark.parametrize("login", ["", "alice:open-sesame@"])
 def test_a_proxy_that_wants_a_login_names_the_kinds_and_never_the_password(
     site: Checked, hub_with: HubWith, through: Through, login: str
@@ -371,12 +385,14 @@ def test_a_line_too_slow(site: Checked, hub_with: HubWith, monkeypatch: pytest.M
     site.finds("large messages", "SLOW_LINE")
 
 
+@pytest.mark.usefixtures("silent_line")
 def test_a_busy_hub_is_no_problem_of_the_sites(site: Checked, hub_with: HubWith) -> None:
     hub_with(busy=True)
     rows = site.check(status=0)
     assert {rows[name]["state"] for name in ("large messages", "silence")} == {"not tried"}
 
 
+@pytest.mark.usefixtures("silent_line")
 @pytest.mark.parametrize("by_reset", [False, True])
 def test_a_silent_connection_that_is_cut_says_when_and_from_which_side(site: Checked, hub_with: HubWith, by_reset: bool) -> None:
     hub_with(idle_cut_s=0.5, reset=by_reset)
@@ -384,6 +400,7 @@ def test_a_silent_connection_that_is_cut_says_when_and_from_which_side(site: Che
     assert "idle time-out" in found["remedy"]
 
 
+@pytest.mark.usefixtures("silent_line")
 def test_a_proxy_that_cuts_silence(site: Checked, hub_with: HubWith, through: Through) -> None:
     behind(site, hub_with)
     with serving(HttpProxy(idle_cut_s=0.4)) as port:
@@ -391,6 +408,7 @@ def test_a_proxy_that_cuts_silence(site: Checked, hub_with: HubWith, through: Th
         site.finds("silence", "IDLE_CUT", "was cut after 0.")
 
 
+@pytest.mark.usefixtures("silent_line")
 def test_silence_that_is_lost_without_a_word(site: Checked, hub_with: HubWith, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(network, "GRACE_S", 0.3)
     monkeypatch.setattr(FakeHub, "_hold", lambda hub, tunnel, seconds: time.sleep(20))
@@ -398,6 +416,7 @@ def test_silence_that_is_lost_without_a_word(site: Checked, hub_with: HubWith, m
     site.finds("silence", "IDLE_CUT", "nobody says so")
 
 
+@pytest.mark.usefixtures("silent_line")
 def test_a_cut_later_than_the_gateway_is_ever_silent_is_told_and_no_problem(
     site: Checked, hub_with: HubWith, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -444,6 +463,7 @@ def test_a_roster_that_differs_is_named_by_side(site: Checked, hub_with: HubWith
 # --- what is sent -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("silent_line")
 def test_every_byte_that_is_sent_is_the_same_from_every_site(site: Checked, hub_with: HubWith, hospitals: Path) -> None:
     """Canaries in the data folder, in settings and in keys: what the hub hears is a list of fixed words."""
     for path in (hospitals / "hospital-1").iterdir():
