@@ -53,7 +53,7 @@ def _files(home: Home, asked: Asked) -> Sequence[Probe]:
     running = Probe("guard", lambda: site.guard(home), QUICK_S)
     seen = Probe("gateway", lambda: site.gateway(home), QUICK_S)
     return [
-        Probe("configuration", lambda: site.configuration(home), QUICK_S),
+        Probe("configuration", lambda: site.configuration(home, guard=asked.guard), QUICK_S),
         Probe("keys", lambda: _closed(home, asked), QUICK_S, ("configuration",)),
         Probe("folders", lambda: folders.writable(places), DISK_S),
         Probe("disk", lambda: folders.room(places), DISK_S),
@@ -82,7 +82,7 @@ def network(home: Home, idle_s: int) -> Sequence[Probe]:
     found: list[tuple[Way, Talk]] = []
 
     def begin() -> str:
-        hub = hub_address(site.settings(home).hub)
+        hub = hub_address(site.hub_of(home))
         way = Way(hub)
         found.append((way, Talk(Secure(way, home.hub_ca), code_version(), idle_s)))
         return f"{hub}; {way.choose_proxy()}"
@@ -110,7 +110,9 @@ def _closed(home: Home, asked: Asked) -> str:
 
 
 def _memory(home: Home, asked: Asked) -> str:
-    config = site.settings(home)
-    images = asked.guard and any(isinstance(find_task(name), ImageTask) for name in config.tasks)  # some tasks import torch
-    needed = machine.needed_mib(guard=asked.guard, gateway=asked.gateway, threads=config.threads, images=images)
+    threads, images = 0, False
+    if asked.guard:
+        config = site.settings(home)
+        threads, images = config.threads, any(isinstance(find_task(name), ImageTask) for name in config.tasks)  # may import torch
+    needed = machine.needed_mib(guard=asked.guard, gateway=asked.gateway, threads=threads, images=images)
     return machine.enough(machine.memory(), needed, running=site.guard_answers(home))

@@ -29,8 +29,24 @@ def settings(home: Home) -> SiteConfig:
         raise Problem("CONFIG", _line(error)) from error
 
 
-def configuration(home: Home) -> str:
-    """What site.yaml says, and that its tasks are installed."""
+def hub_of(home: Home) -> str:
+    """host:port by site.yaml; without one, as in a gateway's container, by what lies in the gateway's folder; or nothing."""
+    if home.config.exists():
+        return settings(home).hub
+    try:
+        return _address(home).read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""
+
+
+def _address(home: Home) -> Path:
+    return home.root / "gateway" / "hub.address"
+
+
+def configuration(home: Home, *, guard: bool) -> str:
+    """What site.yaml says, and that its tasks are installed; a gateway alone does without."""
+    if not guard and not home.config.exists() and _address(home).exists():
+        return f"no site.yaml, as in a gateway's container; version {code_version()}"
     config = settings(home)
     if missing := [task for task in config.tasks if task not in available()]:
         raise Problem("TASK", f"task {missing[0]!r} of site.yaml is not installed; installed: {', '.join(sorted(available()))}")

@@ -52,6 +52,19 @@ def test_a_good_way_has_no_problem(site: Checked, hub_with: HubWith) -> None:
     assert "a held request was answered after 1 s" in rows["silence"]["detail"]
 
 
+def test_a_gateways_container_has_no_site_yaml_but_the_hubs_address(site: Checked, hub_with: HubWith) -> None:
+    hub_with()
+    (site.home.root / "gateway" / "hub.address").write_text(f"127.0.0.1:{site.port}\n")
+    site.home.config.unlink()
+    assert "no site.yaml" in site.check(status=0)["configuration"]["detail"]
+    (site.home.root / "gateway" / "hub.address").unlink()
+    site.finds("configuration", "CONFIG")
+
+
+def test_a_site_that_has_not_joined_has_no_hub(site: Checked) -> None:
+    site.finds("hub address", "NO_HUB", "names no hub")
+
+
 def test_offline_no_socket_is_opened(site: Checked, hub_with: HubWith) -> None:
     hub = hub_with()
     assert "port" not in site.check("--offline", status=0)

@@ -41,7 +41,7 @@ environments = st.fixed_dictionaries(
 
 def httpx_says(hub: Hub) -> str | None:
     """scheme://host:port of the proxy that the gateway's client would use."""
-    with patch.dict(os.environ, relay._proxy_exceptions()), httpx.Client() as client:
+    with patch.dict(os.environ, relay._proxy_exceptions()), httpx.Client(verify=False) as client:  # noqa: S501 - no connection is made
         transport = client._transport_for_url(httpx.URL(f"https://{hub}"))
         url = getattr(transport._pool, "_proxy_url", None)  # type: ignore[attr-defined]
         if url is None:
@@ -49,7 +49,7 @@ def httpx_says(hub: Hub) -> str | None:
         return f"{url.scheme.decode()}://{url.host.decode()}:{url.port or {'http': 80, 'https': 443}[url.scheme.decode()]}"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(environments, st.sampled_from(HUBS))
 @example(
     {"HTTPS_PROXY": "http://p1.example:3128", "NO_PROXY": "hub.example.org:443"}, HUBS[0]
