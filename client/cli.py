@@ -9,6 +9,7 @@ from pathlib import Path
 
 from client import (
     cli_audit,
+    cli_check,
     cli_daemons,
     cli_data,
     cli_model,
@@ -34,7 +35,7 @@ DEFAULT_HOME = Path("~/.wardround-site")
 EXAMPLES = """examples:
   wardround-site init --id hospital-a --task cis_conversion --data /srv/ms-data
   wardround-site join invite.json --founders 1f0c-…      (fingerprint as told by telephone)
-  wardround-site check                                    is everything ready? sends nothing
+  wardround-site check                                    is everything ready? sends no patient data
   wardround-site plans list | show RUN | approve RUN      what is asked, by whom, what it costs, what leaves
   wardround-site guard | gateway                          the daemons: data without network, network without data
 exit status: 0 done, 1 refused or failed, 2 usage or configuration"""
@@ -55,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = root.add_subparsers(dest="verb", required=True, metavar="COMMAND")
     for part in (
         cli_setup,
+        cli_check,
         cli_roster,
         cli_rotate,
         cli_data,
@@ -68,6 +70,8 @@ def parser() -> argparse.ArgumentParser:
         cli_model,
     ):
         part.add_commands(verbs)
+        if part is cli_setup:
+            cli_check.add_command(verbs)
     return root
 
 

@@ -22,6 +22,9 @@ INIT_EXAMPLE = """example:
 START_EXAMPLE = """example:
   wardround-lead hub start --port 443 --bind 0.0.0.0
 The gateways of the roster in force, and no others, may connect: also after every change of the roster."""
+CHECK_EXAMPLE = """example:
+  wardround-lead hub check --port 443
+exit status: 0 ready, 1 a problem, 2 usage or configuration"""
 
 
 def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser) -> None:
@@ -59,6 +62,11 @@ def _add_start(actions: "argparse._SubParsersAction[argparse.ArgumentParser]", c
     begin.add_argument("--metrics-port", type=int, default=0, help="serve Prometheus metrics on this port of 127.0.0.1 (0: not)")
     begin.add_argument("--log-format", choices=FORMS, help=f"of all the hub's processes (default: ${FORM_VARIABLE}, or text)")
     begin.set_defaults(handler=start_hub)
+    check = actions.add_parser(
+        "check", parents=[common], help="is the hub ready? changes nothing", epilog=CHECK_EXAMPLE, formatter_class=raw
+    )
+    check.add_argument("--port", type=int, default=8443, help="the port that it was started on (default %(default)s)")
+    check.set_defaults(handler=check_hub)
     register = actions.add_parser("register", parents=[common], help="let the roster's gateways, and no others, connect")
     register.set_defaults(handler=register_sites)
 
@@ -106,6 +114,23 @@ def online_sites(home: LeadHome) -> dict[str, bool] | None:
             return {node.name: node.status == "online" for node in hub.nodes() if node.status != "unregistered"}
     except ServerError:
         return None
+
+
+def check_hub(home: LeadHome, args: argparse.Namespace, out: Output) -> int:
+    """One line for each look; exit status 1 if one found a problem."""
+    from server.cli_run import hub_access
+    from server.flower import HubControl, public_key_of
+    from server.hub_check import NOT_TRIED, PROBLEM, HubCheck
+
+    def nodes() -> list[bytes]:
+        with contextlib.closing(HubControl(hub_access(home, f"127.0.0.1:{args.port}"))) as hub:
+            return [node.public_key for node in hub.nodes() if node.status != "unregistered"]
+
+    found = HubCheck(home, args.port, nodes, public_key_of).findings()
+    lines = [f"{finding.state:<9}  {finding.check:<11}  {finding.detail}" for finding in found]
+    counts = [sum(finding.state == state for finding in found) for state in (PROBLEM, NOT_TRIED)]
+    out.lines([*lines, f"{counts[0]} problems, {counts[1]} not tried"], [vars(finding) for finding in found])
+    return int(counts[0] > 0)
 
 
 def register_sites(home: LeadHome, args: argparse.Namespace, out: Output) -> int:

@@ -19,6 +19,7 @@ import ctypes
 import datetime
 import hashlib
 import hmac
+import importlib.metadata
 import json
 import logging
 import os
@@ -60,6 +61,7 @@ from consortium.wire import Reply, Request
 from server.desk import RosterDesk
 from server.errors import ServerError
 from server.folder import RunFolder
+from server.front import Front
 from server.journal import wait_for_writer
 from server.logs import start_logs
 from server.one_gateway import OneGateway
@@ -90,6 +92,7 @@ CLEAN_UP_S = 1.0
 SETTLE_S = 0.03
 EMPTY_LOOK = 64  # bytes; a message takes more
 LOOKERS_LIMIT = 1_000  # lookers remembered, the latest ones; who is forgotten is answered at once
+ROSTER = "roster.signed"  # beside the hub's state folder, where `server.home` has it
 NAME_LIMIT = 1_024  # bytes of a public key or a task token; longer ones are not remembered
 BELLS = {  # who looks here is woken by requests that begin with this
     "/v1/fleet/pull-messages": "/v1/runtime/push-",
@@ -510,11 +513,19 @@ def _reasons(action: str) -> Iterator[None]:
 def read_public_key(path: Path) -> bytes:
     """A SuperNode's public key as Flower transmits it; `HubError` unless it is an OpenSSH key on a NIST curve."""
     try:
-        key = load_ssh_public_key(path.read_bytes())
-    except (OSError, ValueError, UnsupportedAlgorithm) as error:
+        return public_key_of(path.read_text("utf-8", "replace"), str(path))
+    except OSError as error:
         raise HubError(f"{path} is not an OpenSSH public key") from error
+
+
+def public_key_of(line: str, where: str = "the roster's line") -> bytes:
+    """The same, of a line like `ecdsa-sha2-nistp384 AAAA…`; `where` names it in errors."""
+    try:
+        key = load_ssh_public_key(line.encode())
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise HubError(f"{where} is not an OpenSSH public key") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or not uses_nist_ec_curve(key):
-        raise HubError(f"{path} is not an ECDSA key on a NIST curve: make one with ssh-keygen -t ecdsa -b 384")
+        raise HubError(f"{where} is not an ECDSA key on a NIST curve: make one with ssh-keygen -t ecdsa -b 384")
     return bytes(public_key_to_bytes(key))
 
 
@@ -810,6 +821,7 @@ def _run_superlink(token_file: Path) -> None:
         application.add_middleware(_Gate, token=token)
         application.add_middleware(OneGateway, **_one_gateway(token_file.parent))
         application.add_middleware(RosterDesk, **_roster_desk(token_file.parent))
+        application.add_middleware(Front, version=importlib.metadata.version("wardround"), roster=token_file.parents[1] / ROSTER)
         return application
 
     superlink.create_app = create_gated_app
