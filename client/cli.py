@@ -70,8 +70,6 @@ def parser() -> argparse.ArgumentParser:
         cli_model,
     ):
         part.add_commands(verbs)
-        if part is cli_setup:
-            cli_check.add_command(verbs)
     return root
 
 

@@ -19,7 +19,7 @@ One line for each problem, with what to do. To the hub go fixed bytes, the same 
 exit status: 0 ready, 1 a problem, 2 usage or configuration"""
 
 
-def add_command(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     check = verbs.add_parser(
         "check", help=ABOUT, description=ABOUT, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )

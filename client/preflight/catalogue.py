@@ -134,7 +134,7 @@ PROBLEMS: Final[Mapping[str, Known]] = {
     "ROSTER_NEW": Known("this site has a newer roster than the hub", "tell the lead: the hub's folder has an older roster"),
     "NOT_REGISTERED": Known(
         "the hub refused this site's gateway the last time it tried",
-        "do as the line says; HTTP 401: the lead has not added this site or removed it; if the clock is a problem too, mend it first",
+        "do as the line says; HTTP 401: the lead has not added this site, or removed it; a wrong clock does it too",
     ),
     # --- files
     "NO_HOME": Known("the site's folder is not there", "name it with --home, mount it, or run `wardround-site init`"),
