@@ -19,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -188,8 +189,16 @@ class Coordinator:
 
 
 def coordinate(grid: Grid, context: Context) -> None:
-    """The ServerApp: pairs of rounds as `script.json` in the run folder says, figures to `out.json`."""
+    """The ServerApp: pairs of rounds as `script.json` in the run folder says, figures to `out.json`, or why not to `error.log`."""
     run_dir = Path(str(context.run_config["run-dir"]))
+    try:
+        _coordinate(grid, context, run_dir)
+    except Exception:
+        (run_dir / "error.log").write_text(traceback.format_exc(), encoding="utf-8")
+        raise
+
+
+def _coordinate(grid: Grid, context: Context, run_dir: Path) -> None:
     nodes = {str(site): int(node) for site, node in json.loads(str(context.run_config["nodes"])).items()}
     script = json.loads((run_dir / "script.json").read_text(encoding="utf-8"))
     folder, transport = open_folder(run_dir), FlowerTransport(GridMail(grid), nodes)
@@ -309,7 +318,7 @@ def _run(loopback: Any, folder: Path, limit_s: float) -> dict[str, Any]:
     run_id = loopback.control.submit_bundle(build_fab_from_files({"pyproject.toml": pyproject})[0], settings)
     state, out = loopback.finish(run_id, limit_s), folder / "run" / "out.json"
     if not out.exists():
-        logs = sorted((folder / "hub").rglob("*.log")) + sorted(folder.glob("site*/guard.log"))
+        logs = [*(folder / "run").glob("error.log"), *sorted((folder / "hub").rglob("*.log"))] + sorted(folder.glob("site*/guard.log"))
         ends = "\n".join(f"{path}:\n{path.read_text(errors='replace')[-3000:]}" for path in logs)
         raise RuntimeError(f"the run ended {state}\n{ends}")
     found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
