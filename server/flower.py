@@ -85,7 +85,7 @@ INLINE_LIMIT = 256 << 10  # bytes of body that ride in the control record: three
 POLL_S = 0.05  # between two looks for replies, each held at the SuperLink (Flower's send_and_receive: 3 s)
 FETCH_POLL_S = 0.02  # ... when one is on its way
 PARTS_AT_ONCE = 2  # of one body, in each direction
-REPLIES_AT_ONCE = 256 << 20  # bytes of bodies that are fetched and not yet added up; a larger one is alone
+REPLIES_AT_ONCE = 96 << 20  # bytes of bodies that are fetched and not yet added up; a larger one is alone
 BODY_LIMIT = 4 * MAX_PARAMETERS + (16 << 20)  # bytes: the values of the largest model that a plan may name, and a header
 FIRST_PAUSE_S = 0.02  # before asking again for a part of a reply that is still being uploaded (Flower: 1 s) ...
 LONGEST_PAUSE_S = 0.2  # ... growing to this (Flower: 10 s)
@@ -115,7 +115,7 @@ PRAGMAS = {  # of the SuperLink's database, which holds no large values
 }
 MEMORY = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": str(1 << 20)}  # glibc: what any thread frees goes back
 IN_FILE = b"\0file:"  # and a name, in place of an object's content
-GC_THRESHOLDS = (50_000, 20, 50)  # a fifth of the SuperLink's time went into looking at objects that stay
+GC_THRESHOLDS = (2_000, 5, 200)  # seldom the old generation: a fifth of the time went into objects that stay; often the young
 MESSAGES = ("/v1/fleet/", "/v1/runtime/")
 IDLE_LAYERS = {  # where a layer of Flower's does nothing: each says so in its first lines
     "ControlSensitiveResponseMiddleware": MESSAGES,
@@ -208,6 +208,15 @@ class Mail(Protocol):
         ...
 
 
+class _Unlinked:
+    """httpx's responses refer to themselves by their stream: each kept its 5 MiB until Python looked for such circles."""
+
+    def intercept(self, context: Any, call_next: Callable[[Any], httpx.Response]) -> httpx.Response:
+        response = call_next(context)
+        response.stream = httpx.ByteStream(b"")  # it has been read
+        return response
+
+
 class GridMail:
     """`Mail` over Flower's grid. Its own `pull_messages` fetches one reply after the other, each for up to two hours,
     and begins with a pause of 1 s: one slow site would hold up all. Here a reply is fetched beside the others.
@@ -219,6 +228,8 @@ class GridMail:
     def __init__(self, grid: Grid, room: Room | None = None) -> None:
         self._grid = grid
         self._run_id = grid.run.run_id
+        client = grid._runtime_client
+        client._interceptors = (*client._interceptors, _Unlinked())
         self._room = room or Room(REPLIES_AT_ONCE)
 
     def push(self, messages: Sequence[Message]) -> Sequence[str | None]:
@@ -407,7 +418,7 @@ class FlowerTransport:
                     break
                 for site, handle in self._look(waiting, left_s):
                     coming[fetchers.submit(self._mail.fetch, handle, left_s)] = site
-                for fetched in [fetch for fetch in coming if fetch.done()]:
+                while (fetched := next((fetch for fetch in coming if fetch.done()), None)) is not None:
                     site = coming.pop(fetched)
                     reply, size = self._read(site, fetched), _body_size(fetched)
                     del fetched  # it holds the message, and the message its body

@@ -16,7 +16,7 @@ from server.strategy import State, Strategy, Vector
 Model = NDArray[np.float32]  # (plan.model_size,)
 Mean = Callable[[slice], Vector]  # of the survivors' updates: these of its (n_parameters,) values, float64
 
-BLOCK = 1 << 20  # parameters stepped at once: float64 copies of a whole model would be most of a hub's memory
+BLOCK = 1 << 18  # parameters stepped at once: float64 copies of a whole model would be most of a hub's memory
 
 
 def parameters_of(plan: Plan, model: Model) -> Vector:

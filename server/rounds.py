@@ -536,6 +536,7 @@ class Driver:
                 held_back[site] = answer, y
             else:
                 uploads = self._uploaded(uploads, site, answer, y, tally)
+            del y  # before the next one comes
         for site in sorted(held_back, key=suspects.__getitem__):  # whoever was blamed longest ago first
             answer, y = held_back.pop(site)
             if len(uploads.uploads) < epoch.threshold:
@@ -602,7 +603,10 @@ class Driver:
                 log.info("site=%s phase=%s refused=%s correlation=%s", site, phase, message.code, message.correlation)
                 tally.lose(site, phase, message.code)
             else:
-                yield site, message, reply.body
+                body = reply.body
+                del reply
+                yield site, message, body
+                del body
         for site in sorted(set(requests) - answered):
             tally.lose(site, phase, self._transport.failures.get(site, "LATE"))
         tally.seconds[phase] = tally.seconds.get(phase, 0.0) + self._clock.monotonic() - started

@@ -14,6 +14,7 @@ Application = Callable[..., Awaitable[None]]
 
 OBJECT_PATHS = ("/v1/fleet/push-object", "/v1/fleet/pull-object", "/v1/runtime/push-object", "/v1/runtime/pull-object")
 PLACES = 4  # objects inside the layers at a time, each there some four times: two for each processor that they are given
+PARSED = ("protobuf_request", "protobuf_response")  # where Flower keeps them while a request is in its layers
 BODY_LIMIT = 64 << 20  # bytes of one request; Flower cuts arrays into 5 MiB
 
 
@@ -45,6 +46,8 @@ class Transfers:
             return
         async with self._places:
             await self._application(scope, again, keep)
+        for name in PARSED:  # the layers' requests refer to themselves: nothing large may wait in them
+            scope.get("state", {}).pop(name, None)
         body.clear()
         while answer:
             await send(answer.pop(0))
