@@ -420,8 +420,9 @@ class FlowerTransport:
                     coming[fetchers.submit(self._mail.fetch, handle, left_s)] = site
                 while (fetched := next((fetch for fetch in coming if fetch.done()), None)) is not None:
                     site = coming.pop(fetched)
-                    reply, size = self._read(site, fetched), _body_size(fetched)
-                    del fetched  # it holds the message, and the message its body
+                    size = _body_size(fetched)
+                    reply = self._read(site, fetched)
+                    _empty(fetched)
                     try:
                         if reply is not None:
                             replies += 1
@@ -436,8 +437,14 @@ class FlowerTransport:
 
     def _abandon(self, coming: Mapping[Future[Message], str]) -> None:
         """Nobody waits for these any more: what they still fetch is let go as it comes."""
+
+        def let_go(fetched: Future[Message]) -> None:
+            size = _body_size(fetched)
+            _empty(fetched)
+            self._mail.done(size)
+
         for fetch in coming:
-            fetch.add_done_callback(lambda fetched: self._mail.done(_body_size(fetched)))
+            fetch.add_done_callback(let_go)
 
     def _look(self, waiting: dict[str, str], left_s: float) -> list[tuple[str, Any]]:
         """(site, handle) of the replies that were announced, taken out of `waiting`."""
@@ -487,10 +494,19 @@ class FlowerTransport:
 
 def _body_size(fetched: Future[Message]) -> int:
     """Bytes of the arrays that a fetched message holds; 0 for one that did not come."""
+    return sum(len(array.data) for array in _arrays_of(fetched))
+
+
+def _empty(fetched: Future[Message]) -> None:
+    """Flower's records refer to themselves: without this a body would stay until Python looks for such circles."""
+    for array in _arrays_of(fetched):
+        array.data = b""
+
+
+def _arrays_of(fetched: Future[Message]) -> list[Array]:
     if fetched.cancelled() or fetched.exception() is not None or not fetched.result().has_content():
-        return 0
-    records = fetched.result().content.array_records.values()
-    return sum(len(array.data) for record in records for array in record.values())
+        return []
+    return [array for record in fetched.result().content.array_records.values() for array in record.values()]
 
 
 @contextlib.contextmanager
