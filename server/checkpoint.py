@@ -87,7 +87,7 @@ def model_view(model: NDArray[np.float32]) -> memoryview:
 
 
 def _bytes_of(vector: NDArray[np.generic]) -> memoryview:
-    return memoryview(vector.view(np.uint8)).toreadonly()
+    return vector.view(np.uint8).data.toreadonly()
 
 
 def model_from_bytes(data: bytes) -> NDArray[np.float32]:

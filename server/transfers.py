@@ -7,7 +7,7 @@ bytes travel: a hospital on a slow line holds up no other.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 Application = Callable[..., Awaitable[None]]
@@ -35,7 +35,7 @@ class Transfers:
             return
         answer: list[dict[str, Any]] = []
 
-        async def again() -> dict[str, Any]:
+        async def again() -> Any:
             return body.pop() if body else await receive()
 
         async def keep(message: dict[str, Any]) -> None:
@@ -53,7 +53,7 @@ class Transfers:
             await send(answer.pop(0))
 
 
-async def _whole(receive: Any) -> list[Mapping[str, Any]] | None:
+async def _whole(receive: Any) -> list[Any] | None:
     """The request's body as the one message of a list; None for one beyond the limit. What is no body is handed on as it came."""
     parts, size = [], 0
     while True:
