@@ -3,7 +3,7 @@
     scripts/bench hub
     scripts/bench hub --sites 10 --parameters 5e7 --strategy fedadam
     scripts/bench hub --sites 30 --parameters 1e5 --gateways --rounds 3
-    scripts/bench hub --sites 3 --parameters 1e5 --out /tmp --json figures.json
+    scripts/bench hub --sites 3 --parameters 1e5 --out elsewhere --json figures.json
 
 The hub is the one that is shipped: SuperLink, SuperExec, and a coordinator that drives a signed plan to its end, with its files.
 Its sites are cheap, and the table says which: SCRIPTED are threads of one process that speak the SuperNode's own protocol
