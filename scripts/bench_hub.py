@@ -343,24 +343,19 @@ def _between(folder: Path, rounds: int) -> float:
 def table(figures: Mapping[str, Mapping[str, Any]]) -> str:
     """Markdown of all rows."""
     head = "| sites | parameters | strategy | sites are | " + " | ".join(f"{name}, MiB (vectors)" for name in PROCESSES)
-    lines = [f"{head} | hub, MiB | objects on disk, MiB | update, s | vote, s | whole round, s |", "|" + " --- |" * 12]
+    lines = [
+        f"{head} | hub, MiB (vectors) | objects on disk, MiB | update, s | vote, s | whole round, s | load before |",
+        "|" + " --- |" * 13,
+    ]
     for row in sorted(
         figures.values(), key=lambda row: (row["gateways"], row["strategy"] != "fedavg", row["parameters"], row["sites"])
     ):
-        base = _base(figures, row)
-        peaks = row["peak_mib"]
-        cells = [_cell(peaks, base, name, row["parameters"]) for name in PROCESSES]
-        hub = sum(peaks.get(name, 0.0) for name in PROCESSES)
-        seconds = row["seconds"]
-        said = (row["sites"], f"{row['parameters']:.0e}", row["strategy"], "gateways" if row["gateways"] else "scripted", *cells)
-        said = (
-            *said,
-            f"{hub:.0f}",
-            f"{row['objects_mib']:.0f}",
-            f"{seconds.get('update', 0):.2f}",
-            f"{seconds.get('vote', 0):.2f}",
-        )
-        lines.append("| " + " | ".join(map(str, (*said, f"{row['whole_s']:.2f}"))) + " |")
+        base, peaks, seconds = _base(figures, row), row["peak_mib"], row["seconds"]
+        named = (row["sites"], f"{row['parameters']:.0e}", row["strategy"], "gateways" if row["gateways"] else "scripted")
+        cells = [_cell(peaks, base, (name,), row["parameters"]) for name in PROCESSES]
+        cells += [_cell(peaks, base, PROCESSES, row["parameters"]), f"{row['objects_mib']:.0f}"]
+        cells += [f"{value:.2f}" for value in (seconds.get("update", 0), seconds.get("vote", 0), row["whole_s"])]
+        lines.append("| " + " | ".join(map(str, (*named, *cells, f"{row['machine']['load_before']:.0f}"))) + " |")
     return "\n".join(lines)
 
 
@@ -371,10 +366,12 @@ def _base(figures: Mapping[str, Mapping[str, Any]], row: Mapping[str, Any]) -> M
     return None if least["parameters"] == row["parameters"] else least["peak_mib"]
 
 
-def _cell(peaks: Mapping[str, float], base: Mapping[str, float] | None, name: str, parameters: int) -> str:
-    peak = peaks.get(name, 0.0)
-    vectors = "" if base is None else f" ({max(0.0, peak - base.get(name, 0.0)) * 2**20 / (4 * parameters):.1f})"
-    return f"{peak:.0f}{vectors}"
+def _cell(peaks: Mapping[str, float], base: Mapping[str, float] | None, names: Sequence[str], parameters: int) -> str:
+    peak = sum(peaks.get(name, 0.0) for name in names)
+    if base is None:
+        return f"{peak:.0f}"
+    more = peak - sum(base.get(name, 0.0) for name in names)
+    return f"{peak:.0f} ({max(0.0, more) * 2**20 / (4 * parameters):.1f})"
 
 
 def write(folder: Path, figures: Mapping[str, Mapping[str, Any]]) -> None:

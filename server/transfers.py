@@ -15,6 +15,7 @@ Application = Callable[..., Awaitable[None]]
 OBJECT_PATHS = ("/v1/fleet/push-object", "/v1/fleet/pull-object", "/v1/runtime/push-object", "/v1/runtime/pull-object")
 PLACES = 4  # objects inside the layers at a time, each there some four times: two for each processor that they are given
 PARSED = ("protobuf_request", "protobuf_response")  # where Flower keeps them while a request is in its layers
+PART = 256 << 10  # bytes of an answer that are given to the server at once
 BODY_LIMIT = 64 << 20  # bytes of one request; Flower cuts arrays into 5 MiB
 
 
@@ -50,7 +51,7 @@ class Transfers:
             scope.get("state", {}).pop(name, None)
         body.clear()
         while answer:
-            await send(answer.pop(0))
+            await _send_slowly(send, answer.pop(0))
 
 
 async def _whole(receive: Any) -> list[Any] | None:
@@ -67,6 +68,15 @@ async def _whole(receive: Any) -> list[Any] | None:
         if not message.get("more_body", False):
             whole = b"".join(parts)
             return [{"type": "http.request", "body": whole, "more_body": False}]
+
+
+async def _send_slowly(send: Any, message: dict[str, Any]) -> None:
+    """A body part by part: a server encrypts and buffers at once whatever it is given, several times its size."""
+    body, more = memoryview(message.get("body", b"")), message.get("more_body", False)
+    for start in range(0, len(body) - PART, PART):
+        await send({**message, "body": bytes(body[start : start + PART]), "more_body": True})
+    rest = max(0, len(body) - 1) // PART * PART
+    await send({**message, "body": bytes(body[rest:]), "more_body": more} if len(body) else message)
 
 
 async def _refuse(send: Any) -> None:

@@ -75,6 +75,23 @@ def test_a_body_comes_in_one_part_and_unchanged(path: str) -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("size", [0, 1, 9, 10, 11, 20, 25, 30])
+def test_an_answer_leaves_in_parts_and_unchanged(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfers, "PART", 10)
+
+    async def run() -> None:
+        client, body = Client(bytes(range(size))), bytes(range(size))
+        await Transfers(Echo())(scope(PATH), client.receive, client.send)
+        start, *parts = client.sent
+        assert start["status"] == 200
+        assert b"".join(part["body"] for part in parts) == body
+        assert [part.get("more_body", False) for part in parts] == [True] * (len(parts) - 1) + [False]
+        assert all(len(part["body"]) <= 10 for part in parts)
+        assert len(parts) == max(1, -(-size // 10))
+
+    asyncio.run(run())
+
+
 def test_no_more_objects_are_inside_than_there_are_places() -> None:
     async def run() -> None:
         echo = Echo()
