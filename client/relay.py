@@ -27,7 +27,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +79,7 @@ CLAIM_TASK = "/flwr.proto.Runtime/AcquireTask"
 REPLY_POLL_S = 0.02  # SuperNode looking for the relay's reply, in its own memory (Flower: 0.5 s)
 HUB_POLL_S = 0.05  # SuperNode asking the hub again; the hub holds an empty look for 10 s (Flower: 3 s)
 RECONNECT_LIMIT_S = 5  # longest pause between two tries to reach the hub (Flower: 20 s)
+PARTS_AT_ONCE = 2  # of one body, from the relay to the SuperNode
 TASK_POLL_S = 0.02  # relay asking the SuperNode, once it said that a message came
 TASK_WAIT_S = 2.0  # ... for so long; and the interval of a look without being told
 HEARTBEAT_S = 10.0  # of a task at work; the SuperNode gives it up after 60 s
@@ -148,6 +150,13 @@ def from_content(content: RecordDict) -> tuple[bytes, bytes]:
     if inline or len(arrays) != 1 or array is None or array.stype != RAW:
         raise ContentError("more than one body, or a body that is not raw bytes")
     return control, array.data
+
+
+def _empty(content: RecordDict) -> None:
+    """Flower's records refer to themselves: without this a body would stay until Python looks for such circles."""
+    for record in content.array_records.values():
+        for array in record.values():
+            array.data = b""
 
 
 # --- what the gateway shows of itself ---------------------------------------------------------------------------------
@@ -252,6 +261,15 @@ def outcome_of(control: bytes) -> str:
 # --- the relay --------------------------------------------------------------------------------------------------------
 
 
+class _Unlinked:
+    """httpx's responses refer to themselves by their stream: each kept its 5 MiB until Python looked for such circles."""
+
+    def intercept(self, context: Any, call_next: Callable[[Any], httpx.Response]) -> httpx.Response:
+        response = call_next(context)
+        response.stream = httpx.ByteStream(b"")  # it has been read
+        return response
+
+
 class _TaskToken:
     """Puts the token of the task at work on each request; before a task is claimed there is none."""
 
@@ -280,6 +298,7 @@ class Relay:
                 RuntimeVersionHttpInterceptor(component_name="flwr-clientapp"),
                 SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=frozenset({CLAIM_TASK})),
                 self._token,
+                _Unlinked(),
             ],
         )
 
@@ -309,8 +328,9 @@ class Relay:
             raise TaskLost("task without a message")
         message = message_from_proto(pulled.messages_list[0])
         node = node_pb2.Node(node_id=task.context.node_id)
-        control, body = self._reply_to(message, pulled.message_object_trees[0], node)
-        self._push(Message(to_content(control, body), reply_to=message), node)
+        reply = Message(to_content(*self._reply_to(message, pulled.message_object_trees[0], node)), reply_to=message)
+        self._push(reply, node)
+        _empty(reply.content)
         self._client.PushTaskOutput(runtime_pb2.PushTaskOutputRequest(sub_status=SubStatus.COMPLETED, details=""))
 
     def _reply_to(self, message: Message, tree: message_pb2.ObjectTree, node: node_pb2.Node) -> tuple[bytes, bytes]:
@@ -324,7 +344,9 @@ class Relay:
             self._board.count("other", "UNKNOWN_KIND", 0)
             return refusal("UNKNOWN_KIND"), b""
         try:
-            request = from_content(inflatable_utils.inflate_object_from_contents(tree.object_id, objects).content)
+            content = inflatable_utils.inflate_object_from_contents(tree.object_id, objects).content
+            request = from_content(content)
+            _empty(content)
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, ContentError) as error:
             log.warning("kind=%s refused=UNDECODABLE reason=%s", kind, type(error).__name__)
             self._board.count(kind, "UNDECODABLE", 0)
@@ -375,22 +397,25 @@ class Relay:
         return objects
 
     def _push(self, reply: Message, node: node_pb2.Node) -> None:
-        reply.metadata.__dict__["_message_id"] = reply.object_id
         with inflatable_object.no_object_id_recompute():
+            reply.metadata.__dict__["_message_id"] = reply.object_id
             pushed = self._client.PushMessages(
                 runtime_pb2.PushAppMessagesRequest(
                     messages_list=[message_to_proto(remove_content_from_message(reply))],
                     message_object_trees=[inflatable_object.get_object_tree(reply)],
                 )
             )
-            push = inflatable_protobuf_utils.make_push_object_fn_protobuf(
-                self._client.PushObject, node, run_id=reply.metadata.run_id, session_id=pushed.session_id
-            )
-            objects = inflatable_object.get_all_nested_objects(reply)
-            try:
-                inflatable_utils.push_objects(objects, push, object_ids_to_push=set(pushed.objects_to_push))
-            except inflatable_utils.ObjectPushError as error:
-                raise TaskLost("the SuperNode did not take a reply's object") from error
+            parts = inflatable_object.get_all_nested_objects(reply)
+        push = inflatable_protobuf_utils.make_push_object_fn_protobuf(
+            self._client.PushObject, node, run_id=reply.metadata.run_id, session_id=pushed.session_id
+        )
+        wanted = set(pushed.objects_to_push)
+        try:
+            with ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="parts") as senders:  # one copy of a part in each
+                for _ in senders.map(lambda name: push(name, parts[name].deflate()), [name for name in parts if name in wanted]):
+                    pass
+        except inflatable_utils.ObjectPushError as error:
+            raise TaskLost("the SuperNode did not take a reply's object") from error
 
     @contextmanager
     def _heartbeat(self) -> Iterator[None]:
@@ -419,6 +444,7 @@ def run_supernode(config: GatewayConfig, port: int, secret_file: Path) -> None:
     """Flower's SuperNode in this process, in process isolation, Runtime API on loopback `port`. Never returns."""
     from flwr.supercore.retry import http_retry
     from flwr.supernode import fleet_http_connection, start_client_internal
+    from flwr.supernode import main as runtime_api
     from flwr.supernode.cli import flower_supernode
 
     hub = _HubWatch(config.state_dir / "node_id", instance_of(config.state_dir))
@@ -427,12 +453,40 @@ def run_supernode(config: GatewayConfig, port: int, secret_file: Path) -> None:
     start_client_internal.get_fused_config_from_fab = lambda _fab, _run: {}
     http_retry.MAX_RETRY_DELAY = RECONNECT_LIMIT_S
     fleet_http_connection.FleetHttpClient = _fleet_client(hub)
+    create_app = runtime_api.create_app
+
+    def create_app_of_whole_bodies(*arguments: Any, **settings: Any) -> Any:
+        application = create_app(*arguments, **settings)
+        application.add_middleware(_WholeBodies)
+        return application
+
+    runtime_api.create_app = create_app_of_whole_bodies
     sys.argv = ["flower-supernode", "--superlink", config.superlink, "--root-certificates", str(config.ca_file)]
     sys.argv += ["--auth-supernode-private-key", str(config.supernode_key), "--isolation", "process"]
     sys.argv += ["--host", "127.0.0.1", "--port", str(port), "--superexec-auth-secret-file", str(secret_file)]
     flower_supernode()
     # Flower logs an unforeseen error of its main loop and leaves the Runtime API running: an idle shell. End it instead.
     os._exit(1)
+
+
+class _WholeBodies:
+    """ASGI: Flower's layers pass a body on 64 KiB at a time, and each pass costs more than the bytes. They get it in one part."""
+
+    def __init__(self, application: Callable[..., Awaitable[None]]) -> None:
+        self._application = application
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        parts: list[bytes] = []
+        message: dict[str, Any] = {"more_body": scope["type"] == "http"}
+        while message.get("more_body", False):
+            message = await receive()
+            parts.append(message.get("body", b""))
+        whole = [{**message, "body": b"".join(parts)}] if parts else []
+
+        async def again() -> Any:
+            return whole.pop() if whole else await receive()
+
+        await self._application(scope, again, send)
 
 
 def _life_s(ttl: float) -> float:
@@ -509,8 +563,8 @@ def _fleet_client(hub: _HubWatch) -> type[FleetHttpClient]:
     """Flower's client of the hub's Fleet API, watched, and with an empty bundle in place of the run's."""
 
     class WatchedFleetClient(FleetHttpClient):  # type: ignore[misc]  # Flower is not typed for us
-        def __init__(self, *arguments: Any, **settings: Any) -> None:
-            super().__init__(*arguments, **settings)
+        def __init__(self, base_url: str, *, interceptors: Sequence[Any] = (), **settings: Any) -> None:
+            super().__init__(base_url, interceptors=(*interceptors, _Unlinked()), **settings)
             self._client.headers[INSTANCE_HEADER] = hub.instance
 
         def ActivateNode(self, request: fleet_pb2.ActivateNodeRequest) -> Any:  # noqa: N802

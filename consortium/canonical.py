@@ -8,6 +8,7 @@ Decoders are strict: known count, exact lengths, no trailing byte, and re-encodi
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from typing import TypeAlias
 
 from consortium.errors import EncodingError
@@ -23,18 +24,22 @@ SITE_ID = re.compile(r"[a-z0-9-]{1,32}")
 _WRITTEN = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
 
 
-def pack(*fields: bytes) -> bytes:
+def pack(*fields: Bytes) -> bytes:
     """u32 count, then u32 length and bytes of each field, all big-endian."""
-    parts = [len(fields).to_bytes(LENGTH_SIZE, "big")]
+    return b"".join(pack_parts(*fields))
+
+
+def pack_parts(*fields: Bytes) -> Iterator[Bytes]:
+    """The bytes of `pack` piece by piece, each field as it lies in memory: for what is too large to be copied."""
+    yield len(fields).to_bytes(LENGTH_SIZE, "big")
     for field in fields:
         if len(field) > MAX_FIELD:
             raise EncodingError(f"field of {len(field)} bytes, limit is {MAX_FIELD}: send it in a stream instead")
-        parts.append(len(field).to_bytes(LENGTH_SIZE, "big"))
-        parts.append(field)
-    return b"".join(parts)
+        yield len(field).to_bytes(LENGTH_SIZE, "big")
+        yield field
 
 
-def unpack(data: bytes, count: int | None = None) -> tuple[bytes, ...]:
+def unpack(data: Bytes, count: int | None = None) -> tuple[bytes, ...]:
     """The fields of one `pack`; with `count`, exactly so many. Raises `EncodingError` on any other bytes."""
     found = _u32(data, 0)
     if count is not None and found != count:
@@ -54,7 +59,7 @@ def unpack(data: bytes, count: int | None = None) -> tuple[bytes, ...]:
     return tuple(fields)
 
 
-def _u32(data: bytes, at: int) -> int:
+def _u32(data: Bytes, at: int) -> int:
     if at + LENGTH_SIZE > len(data):
         raise EncodingError(f"{len(data)} bytes end inside a length at offset {at}: message cut short")
     return int.from_bytes(data[at : at + LENGTH_SIZE], "big")

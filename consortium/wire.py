@@ -7,7 +7,7 @@ site's own log. The sentence is looked up here on both sides: free text never le
 import re
 from dataclasses import dataclass
 
-from consortium.canonical import SITE_ID, pack, parse_text, text, unpack
+from consortium.canonical import SITE_ID, Bytes, pack, parse_text, text, unpack
 from consortium.errors import EncodingError
 
 KINDS = ("sa1_keys", "sa1_kem", "sa1_update", "sa1_vote")
@@ -65,7 +65,7 @@ class Request:
     """`body`: the model, float32 little-endian, buffers then parameters (update requests only)."""
 
     control: bytes
-    body: bytes = b""
+    body: Bytes = b""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Reply:
     """`body`: the masked vector (update answers only)."""
 
     control: bytes
-    body: bytes = b""
+    body: Bytes = b""
 
 
 @dataclass(frozen=True)

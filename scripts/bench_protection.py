@@ -4,10 +4,12 @@
     scripts/bench protection --parameters 1e5 --rounds 3
     scripts/bench protection --training 60 --json protection.json
 
-SECURE is what a run does: the real guard (policy, ledger, manifest, masks), and the coordinator of `server.rounds` with its
-two messages, its files and its opening. PLAIN is federated averaging over the very same path: one message, answered with the
-float32 update as it is, and a weighted mean. The trainer gives a fixed update at once, in both, unless `--training` lets it
-sleep. One pair of rounds is run before those that count; who goes first alternates.
+MASKED is what a run does: the real guard (policy, ledger, manifest, masks), and the coordinator of `server.rounds` with its
+two messages, its files and its opening. PLAIN is Flower's own FedAvg over the very same path: one message, answered with the
+update as Flower serialises an array, and `aggregate_train` of flwr's strategy. What is Flower's in a stock installation and is
+not here, in neither arm: an executor that starts a process for each message, and a look for replies every 3 s. The trainer
+gives a fixed update at once, in both, unless `--training` lets it sleep. One pair of rounds is run before those that count;
+who goes first alternates.
 """
 
 import argparse
@@ -19,15 +21,18 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import Context
+from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.cli.build import build_fab_from_files
+from flwr.common.constant import SType
 from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,17 +42,18 @@ from client.job import Job, Result  # noqa: E402
 from consortium.plan import Plan, header_fields, verify_plan  # noqa: E402
 from consortium.roster import founders_fingerprint, verify_roster  # noqa: E402
 from consortium.wire import Request, encode_answer  # noqa: E402
-from secagg.encoding import decode_body  # noqa: E402
 from server import rounds  # noqa: E402
 from server.flower import BUNDLE, FlowerTransport, GridMail  # noqa: E402
 from server.folder import create_folder, open_folder  # noqa: E402
 from server.journal import Journal, VoteAsked  # noqa: E402
+from server.model import step_model  # noqa: E402
 from server.transport import Patience  # noqa: E402
 
+NAME = "weights"
 PLAIN = b"bench/plain"  # in place of a protocol message; no real guard knows it
 START_S = 120.0  # for a guard to open its site
 A_ROUND_S = 600  # the longest that any message may take
-SECURE_PHASES = ("digest", "update", "keep", "vote", "open", "decode")
+SECURE_PHASES = ("digest", "update", "keep", "vote", "open", "step")
 PLAIN_PHASES = ("update", "average")
 MEANING = {
     "digest": "the model's digest, and the attempt in the journal",
@@ -55,7 +61,7 @@ MEANING = {
     "keep": "survivors and masked sum on disk, synchronised, before the first vote request",
     "vote": "the second message, small",
     "open": "ballots opened, masks taken off, the sum checked and digested",
-    "decode": "the weighted mean as float64",
+    "step": "the weighted mean, and the model after it; beside it Flower's average",
 }
 CLOSE = 1e-4  # how far the two means may lie apart: the ring's steps and float32
 
@@ -92,7 +98,7 @@ def serve_site(options: argparse.Namespace) -> None:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     train = FixedTrain(fixed_update(options.parameters), options.training)
-    plain = train.update.astype("<f4").tobytes()
+    plain = Array(train.update.astype("<f4")).data
     home = Home(options.serve)
     site = open_site(home, site=options.site, tasks=(TASK_NAME,), train=train, now=time.time(), threads=options.threads)
     guard = Guard(site)
@@ -119,7 +125,7 @@ class Took:
     whole_s: float
     up: int
     down: int
-    mean: NDArray[np.float64]
+    mean: NDArray[np.float32] | NDArray[np.float64]
 
     def figures(self) -> dict[str, Any]:
         return {"seconds": dict(self.seconds), "whole_s": self.whole_s, "up": self.up, "down": self.down}
@@ -134,6 +140,7 @@ class Coordinator:
         self._plan = plan
         model = np.random.default_rng(3).standard_normal(plan.model_size, dtype=np.float32)
         self._current = rounds.Current(0, 0, 0, 0, model, ())
+        self._arrays = ArrayRecord({NAME: Array(model)})
 
     def enter(self) -> float:
         """Seconds that an epoch took. `RuntimeError` if there is none."""
@@ -154,8 +161,8 @@ class Coordinator:
         clock.append(time.monotonic())
         aggregate = driver._opened(votes, tally)
         clock.append(time.monotonic())
-        mean = decode_body(aggregate.body, self._plan.coordinate_clip, epoch.roll.n, ring_bits=self._plan.ring_bits)
-        mean /= sum(self._plan.weight(site) for site in aggregate.survivors)
+        mean_of, before = driver._mean(aggregate, epoch.roll.n), self._current.model
+        _, stepped = step_model(self._plan, driver._strategy, (), before, mean_of)
         clock.append(time.monotonic())
         seconds = {
             "digest": clock[1] - clock[0],
@@ -163,33 +170,46 @@ class Coordinator:
             "keep": clock[2] - clock[1] - tally.seconds["update"],
             "vote": tally.seconds["vote"],
             "open": tally.seconds["open"],
-            "decode": clock[4] - clock[3],
+            "step": clock[4] - clock[3],
         }
         if tally.dropped or len(aggregate.survivors) != len(self._plan.sites):
             raise RuntimeError(f"sites were lost: {tally.dropped}")
-        return Took(seconds, clock[4] - clock[0], tally.up, tally.down, mean)
+        return Took(seconds, clock[4] - clock[0], tally.up, tally.down, stepped - before)
 
     def plain(self) -> Took:
         started = time.monotonic()
-        model = self._driver._wire_model(self._current)
+        model = self._arrays[NAME].data
         requests = {site: Request(PLAIN, model) for site in self._plan.sites}
-        total, weights, up, averaging_s = np.zeros(self._plan.n_parameters), 0.0, 0, 0.0
+        replies, up = [], 0
         for site, reply in self._transport.exchange("sa1_update", requests, Patience(A_ROUND_S)):
-            came, weight = time.monotonic(), self._plan.weight(site)
-            total += np.frombuffer(reply.body, "<f4") * np.float32(weight)
-            weights, up = weights + weight, up + len(reply.control) + len(reply.body)
-            averaging_s += time.monotonic() - came
-        total /= weights
-        whole = time.monotonic() - started
+            up += len(reply.control) + len(reply.body)
+            array = Array("float32", (self._plan.n_parameters,), SType.NUMPY, bytes(reply.body))
+            metrics = MetricRecord({"num-examples": self._plan.weight(site)})
+            records = RecordDict({"arrays": ArrayRecord({NAME: array}), "metrics": metrics})
+            replies.append(Message(records, 1, "train"))
+        came = time.monotonic()
         if self._transport.failures:
             raise RuntimeError(f"sites were lost: {self._transport.failures}")
+        averaged, _ = FedAvg().aggregate_train(1, replies)
+        if averaged is None:
+            raise RuntimeError("Flower averaged nothing")
+        done = time.monotonic()
         down = len(requests) * (len(PLAIN) + len(model))
-        return Took({"update": whole - averaging_s, "average": averaging_s}, whole, up, down, total)
+        seconds = {"update": came - started, "average": done - came}
+        return Took(seconds, done - started, up, down, averaged[NAME].numpy())
 
 
 def coordinate(grid: Grid, context: Context) -> None:
-    """The ServerApp: pairs of rounds as `script.json` in the run folder says, figures to `out.json`."""
+    """The ServerApp: pairs of rounds as `script.json` in the run folder says, figures to `out.json`, or why not to `error.log`."""
     run_dir = Path(str(context.run_config["run-dir"]))
+    try:
+        _coordinate(grid, context, run_dir)
+    except Exception:
+        (run_dir / "error.log").write_text(traceback.format_exc(), encoding="utf-8")
+        raise
+
+
+def _coordinate(grid: Grid, context: Context, run_dir: Path) -> None:
     nodes = {str(site): int(node) for site, node in json.loads(str(context.run_config["nodes"])).items()}
     script = json.loads((run_dir / "script.json").read_text(encoding="utf-8"))
     folder, transport = open_folder(run_dir), FlowerTransport(GridMail(grid), nodes)
@@ -309,7 +329,8 @@ def _run(loopback: Any, folder: Path, limit_s: float) -> dict[str, Any]:
     run_id = loopback.control.submit_bundle(build_fab_from_files({"pyproject.toml": pyproject})[0], settings)
     state, out = loopback.finish(run_id, limit_s), folder / "run" / "out.json"
     if not out.exists():
-        logs = sorted((folder / "hub").rglob("*.log")) + sorted(folder.glob("site*/guard.log"))
+        places = ((folder / "run", "error.log"), (folder / "hub", "**/*.log"), (folder, "site*/guard.log"))
+        logs = [path for place, pattern in places for path in sorted(place.glob(pattern))]
         ends = "\n".join(f"{path}:\n{path.read_text(errors='replace')[-3000:]}" for path in logs)
         raise RuntimeError(f"the run ended {state}\n{ends}")
     found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
@@ -320,9 +341,9 @@ def _run(loopback: Any, folder: Path, limit_s: float) -> dict[str, Any]:
 
 
 def added(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Medians: seconds by phase, and within each pair what protection adds, in seconds and in per cent of the masked round."""
+    """Medians: seconds by phase, and within each pair what protection adds, in seconds and in per cent of the plain round."""
     differences = [pair["secure"]["whole_s"] - pair["plain"]["whole_s"] for pair in pairs]
-    shares = [100 * more / pair["secure"]["whole_s"] for more, pair in zip(differences, pairs, strict=True)]
+    shares = [100 * more / pair["plain"]["whole_s"] for more, pair in zip(differences, pairs, strict=True)]
 
     def phase(kind: str, name: str) -> float:
         return statistics.median(pair[kind]["seconds"][name] for pair in pairs)
@@ -350,12 +371,12 @@ def show(result: Mapping[str, Any]) -> None:
         table.add_column(column, justify="left" if column in ("phase", "what it is") else "right")
     plain = result["plain_s"]
     for name, seconds in result["secure_s"].items():
-        beside = plain["average"] if name == "decode" else plain.get(name)
+        beside = plain["average"] if name == "step" else plain.get(name)
         table.add_row(name, f"{seconds:.3f}", "" if beside is None else f"{beside:.3f}", MEANING.get(name, ""))
     Console(width=None if sys.stdout.isatty() else 160).print(table)
     more, share, first = result["added_s"], result["added_per_cent"], result["pairs"][0]
     print(f"added by protection: {more['median']:.3f} s ({more['least']:.3f} to {more['most']:.3f}), ", end="")
-    print(f"{share['median']:.1f} % of the masked round ({share['least']:.1f} to {share['most']:.1f}), ", end="")
+    print(f"{share['median']:.1f} % of the plain round ({share['least']:.1f} to {share['most']:.1f}), ", end="")
     print(f"training {result['training']:g} s in both; once, the epoch: {result['epoch_s']:.3f} s")
     for kind in ("secure", "plain"):
         print(f"{kind}: {first[kind]['up'] / 1e6:.2f} MB up, {first[kind]['down'] / 1e6:.2f} MB down, all sites together")

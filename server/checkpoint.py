@@ -6,14 +6,14 @@ float64. No pickle. A coordinator saves it before it journals the round as done:
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from consortium.canonical import integer, pack, parse_integer, unpack
+from consortium.canonical import Bytes, integer, pack_parts, parse_integer, unpack
 from consortium.errors import EncodingError
 from secagg.model import model_digest as secagg_digest
 from server.errors import CheckpointError
@@ -44,16 +44,24 @@ class Checkpoint:
         return f"Checkpoint(round={self.round}, trained={self.trained}, values={self.model.size})"  # never the weights
 
     def encode(self) -> bytes:
-        vectors = [np.ascontiguousarray(vector, dtype="<f8").tobytes() for vector in self.state]
+        return b"".join(self.parts())
+
+    def parts(self) -> Iterator[Bytes]:
+        """The bytes of `encode` piece by piece; vectors are not copied."""
+        vectors = [_bytes_of(np.ascontiguousarray(vector, dtype="<f8")) for vector in self.state]
         counts = [integer(count) for count in (self.round, self.described, self.trained, self.evaluated)]
-        payload = MAGIC + pack(self.plan_digest, *counts, model_bytes(self.model), *vectors)
-        return payload + hashlib.sha256(payload).digest()
+        checksum = hashlib.sha256()
+        for part in (MAGIC, *pack_parts(self.plan_digest, *counts, model_view(self.model), *vectors)):
+            checksum.update(part)
+            yield part
+        yield checksum.digest()
 
     @classmethod
-    def decode(cls, data: bytes) -> "Checkpoint":
+    def decode(cls, whole: Bytes) -> "Checkpoint":
         """Strict inverse of `encode`; raises `CheckpointError`."""
+        data = memoryview(whole)
         payload, checksum = data[:-CHECKSUM_SIZE], data[-CHECKSUM_SIZE:]
-        if not payload.startswith(MAGIC):
+        if payload[: len(MAGIC)] != MAGIC:
             raise CheckpointError("not a checkpoint of version 1")
         if hashlib.sha256(payload).digest() != checksum:
             raise CheckpointError("checksum does not match: file cut short or altered")
@@ -64,7 +72,7 @@ class Checkpoint:
             raise CheckpointError(f"not a checkpoint: {error}") from error
         if len(fields) < 6:
             raise CheckpointError(f"{len(fields)} fields, expected at least 6")
-        state = tuple(_vector(field, "<f8").astype(np.float64) for field in fields[6:])
+        state = tuple(_vector(field, "<f8").astype(np.float64, copy=False) for field in fields[6:])
         return cls(fields[0], number, described, trained, evaluated, model_from_bytes(fields[5]), state)
 
 
@@ -73,9 +81,18 @@ def model_bytes(model: NDArray[np.float32]) -> bytes:
     return np.ascontiguousarray(model, dtype="<f4").tobytes()
 
 
+def model_view(model: NDArray[np.float32]) -> memoryview:
+    """`model_bytes` without a copy: the model's own memory, read only."""
+    return _bytes_of(np.ascontiguousarray(model, dtype="<f4"))
+
+
+def _bytes_of(vector: NDArray[np.generic]) -> memoryview:
+    return vector.view(np.uint8).data.toreadonly()
+
+
 def model_from_bytes(data: bytes) -> NDArray[np.float32]:
     """Inverse of `model_bytes`, (model_size,); raises `CheckpointError` on a broken length or values that are not finite."""
-    model = _vector(data, "<f4").astype(np.float32)
+    model = _vector(data, "<f4").astype(np.float32, copy=False)
     if not np.isfinite(model).all():
         raise CheckpointError("the model holds values that are not finite")
     return model
@@ -83,7 +100,7 @@ def model_from_bytes(data: bytes) -> NDArray[np.float32]:
 
 def model_digest(model: NDArray[np.float32]) -> bytes:
     """32 bytes that name a model in journal, receipts and registry; the digest that sites and masks are bound to."""
-    return secagg_digest(model_bytes(model))
+    return secagg_digest(model_view(model))
 
 
 @dataclass(frozen=True)
@@ -101,7 +118,7 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint, *, keep: int = KEEP
     path = directory / f"round-{checkpoint.round:010d}.checkpoint"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        write_durably(path, checkpoint.encode())
+        write_durably(path, checkpoint.parts())
         for old in _files(directory)[keep:]:
             old.unlink()
         sync_directory(directory)

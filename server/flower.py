@@ -17,6 +17,7 @@ import base64
 import contextlib
 import ctypes
 import datetime
+import gc
 import hashlib
 import hmac
 import importlib.metadata
@@ -45,8 +46,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key, load_ssh_public_key
 from cryptography.x509 import load_pem_x509_certificate
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app.message import remove_content_from_message
+from flwr.app.message.arraychunk import ArrayChunk
 from flwr.cli.build import build_fab_from_files
-from flwr.common.serde import fab_to_proto, user_config_to_proto
+from flwr.common.serde import fab_to_proto, message_to_proto, user_config_to_proto
 from flwr.proto import control_pb2, message_pb2, runtime_pb2
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, TASK_TOKEN_HEADER
@@ -54,9 +57,15 @@ from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
 from flwr.supercore.inflatable import inflatable_object, inflatable_protobuf_utils, inflatable_utils
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+from flwr.supercore.object_store import NoObjectInStoreError
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes, uses_nist_ec_curve
 from flwr.supercore.run import RunNotRunningException
+from flwr.supercore.state.schema.objectstore_models import StoredObject
+from sqlalchemy import event, select, update
+from starlette.middleware import Middleware
 
+from consortium.canonical import Bytes
+from consortium.plan import MAX_PARAMETERS
 from consortium.wire import Reply, Request
 from server.desk import RosterDesk
 from server.errors import ServerError
@@ -64,9 +73,12 @@ from server.folder import RunFolder
 from server.front import Front
 from server.journal import wait_for_writer
 from server.logs import start_logs
+from server.object_files import ObjectFiles
 from server.one_gateway import OneGateway
+from server.room import Room
 from server.rosters import ROSTERS, listed
 from server.tls import TlsFiles, make_tls
+from server.transfers import Only, Transfers
 from server.transport import Patience, TransportError
 
 FLOWER_VERSION = "1.41.0"
@@ -81,7 +93,11 @@ INLINE_LIMIT = 256 << 10  # bytes of body that ride in the control record: three
 
 POLL_S = 0.05  # between two looks for replies, each held at the SuperLink (Flower's send_and_receive: 3 s)
 FETCH_POLL_S = 0.02  # ... when one is on its way
-FIRST_PAUSE_S = 0.02  # before asking again for a part of a reply that is still being uploaded (Flower: 1 s)
+PARTS_AT_ONCE = 2  # of one body, in each direction
+REPLIES_AT_ONCE = 96 << 20  # bytes of bodies that are fetched and not yet added up; a larger one is alone
+BODY_LIMIT = 4 * MAX_PARAMETERS + (16 << 20)  # bytes: the values of the largest model that a plan may name, and a header
+FIRST_PAUSE_S = 0.02  # before asking again for a part of a reply that is still being uploaded (Flower: 1 s) ...
+LONGEST_PAUSE_S = 0.2  # ... growing to this (Flower: 10 s)
 MESSAGE_GRACE_S = 2.0  # a message lives this much longer than its exchange, then Flower drops it
 TASK_POLL_S = "0.2"  # SuperExec looking for a ServerApp to start (Flower: 1 s)
 START_LIMIT_S = 60.0
@@ -102,6 +118,24 @@ HOLDS_S = {  # the longest wait for a ring: under the SuperNode's time-out of 30
     "/v1/fleet/pull-messages": 10.0,
     "/v1/runtime/pull-messages": 0.2,
 }
+PRAGMAS = {  # of the SuperLink's database, which holds no large values
+    "busy_timeout": "60000",  # ms for a writer to get its turn; Flower's 5 s are too few for thirty sites
+    "cache_size": "-8000",  # KiB, for each of some 30 connections
+    "mmap_size": "0",
+}
+MEMORY = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": str(1 << 20)}  # glibc: what any thread frees goes back
+IN_FILE = b"\0file:"  # and a name, in place of an object's content
+GC_THRESHOLDS = (2_000, 5, 200)  # seldom the old generation: a fifth of the time went into objects that stay; often the young
+MESSAGES = ("/v1/fleet/", "/v1/runtime/")
+IDLE_LAYERS = {  # where a layer of Flower's does nothing: each says so in its first lines
+    "ControlSensitiveResponseMiddleware": MESSAGES,
+    "ControlAuthenticationMiddleware": MESSAGES,
+    "ControlLicenseMiddleware": MESSAGES,
+    "ControlEventLogMiddleware": MESSAGES,
+    "RuntimeTracingMiddleware": MESSAGES,  # only with FLWR_TRACING_ENABLED, which the hub does not set
+    "FleetEventLogMiddleware": MESSAGES,  # only with a plugin, which Flower's open-source release has not
+    "NodeAuthMiddleware": ("/v1/runtime/",),
+}
 TOKEN_HEADER = "wardround-hub-token"  # noqa: S105  # the header's name
 OPEN_PATHS = ("/v1/fleet/", "/v1/runtime/", "/health")  # each with an authentication of its own, or nothing to tell
 
@@ -115,15 +149,32 @@ class HubError(ServerError):
 # --- content of a message ---------------------------------------------------------------------------------------------
 
 
-def to_content(control: bytes, body: bytes) -> RecordDict:
-    """Record "sa1" with the control bytes; the body beside them when small, else as one raw array (chunked by Flower)."""
+def to_content(control: bytes, body: Bytes, large: ArrayRecord | None = None) -> RecordDict:
+    """Record "sa1" with the control bytes; the body beside them when small, else as one raw array (chunked by Flower).
+
+    `large`: this very body as `raw_record` made it for another message; it is hashed and sent once for all of them.
+    """
     if len(body) <= INLINE_LIMIT:
-        return RecordDict({CONTROL_RECORD: ConfigRecord({"control": control, "body": body})})
-    array = Array(dtype="uint8", shape=(len(body),), stype=RAW, data=body)
-    return RecordDict({CONTROL_RECORD: ConfigRecord({"control": control}), BODY_RECORD: ArrayRecord({BODY_RECORD: array})})
+        return RecordDict({CONTROL_RECORD: ConfigRecord({"control": control, "body": bytes(body)})})
+    return RecordDict({CONTROL_RECORD: ConfigRecord({"control": control}), BODY_RECORD: large or raw_record(body)})
 
 
-def from_content(content: RecordDict) -> tuple[bytes, bytes]:
+def raw_record(body: Bytes) -> ArrayRecord:
+    """`body` as one array, not copied."""
+    array = Array(dtype="uint8", shape=(len(body),), stype=RAW, data=b"")
+    array.data = body  # Flower's constructor takes nothing but bytes, and its `slice_array` cuts any buffer
+    return _record_of({BODY_RECORD: array})
+
+
+def _record_of(arrays: Mapping[str, Array]) -> ArrayRecord:
+    """Flower's own constructor makes new arrays, of bytes."""
+    record = ArrayRecord()
+    for name, array in arrays.items():
+        record[name] = array
+    return record
+
+
+def from_content(content: RecordDict) -> tuple[bytes, Bytes]:
     """(control, body); `TransportError` on any other shape. Nothing is deserialised: bytes in, bytes out."""
     fields = content.config_records.get(CONTROL_RECORD)
     arrays = content.array_records.get(BODY_RECORD, {})
@@ -144,7 +195,7 @@ def from_content(content: RecordDict) -> tuple[bytes, bytes]:
 
 
 class Mail(Protocol):
-    """The four things that the transport asks of Flower's grid."""
+    """The five things that the transport asks of Flower's grid."""
 
     def push(self, messages: Sequence[Message]) -> Sequence[str | None]:
         """Message ids, in order; None or nothing for a message that the SuperLink did not take."""
@@ -162,17 +213,59 @@ class Mail(Protocol):
         """From now on, give up after `seconds` of trying to reach a silent SuperLink."""
         ...
 
+    def done(self, size: int) -> None:
+        """A fetched body of `size` bytes is let go: another may be fetched."""
+        ...
+
+
+class _Unlinked:
+    """httpx's responses refer to themselves by their stream: each kept its 5 MiB until Python looked for such circles."""
+
+    def intercept(self, context: Any, call_next: Callable[[Any], httpx.Response]) -> httpx.Response:
+        response = call_next(context)
+        response.stream = httpx.ByteStream(b"")  # it has been read
+        return response
+
 
 class GridMail:
     """`Mail` over Flower's grid. Its own `pull_messages` fetches one reply after the other, each for up to two hours,
-    and begins with a pause of 1 s: one slow site would hold up all. Here a reply is fetched beside the others."""
+    and begins with a pause of 1 s: one slow site would hold up all. Here a reply is fetched beside the others.
 
-    def __init__(self, grid: Grid) -> None:
+    A large body is in memory once: cut where it lies when it is sent, put together where it stays when it is fetched; and
+    replies are fetched while `room` has room for them.
+    """
+
+    def __init__(self, grid: Grid, room: Room | None = None) -> None:
         self._grid = grid
         self._run_id = grid.run.run_id
+        client = grid._runtime_client
+        client._interceptors = (*client._interceptors, _Unlinked())
+        self._room = room or Room(REPLIES_AT_ONCE)
 
     def push(self, messages: Sequence[Message]) -> Sequence[str | None]:
-        return list(self._grid.push_messages(messages))
+        parts: dict[str, Any] = {}
+        with inflatable_object.no_object_id_recompute():
+            for message in messages:
+                message.metadata.__dict__["_message_id"] = message.object_id
+                parts.update(inflatable_object.get_all_nested_objects(message))
+            pushed = self._grid._runtime_client.PushMessages(
+                runtime_pb2.PushAppMessagesRequest(
+                    messages_list=[message_to_proto(remove_content_from_message(message)) for message in messages],
+                    message_object_trees=[inflatable_object.get_object_tree(message) for message in messages],
+                )
+            )
+        push = inflatable_protobuf_utils.make_push_object_fn_protobuf(
+            self._grid._runtime_client.PushObject, self._grid.node, run_id=self._run_id, session_id=pushed.session_id
+        )
+        wanted = set(pushed.objects_to_push)
+        try:
+            with ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="parts") as senders:  # one copy of a part in each
+                for _ in senders.map(lambda name: push(name, parts[name].deflate()), [name for name in parts if name in wanted]):
+                    pass
+        except inflatable_utils.ObjectPushError:
+            log.warning("state=not-taken reason=%r", "the SuperLink did not store a part: is its disk full?")
+            return []
+        return list(pushed.message_ids)
 
     def announced(self, names: Sequence[str]) -> Sequence[tuple[str, Any]]:
         found = self._grid._runtime_client.PullMessages(runtime_pb2.PullAppMessagesRequest(message_ids=names))
@@ -181,24 +274,86 @@ class GridMail:
 
     def fetch(self, handle: Any, limit_s: float) -> Message:
         _, tree = handle
-        client, node = self._grid._runtime_client, self._grid.node
-        pull = inflatable_protobuf_utils.make_pull_object_fn_protobuf(client.PullObject, node, self._run_id)
-        names = [part.object_id for part in inflatable_object.iterate_object_tree(tree)]
+        held: list[int] = []
         try:
-            objects = inflatable_utils.pull_objects(
-                names, pull, max_time=limit_s, max_tries_per_object=None, initial_backoff=FIRST_PAUSE_S, backoff_cap=0.5
-            )
-            client.ConfirmMessageReceived(
-                message_pb2.ConfirmMessageReceivedRequest(node=node, run_id=self._run_id, message_object_id=tree.object_id)
-            )
-            return inflatable_utils.inflate_object_from_contents(tree.object_id, objects)
-        except inflatable_utils.ObjectPullError as error:
-            raise TransportError("a part of the reply did not come in time") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise TransportError("a reply that Flower cannot read") from error
+            return self._fetch(tree, time.monotonic() + limit_s, held)
+        except BaseException as error:
+            self.done(sum(held))
+            if isinstance(error, inflatable_utils.ObjectPullError):
+                raise TransportError("a part of the reply did not come in time") from error
+            if isinstance(error, (ValueError, KeyError, TypeError, AttributeError)):
+                raise TransportError("a reply that Flower cannot read") from error
+            raise
 
     def limit(self, seconds: float) -> None:
         self._grid._retry_invoker.max_time = seconds
+
+    def done(self, size: int) -> None:
+        self._room.leave(size)
+
+    def _fetch(self, tree: message_pb2.ObjectTree, end: float, held: list[int]) -> Message:
+        """`held`: the sizes of what room was taken for."""
+        records = [record for content in tree.children for record in content.children if record.children]
+        chunks = {part.object_id for record in records for array in record.children for part in array.children}
+        names = [part.object_id for part in inflatable_object.iterate_object_tree(tree) if part.object_id not in chunks]
+        # The message's own object is sent after all others: once it is here, no room is held for a slow line.
+        contents = self._pull([tree.object_id], end) if records else {}
+        contents |= self._pull([name for name in names if name not in contents], end)
+        ready: dict[str, Any] = {}
+        for record in records:
+            named = json.loads(inflatable_object.get_object_body(contents.pop(record.object_id), ArrayRecord))
+            arrays = {array.object_id: self._array(array, contents, end, held) for array in record.children}
+            ready[record.object_id] = _record_of({name: arrays[array] for name, array in named.items()})
+        confirm = message_pb2.ConfirmMessageReceivedRequest(
+            node=self._grid.node, run_id=self._run_id, message_object_id=tree.object_id
+        )
+        self._grid._runtime_client.ConfirmMessageReceived(confirm)
+        return inflatable_utils.inflate_object_from_contents(tree.object_id, contents, objects=ready)
+
+    def _pull(self, names: Sequence[str], end: float) -> dict[str, bytes]:
+        pull = inflatable_protobuf_utils.make_pull_object_fn_protobuf(
+            self._grid._runtime_client.PullObject, self._grid.node, self._run_id
+        )
+        found: dict[str, bytes] = inflatable_utils.pull_objects(
+            list(names),
+            pull,
+            max_time=max(0.0, end - time.monotonic()),
+            max_tries_per_object=None,
+            initial_backoff=FIRST_PAUSE_S,
+            backoff_cap=LONGEST_PAUSE_S,
+        )
+        return found
+
+    def _array(self, tree: message_pb2.ObjectTree, contents: dict[str, bytes], end: float, held: list[int]) -> Array:
+        """A body, each chunk checked and put in its place as it comes."""
+        described = contents.pop(tree.object_id)
+        names = inflatable_object.get_object_children_ids_from_object_content(described)
+        said = json.loads(inflatable_object.get_object_body(described, Array))
+        (size,) = said["shape"]
+        if said["stype"] != RAW or type(size) is not int or not 0 < size <= BODY_LIMIT:
+            raise TransportError("a body that is not raw bytes, or is larger than any plan's model")
+        if set(names) != {part.object_id for part in tree.children}:
+            raise TransportError("a body of other parts than were announced")
+        self._room.enter(size, end)
+        held.append(size)
+        array = Array(dtype="uint8", shape=(size,), stype=RAW, data=b"")
+        array.data = self._body(size, [names[at] for at in said["arraychunk_ids"]], end)
+        return array
+
+    def _body(self, size: int, names: Sequence[str], end: float) -> memoryview:
+        body, at = memoryview(bytearray(size)), 0
+        for start in range(0, len(names), PARTS_AT_ONCE):
+            few = names[start : start + PARTS_AT_ONCE]
+            found = self._pull(sorted(set(few)), end)
+            for name in few:
+                if inflatable_object.get_object_id(found[name]) != name:
+                    raise TransportError("a part of the reply is not the one that was announced")
+                part = inflatable_object.get_object_body(found[name], ArrayChunk)
+                body[at : at + len(part)] = part  # ValueError where more came than fits
+                at += len(part)
+        if at != size:
+            raise TransportError(f"a body of {at} bytes, announced were {size}")
+        return body
 
 
 class FlowerTransport:
@@ -240,8 +395,14 @@ class FlowerTransport:
     def _send(self, kind: str, requests: Mapping[str, Request], deadline_s: float) -> dict[str, str]:
         """Message id -> site, of the messages that the SuperLink took."""
         ttl = deadline_s + MESSAGE_GRACE_S
+        large = {id(request.body): raw_record(request.body) for request in requests.values() if len(request.body) > INLINE_LIMIT}
         messages = [
-            Message(to_content(request.control, request.body), self._nodes[site], MESSAGE_TYPES[kind], ttl=ttl)
+            Message(
+                to_content(request.control, request.body, large.get(id(request.body))),
+                self._nodes[site],
+                MESSAGE_TYPES[kind],
+                ttl=ttl,
+            )
             for site, request in requests.items()
         ]
         names: list[str | None] = []
@@ -256,7 +417,8 @@ class FlowerTransport:
     def _collect(self, waiting: dict[str, str], patience: Patience, started: float) -> Iterator[tuple[str, Reply]]:
         replies, quorum_at = 0, 0.0
         coming: dict[Future[Message], str] = {}
-        with _fetchers(max(1, len(waiting))) as fetchers:
+        with _fetchers(max(1, len(waiting))) as fetchers, contextlib.ExitStack() as stack:
+            stack.callback(self._abandon, coming)
             while waiting or coming:
                 now = self._clock()
                 if replies < patience.quorum:
@@ -266,15 +428,33 @@ class FlowerTransport:
                     break
                 for site, handle in self._look(waiting, left_s):
                     coming[fetchers.submit(self._mail.fetch, handle, left_s)] = site
-                for fetched in [fetch for fetch in coming if fetch.done()]:
+                while (fetched := next((fetch for fetch in coming if fetch.done()), None)) is not None:
                     site = coming.pop(fetched)
-                    if (reply := self._read(site, fetched)) is not None:
-                        replies += 1
-                        yield site, reply
+                    size = _body_size(fetched)
+                    reply = self._read(site, fetched)
+                    _empty(fetched)
+                    try:
+                        if reply is not None:
+                            replies += 1
+                            yield site, reply
+                    finally:
+                        del reply
+                        self._mail.done(size)
                 if waiting or coming:
                     self._pause(coming, left_s)
         for site in sorted([*waiting.values(), *coming.values()]):
             self._fail(site, "LATE", "no reply in time")
+
+    def _abandon(self, coming: Mapping[Future[Message], str]) -> None:
+        """Nobody waits for these any more: what they still fetch is let go as it comes."""
+
+        def let_go(fetched: Future[Message]) -> None:
+            size = _body_size(fetched)
+            _empty(fetched)
+            self._mail.done(size)
+
+        for fetch in coming:
+            fetch.add_done_callback(let_go)
 
     def _look(self, waiting: dict[str, str], left_s: float) -> list[tuple[str, Any]]:
         """(site, handle) of the replies that were announced, taken out of `waiting`."""
@@ -320,6 +500,23 @@ class FlowerTransport:
     def _fail(self, site: str, code: str, reason: str) -> None:
         log.warning("site=%s state=%s reason=%r", site, code, reason)
         self.failures[site] = code
+
+
+def _body_size(fetched: Future[Message]) -> int:
+    """Bytes of the arrays that a fetched message holds; 0 for one that did not come."""
+    return sum(len(array.data) for array in _arrays_of(fetched))
+
+
+def _empty(fetched: Future[Message]) -> None:
+    """Flower's records refer to themselves: without this a body would stay until Python looks for such circles."""
+    for array in _arrays_of(fetched):
+        array.data = b""
+
+
+def _arrays_of(fetched: Future[Message]) -> list[Array]:
+    if fetched.cancelled() or fetched.exception() is not None or not fetched.result().has_content():
+        return []
+    return [array for record in fetched.result().content.array_records.values() for array in record.values()]
 
 
 @contextlib.contextmanager
@@ -681,7 +878,9 @@ def _environment(folder: Path) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")])),
         "FLWR_HOME": str(folder / "flwr"),
         "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_TRACING_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
+        **MEMORY,
         "FLWR_LOG_LEVEL": os.environ.get("FLWR_LOG_LEVEL", "WARNING"),  # at INFO: a line per request, 40 a second
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": TASK_POLL_S,
         "NO_PROXY": ",".join(filter(None, [os.environ.get("NO_PROXY", ""), "127.0.0.1"])),
@@ -808,15 +1007,21 @@ class _Doorbell:
 
 
 def _run_superlink(token_file: Path) -> None:
+    from flwr.supercore import sql_mixin
     from flwr.supercore.corestate.sql_corestate import SqlCoreState
+    from flwr.supercore.object_store.sql_object_store import SqlObjectStore
     from flwr.superlink import main as superlink
     from flwr.superlink.cli import flower_superlink
 
     SqlCoreState._cleanup_expired_task_tokens = _seldom(SqlCoreState._cleanup_expired_task_tokens)
+    sql_mixin.SQLITE_PRAGMAS = tuple({**dict(sql_mixin.SQLITE_PRAGMAS), **PRAGMAS}.items())
+    _keep_objects_in_files(SqlCoreState, SqlObjectStore, ObjectFiles(token_file.parent / "objects"))
     create_app, token = superlink.create_app, token_file.read_text().strip()
+    superlink._get_middleware = _fewer_layers(superlink._get_middleware)
 
     def create_gated_app(*arguments: Any, **settings: Any) -> Any:
         application = create_app(*arguments, **settings)
+        application.add_middleware(Transfers)
         application.add_middleware(_Doorbell)
         application.add_middleware(_Gate, token=token)
         application.add_middleware(OneGateway, **_one_gateway(token_file.parent))
@@ -825,6 +1030,8 @@ def _run_superlink(token_file: Path) -> None:
         return application
 
     superlink.create_app = create_gated_app
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
     flower_superlink()
 
 
@@ -844,6 +1051,86 @@ def _one_gateway(folder: Path) -> dict[str, Any]:
         return "unknown"
 
     return {"file": folder / "gateways.json", "key_header": FLEET_HTTP_PUBLIC_KEY_HEADER, "name_of": name_of}
+
+
+def _fewer_layers(layers: Callable[[], list[Any]]) -> Callable[[], list[Any]]:
+    """Flower's layers, without those that do nothing for messages: each of them costs every request most of a millisecond."""
+
+    def fewer() -> list[Any]:
+        found = []
+        for layer in layers():
+            prefixes = IDLE_LAYERS.get(layer.cls.__name__)
+            found.append(layer if prefixes is None else Middleware(Only, layer=layer.cls, prefixes=prefixes))
+        return found
+
+    return fewer
+
+
+def _keep_objects_in_files(state: Any, store: Any, files: ObjectFiles) -> None:
+    """`state`, `store`: Flower's classes for what the SuperLink remembers. The content of an object lies in `files`, its row has
+    the file's name. Checks and writing happen before the database is locked: it has one writer at a time."""
+    initialize, forget = store.initialize, store.delete
+
+    def put(self: Any, object_id: str, object_content: bytes) -> None:
+        """`object_content`: the name of a file."""
+        with self.session() as session:
+            waiting = (StoredObject.object_id == object_id, StoredObject.is_available == 0)
+            changed = update(StoredObject).where(*waiting).values(content=object_content, is_available=1)
+            if session.scalar(changed.returning(StoredObject.object_id)) is not None:
+                return
+            if object_id not in self:
+                raise NoObjectInStoreError(f"Object with ID '{object_id}' was not pre-registered.")
+            files.remove(_file_of(object_content))  # somebody else sent the same bytes before
+
+    def get(self: Any, object_id: str) -> bytes | None:
+        content: bytes | None = stored(self, object_id)
+        return files.read(_file_of(content)) if content and content.startswith(IN_FILE) else content
+
+    def stored(self: Any, object_id: str) -> Any:
+        with self.session() as session:
+            return session.scalar(select(StoredObject.content).where(StoredObject.object_id == object_id))
+
+    def delete(self: Any, object_id: str) -> None:
+        with self._mutation_session() as session:
+            content = stored(self, object_id)
+            forget(self, object_id)
+            if content and content.startswith(IN_FILE) and object_id not in self:
+                event.listen(session, "after_commit", lambda _: files.remove(_file_of(content)), once=True)
+
+    def initialize_and_tidy(self: Any, *arguments: Any, **settings: Any) -> Any:
+        found = initialize(self, *arguments, **settings)
+        with self.session() as session:
+            contents = session.scalars(select(StoredObject.content).where(StoredObject.is_available == 1))
+            files.keep_only(_file_of(content) for content in contents if content.startswith(IN_FILE))
+        return found
+
+    state.store_object = _checked(state.store_object, files)
+    store.put, store.get, store.delete, store.initialize = put, get, delete, initialize_and_tidy
+
+
+def _checked(store_object: Callable[..., bool], files: ObjectFiles) -> Callable[..., bool]:
+    """Flower's `store_object`, given the name of a file where the content lies that was checked to be what its id says."""
+
+    def store_checked(self: Any, run_id: int, session_id: str, object_id: str, object_content: bytes) -> bool:
+        if inflatable_object.get_object_id(object_content) != object_id:
+            log.warning("state=object-refused reason=%r", "its bytes are not those that its name says")
+            return False
+        try:
+            inflatable_utils.validate_object_content(object_content)
+            name = files.write(object_content)
+        except (OSError, inflatable_object.UnexpectedObjectContentError) as error:
+            log.warning("state=object-refused reason=%s", type(error).__name__)
+            return False
+        if not store_object(self, run_id, session_id, object_id, IN_FILE + name.encode()):
+            files.remove(name)
+            return False
+        return True
+
+    return store_checked
+
+
+def _file_of(content: bytes) -> str:
+    return content.removeprefix(IN_FILE).decode()
 
 
 def _seldom(clean_up: Callable[[Any], None]) -> Callable[[Any], None]:

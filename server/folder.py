@@ -13,6 +13,7 @@ mirror.json  mirror.log         state of the tracking mirror; may be deleted at 
 """
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,11 +132,15 @@ def open_folder(path: Path) -> RunFolder:
     return folder
 
 
-def write_durably(path: Path, data: Bytes) -> None:
-    """All of `data` under `path` or, after a crash at any instant, what was there before. Raises OSError."""
+def write_durably(path: Path, data: Bytes | Iterable[Bytes]) -> None:
+    """All of `data` under `path` or, after a crash at any instant, what was there before. Raises OSError.
+
+    What comes in pieces is written piece by piece, never held as one.
+    """
     draft = path.with_name(f".{path.name}.draft")
     with draft.open("wb") as file:
-        file.write(data)
+        for part in [data] if isinstance(data, bytes | bytearray | memoryview) else data:
+            file.write(part)
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)

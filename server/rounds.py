@@ -34,7 +34,7 @@ from secagg.errors import SecaggError
 from secagg.model import model_digest
 from secagg.opening import Finding, NotOpenableError
 from server import pooled
-from server.checkpoint import Checkpoint, latest_checkpoint, model_bytes, save_checkpoint
+from server.checkpoint import Checkpoint, latest_checkpoint, model_view, save_checkpoint
 from server.errors import FolderError, ServerError
 from server.folder import RunFolder, keep, kept_folder, open_folder
 from server.journal import (
@@ -58,7 +58,7 @@ from server.journal import (
 )
 from server.live import Live
 from server.migrate import code_version, forward
-from server.model import parameters_of, released_model, step_model, with_buffers
+from server.model import Mean, parameters_of, released_model, step_model, with_buffers
 from server.state import FOR_GOOD, RunState, advance, read_state
 from server.strategy import Strategy, build
 from server.transport import Patience, Transport, TransportError
@@ -104,7 +104,7 @@ class Wire:
 
     source: Current = field(repr=False)
     purpose: str
-    data: bytes = field(repr=False)
+    data: Bytes = field(repr=False)
     digest: bytes
 
 
@@ -331,11 +331,11 @@ class Driver:
             self._sent = Wire(current, purpose, data, model_digest(data))
         return self._sent
 
-    def _wire_model(self, current: Current, *, final: bool = False) -> bytes:
-        """The bytes that sites receive; the last evaluation sees the model that the run hands out."""
+    def _wire_model(self, current: Current, *, final: bool = False) -> Bytes:
+        """The bytes that sites receive, not copied; the last evaluation sees the model that the run hands out."""
         if final:
-            return model_bytes(released_model(self._plan, self._strategy, current.state, current.model))
-        return model_bytes(current.model)
+            return model_view(released_model(self._plan, self._strategy, current.state, current.model))
+        return model_view(current.model)
 
     def _append(self, event: Event) -> None:
         self._state = advance(self._state, self._journal.append(event))
@@ -434,7 +434,7 @@ class Driver:
     def _keys_request(self, sa1: bytes) -> Request:
         return Request(encode_keys_request(self._signed_plan.encode(), sa1))
 
-    def _request(self, sa1: bytes, body: bytes = b"") -> Request:
+    def _request(self, sa1: bytes, body: Bytes = b"") -> Request:
         return Request(encode_request(self._digest, sa1), body)
 
     # -- a round -----------------------------------------------------------------------------------------------------------
@@ -544,6 +544,7 @@ class Driver:
                 held_back[site] = answer, y
             else:
                 uploads = self._uploaded(uploads, site, answer, y, tally)
+            del y  # before the next one comes
         for site in sorted(held_back, key=suspects.__getitem__):  # whoever was blamed longest ago first
             answer, y = held_back.pop(site)
             if len(uploads.uploads) < epoch.threshold:
@@ -615,7 +616,10 @@ class Driver:
             else:
                 log.info("site=%s phase=%s state=answered request=%s", site, phase, names[site])
                 self._live.heard(site, "answered")
-                yield site, message, reply.body
+                body = reply.body
+                del reply
+                yield site, message, body
+                del body
         for site in sorted(set(requests) - answered):
             code = self._transport.failures.get(site, "LATE")
             log.warning("site=%s phase=%s lost=%s request=%s", site, phase, code, names[site])
@@ -668,23 +672,27 @@ class Driver:
         steps = [np.full(field.length, header_step(self._plan, field.name)) for field in fields]
         return decode_header_steps(aggregate.header, np.concatenate([*steps, np.zeros(0)]))
 
-    def _mean(self, aggregate: Aggregate, n: int) -> NDArray[np.float64]:
-        """The survivors' mean update, (n_parameters,); in mode distributed their noised sum over their public normalisers."""
+    def _mean(self, aggregate: Aggregate, n: int) -> Mean:
+        """The survivors' mean update; in mode distributed their noised sum over their public normalisers."""
         plan = self._plan
         trained = pooled.trained_by(plan, aggregate.survivors)
         if not plan.privacy.distributed:
             weights = sum(plan.weight(site) for site in trained)
-            return decode_body(aggregate.body, plan.coordinate_clip, n, ring_bits=plan.ring_bits) / weights
+
+            def mean(part: slice) -> Vector:
+                return decode_body(aggregate.body[part], plan.coordinate_clip, n, ring_bits=plan.ring_bits) / weights
+
+            return mean
         patients = sum(plan.participant(site).declared_patients for site in trained)
         normaliser = plan.privacy.sample_rate * patients
-        return decode_steps(aggregate.body, -plan.schedule.local_rate * plan.privacy.grid_step / normaliser)
+        return lambda part: decode_steps(aggregate.body[part], -plan.schedule.local_rate * plan.privacy.grid_step / normaliser)
 
     def _save(self, current: Current) -> None:
         checkpoint = Checkpoint(
             self._digest, current.round, current.described, current.trained, current.evaluated, current.model, current.state
         )
         save_checkpoint(self._folder.checkpoints, checkpoint)
-        self._append(Checkpointed(current.round, model_digest(model_bytes(current.model))))
+        self._append(Checkpointed(current.round, model_digest(model_view(current.model))))
 
 
 def _message(reply: Reply) -> bytes | Refusal:

@@ -6,7 +6,7 @@ after the opened, noised sum is post-processing: moments, momentum and averaging
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,13 @@ Options: TypeAlias = Mapping[str, str | int | float]
 
 
 class Strategy(Protocol):
-    """`step` takes the weighted mean of the survivors' updates, (n_parameters,), and never changes its arguments."""
+    """`step` takes the weighted mean of the survivors' updates, (n_parameters,), and never changes its arguments.
+
+    `elementwise`: every parameter is stepped from its own values alone, so a large model may be stepped in blocks.
+    """
+
+    @property
+    def elementwise(self) -> bool: ...
 
     def init(self, weights: Vector) -> State: ...
     def step(self, state: State, weights: Vector, mean_delta: Vector) -> tuple[State, Vector]: ...
@@ -30,6 +36,7 @@ class Strategy(Protocol):
 class FedAvg:
     """weights + server_rate * mean_delta (McMahan et al. 2017; server_rate 1 is plain averaging)."""
 
+    elementwise: ClassVar[bool] = True
     server_rate: float = 1.0
 
     def __post_init__(self) -> None:
@@ -53,6 +60,7 @@ class FedProx:
     `mu` 0 is FedAvg. The pull begins with the second local step: after the first one a site is where it started.
     """
 
+    elementwise: ClassVar[bool] = True
     mu: float = 0.0
     server_rate: float = 1.0
 
@@ -74,6 +82,7 @@ class FedProx:
 class FedAvgM:
     """m = beta m + mean_delta; weights + server_rate * m (Hsu, Qi, Brown 2019, section 4). State: (m,)."""
 
+    elementwise: ClassVar[bool] = True
     server_rate: float = 1.0
     beta: float = 0.9
 
@@ -101,6 +110,7 @@ class FedAdam:
     from m = 0 and v = tau^2. `tau` bounds the step of a coordinate whose updates are tiny: choose it near their noise.
     """
 
+    elementwise: ClassVar[bool] = True
     rate: float = 0.05
     beta1: float = 0.9
     beta2: float = 0.99
@@ -130,6 +140,8 @@ class Sums:
 
     `stages`: numbers in each. State: the stages done so far, at full precision. A step after the last stage is refused.
     """
+
+    elementwise: ClassVar[bool] = False
 
     def __init__(self, **stages: float) -> None:
         names = [f"{STAGE_OPTION}{at}" for at in range(1, len(stages) + 1)]
@@ -172,6 +184,10 @@ class Averaged:
 
     def __post_init__(self) -> None:
         _require("ema_decay", self.decay, above=0.0, below=1.0)
+
+    @property
+    def elementwise(self) -> bool:
+        return self.inner.elementwise
 
     def init(self, weights: Vector) -> State:
         return (*self.inner.init(weights), weights.copy())

@@ -41,6 +41,7 @@ class Post:
         self.time, self.answers = clock, answers
         self.sent: list[Message] = []
         self.limits: list[float] = []
+        self.let_go: list[int] = []
         self.due: dict[str, tuple[float, Message]] = {}
         self.silent_until = 0.0
         self.error: Exception | None = None
@@ -73,6 +74,9 @@ class Post:
 
     def limit(self, seconds: float) -> None:
         self.limits.append(seconds)
+
+    def done(self, size: int) -> None:
+        self.let_go.append(size)
 
     def _check(self) -> None:
         if self.error is not None:

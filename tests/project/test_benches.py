@@ -11,6 +11,7 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 SMALL = {
     "atrophy": ("--preset", "demo"),
     "data": ("--scale", "0.02", "--repeats", "2"),
+    "hub": ("--sites", "3", "--parameters", "1e5", "--rounds", "1"),
     "import": ("--scale", "0.02"),
     "labels": ("--patients", "60", "--visits", "900", "--repeats", "2"),
     "mri": ("--scans", "6", "--workers", "1", "--repeats", "1"),
@@ -29,7 +30,7 @@ SMALL = {
 @pytest.mark.parametrize("name", sorted(SMALL))
 def test_a_bench_runs_and_writes_its_figures(name: str, tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
-    words = [*SMALL[name], *(("--out", str(tmp_path)) if name == "tasks" else ())]  # its tables are committed otherwise
+    words = [*SMALL[name], *(("--out", str(tmp_path)) if name in ("hub", "tasks") else ())]  # their tables are committed otherwise
     command = [sys.executable, str(SCRIPTS / f"bench_{name.split()[0]}.py"), *words, "--json", str(figures)]
     found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240, cwd=tmp_path)
     assert found.returncode == 0, found.stderr[-2000:]
