@@ -157,6 +157,7 @@ class Guard:
         signed_bytes, sa1 = decode_keys_request(control)
         known = self._verified(signed_bytes)
         self._authorise(known, first=True)
+        self._site.ledger.check_room()  # a site whose disk is full would take a place in the threshold and never fill it
         answer = self._run(known).session.keys(sa1, self._site.now())
         return self._leave(known, 0, "keys", answer)
 

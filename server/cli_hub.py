@@ -15,6 +15,7 @@ from server.enrolment import Founding, add_sites, init_hub, make_invite, read_jo
 from server.errors import ConfigError
 from server.folder import write_durably
 from server.home import LeadHome, read_signed
+from server.keeper import Keeper, keeping
 from server.tls import fingerprint as certificate_fingerprint
 
 INIT_EXAMPLE = """example:
@@ -120,14 +121,16 @@ def init_home(home: LeadHome, args: argparse.Namespace, out: Output) -> int:
 
 def start_hub(home: LeadHome, args: argparse.Namespace, out: Output) -> int:
     """SuperLink and coordinator processes, in the foreground, until SIGTERM or Ctrl-C."""
-    from server.flower import HubConfig, run_hub  # Flower is imported where a hub is started or asked
+    from server.cli_run import hub_access
+    from server.flower import HubConfig, HubControl, run_hub  # Flower is imported where a hub is started or asked
 
     roster = home.roster()
     if not 1 <= args.port <= 65535:
         raise ConfigError(f"port {args.port} outside [1, 65535]")
     write_durably(home.hub / "address", f"127.0.0.1:{args.port}\n".encode("ascii"))
     out.say(f"hub of {roster.consortium} on {args.bind}:{args.port}; stop it with Ctrl-C")
-    run_hub(HubConfig(state_dir=home.hub, port=args.port, host=args.bind))
+    with keeping(Keeper(home.runs, lambda: HubControl(hub_access(home, "")))):
+        run_hub(HubConfig(state_dir=home.hub, port=args.port, host=args.bind))
     return 0
 
 

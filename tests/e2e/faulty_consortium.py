@@ -1,7 +1,7 @@
 """The consortium of four on bad lines, with every fault that can be made on one machine, each for a while and then over.
 
-Processes are killed and frozen, lines go through `FaultyNetwork`, disks are file systems of a few megabytes that fill up, memory ends
-by the kernel's limit, and clocks jump (`moved_clock.c`). Where a means is missing (root, a compiler), its kinds are left out.
+Processes are killed and frozen, lines go through `FaultyNetwork`, disks are file systems of a few megabytes that fill up, memory
+ends by the kernel's limit, and clocks jump (`moved_clock.c`). Where a means is missing (root, a compiler), its kinds are left out.
 """
 
 import contextlib

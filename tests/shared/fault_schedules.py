@@ -11,9 +11,24 @@ OF_A_SITE: Final = (
     *("kill-guard", "kill-trainer", "kill-gateway", "kill-supernode", "freeze-guard", "freeze-gateway"),
     *("cut", "silent", "slow", "thin", "truncate", "double", "repeat", "overtake", "memory", "full-site", "clock-site"),
 )
-OF_THE_HUB: Final = ("kill-superlink", "kill-superexec", "kill-coordinator", "kill-lead", "kill-hub", "freeze-superlink", "full-hub")
+OF_THE_HUB: Final = (
+    "kill-superlink",
+    "kill-superexec",
+    "kill-coordinator",
+    "kill-lead",
+    "kill-hub",
+    "freeze-superlink",
+    "full-hub",
+)
 KINDS: Final = (*OF_A_SITE, *OF_THE_HUB)
-INSTANTS: Final = {"keys": 1, "kem": 1, "train": 4, "upload": 4, "vote": 4, "voted": 4}  # a run of two rounds has four of the latter
+INSTANTS: Final = {
+    "keys": 1,
+    "kem": 1,
+    "train": 4,
+    "upload": 4,
+    "vote": 4,
+    "voted": 4,
+}  # two rounds of training make four
 FORM: Final = re.compile(r"([a-z-]+)@([a-z0-9-]+):([a-z]+)#(\d+)\+([\d.]+)s~([\d.]+)s")
 
 
@@ -61,7 +76,7 @@ class Schedule:
 
 def drawn(seed: int, *, kinds: tuple[str, ...] = KINDS) -> Schedule:
     """One to four faults at random instants. The first kind goes round with the seed, so that many seeds leave out none."""
-    chance = random.Random(seed)  # noqa: S311 - which faults, nothing secret
+    chance = random.Random(seed)
     faults = []
     for index in range(chance.choice((1, 2, 2, 3, 4))):
         what = kinds[seed % len(kinds)] if index == 0 else chance.choice(kinds)

@@ -71,7 +71,7 @@ class FaultyNetwork:
         self.links = {site: Link(site) for site in sites}
         self.ports: dict[str, int] = {}
         self.on_sight: Callable[[Sight], None] | None = None
-        self.random = random.Random(seed)  # noqa: S311 - how a fault falls, nothing secret
+        self.random = random.Random(seed)
         self._passed = 0  # answers, of all sites
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="faulty-network", daemon=True)

@@ -1,0 +1,186 @@
+"""A run whose coordinator died goes on by itself: the hub starts another one, and nobody has to be awake for it.
+
+A coordinator is killed, the hub's machine starts anew, its disk was full for an hour: the journal then says that the run goes
+on, and nobody writes it. Or the hub itself took its coordinator for dead, after a minute of silence, and stopped the run. One that
+ended by its own word, or that a person stopped (`wardround-lead stop`), is left to people (`resume`).
+"""
+
+import contextlib
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from server.errors import ServerError
+from server.folder import RunFolder, write_durably
+from server.journal import is_written
+from server.state import RunState, read_state
+
+log = logging.getLogger("wardround.keeper")
+
+FLOWER_RUN = "flower-run.json"
+STOPPED = "STOPPED"  # the word of a coordinator that was told so by the hub
+LOOK_S = 2.0
+ORPHAN_S = 30.0  # a coordinator takes seconds to start, on a busy machine many; two at once are kept apart by the journal's lock
+LONGEST_S = 600.0  # between two attempts that came to nothing: each waits twice as long as the one before
+END_S = 10.0
+
+
+@dataclass(frozen=True)
+class Handed:
+    """The number by which the hub knows a run, and whether it is to be kept going: not once a person has stopped it."""
+
+    number: int
+    kept: bool
+
+
+def handed(run_dir: Path) -> Handed | None:
+    """None where the run was never handed to a hub, or its file is damaged."""
+    try:
+        found = json.loads((run_dir / FLOWER_RUN).read_text(encoding="ascii"))
+        return Handed(int(found["run"]), bool(found.get("kept", True)))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def hand_over(run_dir: Path, number: int) -> None:
+    """Raises `OSError`."""
+    write_durably(run_dir / FLOWER_RUN, json.dumps({"run": number, "kept": True}).encode("ascii"))
+
+
+def let_go(run_dir: Path) -> None:
+    """From now on the hub does not take this run up by itself. Raises `OSError`."""
+    if (found := handed(run_dir)) is not None:
+        write_durably(run_dir / FLOWER_RUN, json.dumps({"run": found.number, "kept": False}).encode("ascii"))
+
+
+def may_go_on(state: RunState) -> bool:
+    """Whether the run's last word is none of its own: it is under way, or was stopped from outside."""
+    return state.phase in ("new", "running") or state.stopped == STOPPED
+
+
+class Hub(Protocol):
+    """What is asked of `server.flower.HubControl`."""
+
+    def stop_run(self, run_id: int) -> bool: ...
+
+    def submit_run(self, run_dir: Path, nodes: Mapping[str, int]) -> int: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class Orphan:
+    """A run that nobody drives: since when (None: somebody does again), how often it was taken up in vain, and how far it was."""
+
+    since: float | None
+    tries: int = 0
+    size: int = 0
+
+    @property
+    def patience_s(self) -> float:
+        return min(ORPHAN_S * 2.0**self.tries, LONGEST_S)
+
+
+class Keeper:
+    """Looks after the runs in the folder `runs`. `hub` opens a connection to it, or raises `ServerError`."""
+
+    def __init__(self, runs: Path, hub: Callable[[], Hub], *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._runs = runs
+        self._hub = hub
+        self._clock = clock
+        self._orphans: dict[Path, Orphan] = {}
+        self._ended: dict[Path, int] = {}  # length of the journal of a run that has ended: it need not be read again
+
+    def look(self) -> tuple[str, ...]:
+        """Take up what has been without a coordinator for too long; the names of the runs."""
+        return tuple(path.parent.name for path in sorted(self._runs.glob(f"*/{FLOWER_RUN}")) if self._look_at(path.parent))
+
+    def _look_at(self, run_dir: Path) -> bool:
+        found, events = handed(run_dir), RunFolder(run_dir).events
+        if found is None or not found.kept or is_written(events):
+            self._driven(run_dir, events)
+            return False
+        if not self._goes_on(run_dir, events):
+            return False
+        now, orphan = self._clock(), self._orphans.setdefault(run_dir, Orphan(None))
+        since = now if orphan.since is None else orphan.since
+        if now - since < orphan.patience_s:
+            orphan.since = since
+            return False
+        orphan.since, orphan.tries, orphan.size = now, orphan.tries + 1, _size(events)
+        return self._take_up(run_dir, found)
+
+    def _driven(self, run_dir: Path, events: Path) -> None:
+        """Somebody drives it, or nobody is to: the next death is a new one, once anything was written since the last."""
+        orphan = self._orphans.get(run_dir)
+        if orphan is not None:
+            orphan.since = None
+            orphan.tries = 0 if _size(events) > orphan.size + _RESUMED else orphan.tries
+
+    def _goes_on(self, run_dir: Path, events: Path) -> bool:
+        size = _size(events)
+        if self._ended.get(run_dir) == size:
+            return False
+        try:
+            if may_go_on(read_state(run_dir)):
+                return True
+        except ServerError as error:
+            log.warning("run=%s state=journal-unreadable reason=%r", run_dir.name, str(error))
+        self._ended[run_dir] = size
+        return False
+
+    def _take_up(self, run_dir: Path, earlier: Handed) -> bool:
+        try:
+            plan = RunFolder(run_dir).plan()
+            with contextlib.closing(self._hub()) as hub:
+                with contextlib.suppress(ServerError):
+                    hub.stop_run(earlier.number)
+                number = hub.submit_run(run_dir.resolve(), {item.site: item.node_id for item in plan.participants})
+                self._hand_over(run_dir, number, hub)
+        except (ServerError, OSError) as error:
+            log.warning("run=%s state=not-taken-up reason=%r", run_dir.name, str(error))
+            return False
+        log.warning("run=%s state=taken-up number=%d", run_dir.name, number)
+        return True
+
+    def _hand_over(self, run_dir: Path, number: int, hub: Hub) -> None:
+        """A coordinator whose number nobody knows could never be stopped; and a person's stop that came meanwhile holds."""
+        try:
+            stopped = (now := handed(run_dir)) is not None and not now.kept
+            if not stopped:
+                hand_over(run_dir, number)
+                return
+        except OSError:
+            hub.stop_run(number)
+            raise
+        hub.stop_run(number)
+
+
+_RESUMED = 200  # bytes of the line that a coordinator writes when it begins; what it achieves takes more
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+@contextlib.contextmanager
+def keeping(keeper: Keeper) -> Iterator[None]:
+    """`keeper` looks every `LOOK_S`, in a thread of its own, until the end of the context."""
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(LOOK_S):
+            keeper.look()
+
+    thread = threading.Thread(target=look, name="keeper", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(END_S)
