@@ -10,7 +10,6 @@ import json
 import os
 import resource
 import shutil
-import signal
 import struct
 import subprocess
 import threading
@@ -25,7 +24,7 @@ from typing import Any, Final
 
 import psutil
 from books import check_books
-from consortium_of_four import POLICY, SHORT_WAITS, Consortium, Enrolment, Going, demo, wait_until
+from consortium_of_four import POLICY, Consortium, Enrolment, Going, demo
 from fault_schedules import KINDS, PHASES, Fault, Schedule
 from faulty_network import ANSWERED, ASKED, FaultyNetwork, Link, Sight
 
@@ -45,7 +44,7 @@ COMPILER: Final = shutil.which("cc")
 CLOCK_SOURCE: Final = Path(__file__).resolve().parents[1] / "shared" / "moved_clock.c"
 ROOM_MIB: Final = {"site": 32, "hub": 256}
 TWO_ROUNDS: Final = ("schedule.rounds=2", "schedule.evaluate_every=2", "schedule.spare_train=30", "schedule.spare_describe=15",
-                     "schedule.spare_evaluate=15", "privacy.target_epsilon=2.0")  # fmt: skip
+                     "schedule.spare_evaluate=15", "privacy.target_epsilon=2.0", "deadlines.approval_s=7200")  # fmt: skip
 PATIENT_POLICY: Final = POLICY.replace("budget_epsilon: 1000.0", "budget_epsilon: 1000000.0")
 OF_THE_TRANSPORT: Final = frozenset({"LATE", "UNREACHABLE", "DIVERGED"})
 INSTANT: Final[Mapping[str, tuple[str, str]]] = {
@@ -57,6 +56,7 @@ INSTANT: Final[Mapping[str, tuple[str, str]]] = {
     "voted": (ANSWERED, "sa1_vote"),
 }
 RESUMES_MOST = 4
+JUMP_S = 5 * 3600
 IN_PLACE_S = 20.0  # for a fault to be in place, while the message is held
 RUN_LIMIT_S = float(os.environ.get("WARDROUND_FAULTS_RUN_S", "240"))
 assert set(INSTANT) == set(PHASES)
@@ -65,7 +65,7 @@ assert set(INSTANT) == set(PHASES)
 def possible() -> tuple[str, ...]:
     """The kinds of faults that can be made here."""
     missing = set() if os.geteuid() == 0 else {"full-site", "full-hub"}
-    return tuple(kind for kind in KINDS if kind not in missing | (set() if COMPILER else {"clock-site"}))
+    return tuple(kind for kind in KINDS if kind not in missing | (set() if COMPILER else {"clock-site", "clock-hub"}))
 
 
 class TimedProcesses(demo.Processes):  # type: ignore[name-defined,misc]  # a script, imported by its path
@@ -239,16 +239,15 @@ def _short_of_memory(processes: list[psutil.Process]) -> Iterator[None]:
 
 
 @contextmanager
-def _clock(consortium: FaultyConsortium, fault: Fault) -> Iterator[None]:
-    """Hours forward or back, at guard and gateway."""
-    seconds = 3600 * (5 if fault.nth % 2 else -5)
-    for daemon in ("guard", "gateway"):
-        consortium.clock(f"{fault.site}-{daemon}", seconds)
+def _clock(consortium: FaultyConsortium, parts: tuple[str, ...], fault: Fault) -> Iterator[None]:
+    """Hours forward or back, for all that the parts run."""
+    for part in parts:
+        consortium.clock(part, JUMP_S if fault.nth % 2 else -JUMP_S)
     try:
         yield
     finally:
-        for daemon in ("guard", "gateway"):
-            consortium.clock(f"{fault.site}-{daemon}", 0)
+        for part in parts:
+            consortium.clock(part, 0)
 
 
 @contextmanager
@@ -309,7 +308,8 @@ def made(consortium: FaultyConsortium, fault: Fault) -> AbstractContextManager[N
         "memory": lambda: _short_of_memory(_part(c, f"{site}-guard")[1:]),
         "full-site": lambda: _full(Path(c.sites[site].home)),
         "full-hub": lambda: _full(c.lead_home),
-        "clock-site": lambda: _clock(c, fault),
+        "clock-site": lambda: _clock(c, (f"{site}-guard", f"{site}-gateway"), fault),
+        "clock-hub": lambda: _clock(c, ("hub",), fault),
     }
     return makers[fault.what]() if fault.what in makers else _line(c, fault)
 
@@ -319,6 +319,7 @@ class Injector:
 
     def __init__(self, consortium: FaultyConsortium, schedule: Schedule) -> None:
         self._consortium = consortium
+        self._faults = schedule.faults
         self._pending = list(schedule.faults)
         self._counts: Counter[Sight] = Counter()
         self._lock = threading.Lock()
@@ -358,8 +359,9 @@ class Injector:
 
     def settle(self) -> None:
         """Until no fault holds any more; those whose instant is still to come stay."""
+        longest_s = max((fault.for_s for fault in self._faults), default=0.0)
         for thread in list(self._running):
-            thread.join(60)
+            thread.join(longest_s + IN_PLACE_S + 40.0)
             assert not thread.is_alive(), f"the fault {thread.name} does not end"
 
     def end(self) -> None:
@@ -389,8 +391,8 @@ class Outcome:
     lost: tuple[str, ...]  # SITE PHASE CODE
 
 
-def play(consortium: FaultyConsortium, schedule: Schedule) -> Outcome:
-    """One short run with these faults; fails with the schedule's line where anything that must hold does not."""
+def play(consortium: FaultyConsortium, schedule: Schedule, *, limit_s: float = RUN_LIMIT_S) -> Outcome:
+    """One short run with these faults; fails where anything that must hold does not. `limit_s`: for each watch of the run."""
     began = time.monotonic()
     injector = Injector(consortium, schedule)
     run_id = f"s{schedule.seed}-{time.time_ns() // 10**6 % 10**9}"
@@ -400,7 +402,7 @@ def play(consortium: FaultyConsortium, schedule: Schedule) -> Outcome:
     try:
         going = consortium.going = consortium.begin(plan, "--no-tracking", "--keep-vectors")
         resumes = 0
-        while going.status(RUN_LIMIT_S) != 0:
+        while going.status(limit_s) != 0:
             assert resumes < RESUMES_MOST, f"not finished after {resumes} times resume: {going.output[-1500:]}"
             injector.settle()
             consortium.network.heal()
@@ -459,6 +461,3 @@ def check_sums(going: Going) -> None:
         found = audit(["round", *records, *words, "--founders", founders, "--vectors", str(folder.vectors), "--json"])
     assert found == 0, said.getvalue()[-3000:]
     assert "recomputed" in json.dumps(json.loads(said.getvalue())), said.getvalue()[-500:]
-
-
-__all__ = ["SHORT_WAITS", "FaultyConsortium", "Outcome", "play", "possible", "signal", "wait_until"]

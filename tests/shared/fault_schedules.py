@@ -12,13 +12,8 @@ OF_A_SITE: Final = (
     *("cut", "silent", "slow", "thin", "truncate", "double", "repeat", "overtake", "memory", "full-site", "clock-site"),
 )
 OF_THE_HUB: Final = (
-    "kill-superlink",
-    "kill-superexec",
-    "kill-coordinator",
-    "kill-lead",
-    "kill-hub",
-    "freeze-superlink",
-    "full-hub",
+    *("kill-superlink", "kill-superexec", "kill-coordinator", "kill-lead", "kill-hub"),
+    *("freeze-superlink", "full-hub", "clock-hub"),
 )
 KINDS: Final = (*OF_A_SITE, *OF_THE_HUB)
 INSTANTS: Final = {
