@@ -94,19 +94,25 @@ class TimedProcesses(demo.Processes):  # type: ignore[name-defined,misc]  # a sc
 class FaultyEnrolment(Enrolment):
     """Each site joins at the end of its own line."""
 
-    network: FaultyNetwork
+    network: FaultyNetwork | None = None
 
     def policy(self) -> str:
         return PATIENT_POLICY
 
     def enrol(self, sites: list[Any]) -> None:
         super().enrol(sites)
-        names = [site.name for site in sites]
-        self.network = FaultyNetwork(self.lead_home / "hub" / "tls", ("127.0.0.1", self.port), names)
-        self.network.__enter__()
+        self.open_lines(sites)
         for site in sites:
             home = Home(site.home)
             write_site(home, replace(load_site(home), hub=f"127.0.0.1:{self.network.ports[site.name]}"))
+
+    def open_lines(self, sites: list[Any]) -> None:
+        """New lines to the hub; what held the old ones is closed."""
+        if self.network is not None:
+            self.network.__exit__()
+        names = [site.name for site in sites]
+        self.network = FaultyNetwork(self.lead_home / "hub" / "tls", ("127.0.0.1", self.port), names)
+        self.network.__enter__()
 
 
 class FaultyConsortium(Consortium):
@@ -141,7 +147,8 @@ class FaultyConsortium(Consortium):
 
     @property
     def network(self) -> FaultyNetwork:
-        found: FaultyNetwork = self.enrolment.network
+        found: FaultyNetwork | None = self.enrolment.network
+        assert found is not None
         return found
 
     def _mount(self, folder: Path, room_mib: int) -> None:
@@ -169,6 +176,11 @@ class FaultyConsortium(Consortium):
         with self.changing:
             if part not in self.parts:
                 self.start(part)
+
+    def move_hub(self, port: int) -> None:
+        """The hub is to be started at another port, and every site's line leads to a new address."""
+        self.enrolment.port = port
+        self.enrolment.open_lines(list(self.sites.values()))
 
     def clock(self, part: str, seconds: int) -> None:
         """From now on, for the running process too."""
