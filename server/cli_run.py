@@ -58,7 +58,7 @@ MIRROR_LOOK_S = 2.0
 ASK_EVERY_S = 2.0
 HUB_SILENT_S = 120.0
 EARLIER_END_S = 60.0  # a coordinator looks at the hub every half minute at least, and a request to it takes no longer
-KEPT_S = 120.0  # for the hub to start another coordinator in the place of one that died
+KEPT_S = 300.0  # for the hub to start another coordinator in the place of one that died
 
 SIMULATED_POLICY = """# every simulated site allows what this plan asks; real sites write their own
 version: 2

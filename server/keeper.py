@@ -25,7 +25,8 @@ log = logging.getLogger("wardround.keeper")
 FLOWER_RUN = "flower-run.json"
 STOPPED = "STOPPED"  # the word of a coordinator that was told so by the hub
 LOOK_S = 2.0
-ORPHAN_S = 30.0  # a coordinator takes seconds to start, on a busy machine many; two at once are kept apart by the journal's lock
+ORPHAN_S = 10.0  # for a coordinator that was at work and is not; `resume` ends one and starts another in less
+STARTING_S = 120.0  # for one that was never seen at work: on a busy machine it takes long to start
 LONGEST_S = 600.0  # between two attempts that came to nothing: each waits twice as long as the one before
 END_S = 10.0
 
@@ -63,8 +64,17 @@ def may_go_on(state: RunState) -> bool:
     return state.phase in ("new", "running") or state.stopped == STOPPED
 
 
+class Status(Protocol):
+    """Of `server.flower.RunStatus`."""
+
+    @property
+    def state(self) -> str: ...
+
+
 class Hub(Protocol):
     """What is asked of `server.flower.HubControl`."""
+
+    def run_status(self, run_id: int) -> Status: ...
 
     def stop_run(self, run_id: int) -> bool: ...
 
@@ -74,16 +84,18 @@ class Hub(Protocol):
 
 
 @dataclass
-class Orphan:
-    """A run that nobody drives: since when (None: somebody does again), how often it was taken up in vain, and how far it was."""
+class Watch:
+    """What is remembered of a run: since when nobody drives it (None: somebody does), the number of the coordinator last seen at
+    work, how often it was taken up in vain, and how far it was then."""
 
-    since: float | None
+    since: float | None = None
+    at_work: int | None = None
     tries: int = 0
     size: int = 0
 
-    @property
-    def patience_s(self) -> float:
-        return min(ORPHAN_S * 2.0**self.tries, LONGEST_S)
+    def patience_s(self, first_s: float) -> float:
+        """`first_s`, and twice as long after each attempt in vain."""
+        return min(first_s * 2.0**self.tries, max(first_s, LONGEST_S))
 
 
 class Keeper:
@@ -93,7 +105,7 @@ class Keeper:
         self._runs = runs
         self._hub = hub
         self._clock = clock
-        self._orphans: dict[Path, Orphan] = {}
+        self._watches: dict[Path, Watch] = {}
         self._ended: dict[Path, int] = {}  # length of the journal of a run that has ended: it need not be read again
 
     def look(self) -> tuple[str, ...]:
@@ -102,25 +114,35 @@ class Keeper:
 
     def _look_at(self, run_dir: Path) -> bool:
         found, events = handed(run_dir), RunFolder(run_dir).events
-        if found is None or not found.kept or is_written(events):
-            self._driven(run_dir, events)
+        watch = self._watches.setdefault(run_dir, Watch())
+        if found is None or not found.kept:
+            watch.since = None
             return False
-        if not self._goes_on(run_dir, events):
+        if is_written(events):
+            watch.since, watch.at_work = None, found.number
+            watch.tries = 0 if _size(events) > watch.size + _RESUMED else watch.tries  # it achieved something
             return False
-        now, orphan = self._clock(), self._orphans.setdefault(run_dir, Orphan(None))
-        since = now if orphan.since is None else orphan.since
-        if now - since < orphan.patience_s:
-            orphan.since = since
+        if not self._goes_on(run_dir, events) or not self._long_enough(watch, found):
             return False
-        orphan.since, orphan.tries, orphan.size = now, orphan.tries + 1, _size(events)
+        watch.since, watch.tries, watch.size = self._clock(), watch.tries + 1, _size(events)
         return self._take_up(run_dir, found)
 
-    def _driven(self, run_dir: Path, events: Path) -> None:
-        """Somebody drives it, or nobody is to: the next death is a new one, once anything was written since the last."""
-        orphan = self._orphans.get(run_dir)
-        if orphan is not None:
-            orphan.since = None
-            orphan.tries = 0 if _size(events) > orphan.size + _RESUMED else orphan.tries
+    def _long_enough(self, watch: Watch, found: Handed) -> bool:
+        """Whether nobody has driven this run for longer than a coordinator may take to come."""
+        now = self._clock()
+        watch.since = now if watch.since is None else watch.since
+        waited_s = now - watch.since
+        if waited_s < watch.patience_s(ORPHAN_S):
+            return False
+        return watch.at_work == found.number or waited_s >= watch.patience_s(STARTING_S) or self._ended_at_hub(found)
+
+    def _ended_at_hub(self, found: Handed) -> bool:
+        """False also where the hub cannot tell."""
+        try:
+            with contextlib.closing(self._hub()) as hub:
+                return hub.run_status(found.number).state.startswith("finished")
+        except ServerError:
+            return False
 
     def _goes_on(self, run_dir: Path, events: Path) -> bool:
         size = _size(events)

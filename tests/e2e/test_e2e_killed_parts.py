@@ -50,7 +50,7 @@ def test_a_killed_coordinator_is_resumed_at_once_by_hand(consortium: Consortium)
     coordinator = consortium.hub_process("flwr-serverapp")
     assert coordinator is not None
     coordinator.kill()
-    again = consortium.resume(going)  # the hub itself waits half a minute, for one that may be starting
+    again = consortium.resume(going)  # the hub itself would wait ten seconds
     assert again.status() == 0, again.output[-2000:]
     assert going.status() == 0, "whoever watched the first coordinator watches the second"
     check_books(consortium, going)

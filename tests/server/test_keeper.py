@@ -16,7 +16,7 @@ from server.flower import HubError, RunStatus
 from server.folder import RunFolder
 from server.home import LeadHome
 from server.journal import Journal, RunFinished, RunResumed, RunStopped, is_written, read_entries
-from server.keeper import FLOWER_RUN, LONGEST_S, ORPHAN_S, Handed, Keeper, hand_over, handed, let_go
+from server.keeper import FLOWER_RUN, LONGEST_S, ORPHAN_S, STARTING_S, Handed, Keeper, hand_over, handed, let_go
 
 Make = Callable[..., RunFolder]
 
@@ -94,6 +94,23 @@ def test_a_run_that_somebody_drives_is_left_alone(orphan: Orphan) -> None:
     assert not is_written(run.events)
     assert keeper.look() == (), "it waits anew from when the coordinator was last seen"
     assert hub.submitted == []
+
+
+def test_a_coordinator_that_is_still_starting_is_given_time(orphan: Orphan) -> None:
+    run, _, time, keeper = orphan
+    hand_over(run.path, 111)  # the hub says that this one runs
+    assert waited(keeper, time, STARTING_S - 1.0) == ()
+    time.now += 1.0
+    assert keeper.look() == (run.path.name,)
+
+
+def test_a_coordinator_that_was_at_work_and_is_not_died_whatever_the_hub_says(orphan: Orphan) -> None:
+    run, hub, time, keeper = orphan
+    hand_over(run.path, 111)
+    with Journal(run.events):
+        keeper.look()
+    assert waited(keeper, time, ORPHAN_S) == (run.path.name,)
+    assert hub.stopped == [111]
 
 
 @pytest.mark.parametrize("event", [RunFinished(b"\x05" * 32, 1.0), RunStopped("FAILED_IN_A_ROW"), RunStopped("LIMIT")])
