@@ -111,8 +111,7 @@ def main() -> int:
             if "failed" in found:
                 failed += 1
                 print(consortium.last_lines(15), file=sys.stderr, flush=True)
-                consortium.network.heal()
-                consortium.mend()
+                consortium.abandon()
             text = "".join(json.dumps(results[seed], sort_keys=True) + "\n" for seed in sorted(results))
             (args.out / "faults.jsonl").write_text(text, encoding="utf-8")
             (args.out / "faults.md").write_text(page(results), encoding="utf-8")

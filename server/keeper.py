@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from consortium.errors import ConsortiumError
 from server.errors import ServerError
 from server.folder import RunFolder, write_durably
 from server.journal import is_written
@@ -110,7 +111,15 @@ class Keeper:
 
     def look(self) -> tuple[str, ...]:
         """Take up what has been without a coordinator for too long; the names of the runs."""
-        return tuple(path.parent.name for path in sorted(self._runs.glob(f"*/{FLOWER_RUN}")) if self._look_at(path.parent))
+        return tuple(path.parent.name for path in sorted(self._runs.glob(f"*/{FLOWER_RUN}")) if self._looked_at(path.parent))
+
+    def _looked_at(self, run_dir: Path) -> bool:
+        """One run that cannot be read, or whose folder goes away meanwhile, keeps no other from being looked after."""
+        try:
+            return self._look_at(run_dir)
+        except (ServerError, ConsortiumError, OSError) as error:
+            log.warning("run=%s state=not-looked-after reason=%r", run_dir.name, str(error))
+            return False
 
     def _look_at(self, run_dir: Path) -> bool:
         found, events = handed(run_dir), RunFolder(run_dir).events
@@ -164,7 +173,7 @@ class Keeper:
                     hub.stop_run(earlier.number)
                 number = hub.submit_run(run_dir.resolve(), {item.site: item.node_id for item in plan.participants})
                 self._hand_over(run_dir, number, hub)
-        except (ServerError, OSError) as error:
+        except (ServerError, ConsortiumError, OSError) as error:
             log.warning("run=%s state=not-taken-up reason=%r", run_dir.name, str(error))
             return False
         log.warning("run=%s state=taken-up number=%d", run_dir.name, number)

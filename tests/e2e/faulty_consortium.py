@@ -177,6 +177,15 @@ class FaultyConsortium(Consortium):
             if part not in self.parts:
                 self.start(part)
 
+    def abandon(self) -> None:
+        """After a run that did not end well: nobody drives it any more, and everything is up again."""
+        self.network.on_sight = None
+        self.network.heal()
+        self.mend()
+        if self.going is not None:
+            subprocess.run(self.enrolment.lead("stop", self.going.run_dir.name), capture_output=True, check=False)
+            self.going.process.kill()
+
     def move_hub(self, port: int) -> None:
         """The hub is to be started at another port, and every site's line leads to a new address."""
         self.enrolment.port = port

@@ -206,6 +206,16 @@ def test_a_damaged_journal_is_left_to_people(orphan: Orphan) -> None:
         list(read_entries(run.events))
 
 
+def test_a_run_that_cannot_be_read_keeps_no_other_from_being_looked_after(orphan: Orphan) -> None:
+    run, hub, time, keeper = orphan
+    broken = run.path.parent / "a-broken-run"
+    broken.mkdir()
+    (broken / FLOWER_RUN).write_text('{"run": 5}')
+    (broken / "plan.signed").write_bytes(b"no plan")
+    assert waited(keeper, time, ORPHAN_S) == (run.path.name,)
+    assert hub.submitted == [run.path.resolve()]
+
+
 def test_whoever_watches_a_run_watches_the_coordinator_that_takes_over(orphan: Orphan, monkeypatch: pytest.MonkeyPatch) -> None:
     run, hub, _, _ = orphan
     monkeypatch.setattr("server.cli_run.ASK_EVERY_S", 0.0)
