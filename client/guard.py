@@ -190,6 +190,7 @@ class Guard:
         known = self._verified(signed_bytes)
         self._authorise(known, first=True)
         self._activity.step("keys", known.plan.run_id)
+        self._site.ledger.check_room()  # a site whose disk is full would take a place in the threshold and never fill it
         answer = self._run(known).session.keys(sa1, self._site.now())
         return self._leave(known, 0, "keys", answer)
 

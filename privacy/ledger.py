@@ -63,6 +63,7 @@ _HEAD_SLOT: Final = 8 + HASH_SIZE + HASH_SIZE  # index, hash of the line, check 
 _GIVEN_BY_CALLERS: Final = ("plan-approved", "plan-refused", "withdrawn", "run-note", "egress", "population-changed")
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the write was refused as a whole or in part; no block is in doubt
 LEDGER_MOST: Final = 2**30  # bytes; about 400,000 rounds
+_ROOM: Final = 2**14  # bytes; the entries of a round take some 2,000
 
 
 @dataclass(frozen=True)
@@ -372,11 +373,33 @@ class Ledger:
         with self._turn:
             return self._append(content, now)
 
-    def _append(self, content: Content, now: datetime) -> Entry:
+    def check_room(self) -> None:
+        """Raises `LedgerError` where the next entries could not be written: closed, broken, or no room on its disk.
+
+        Room is tried by writing a file beside the ledger, never in it: what the disk says of free blocks is not what it gives.
+        """
+        with self._turn:
+            self._check_usable()
+        probe = self._path.with_name(self._path.name + ".room")
+        try:
+            handle = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                _write_all(handle, bytes(_ROOM), 0)
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+                os.unlink(probe)
+        except OSError as error:
+            raise LedgerError(f"no {_ROOM} bytes can be written beside {self._path}: {error.strerror}; free some space") from error
+
+    def _check_usable(self) -> None:
         if self._handle < 0:
             raise LedgerError(f"{self._path} is closed: open it again")
         if self._broken:
             raise LedgerError(f"{self._path} took no more entries since: {self._broken}. Check the disk, then open it again")
+
+    def _append(self, content: Content, now: datetime) -> Entry:
+        self._check_usable()
         if isinstance(content, SpendRecord):
             check_round(content.details, self._index.last_rounds, self.entries)
         elif isinstance(content, PopulationChanged):

@@ -13,6 +13,7 @@ from server.enrolment import Founding, hub_authority, init_hub
 from server.errors import ConfigError, ServerError
 from server.folder import write_durably
 from server.home import LeadHome
+from server.keeper import Keeper, keeping
 from server.logs import FORM_VARIABLE, form_of, start_logs
 from server.migrate import code_version
 from server.registrar import Registrar, agree
@@ -100,6 +101,7 @@ def start_hub(home: LeadHome, args: argparse.Namespace, out: Output) -> int:
         if args.metrics_port:
             beside.callback(serve_metrics(args.metrics_port, LeadMetrics(home.runs, home.root, lambda: online_sites(home))))
         beside.enter_context(Registrar(home, lambda: HubControl(access), read_public_key))
+        beside.enter_context(keeping(Keeper(home.runs, lambda: HubControl(access))))
         run_hub(config)
     return 0
 

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import json
 import threading
 import time
 from collections.abc import Sequence
@@ -40,9 +39,10 @@ from server.figures import (
     side_of,
     whose,
 )
-from server.folder import RunFolder, create_folder, open_folder, write_durably
+from server.folder import RunFolder, create_folder, open_folder
 from server.home import LeadHome, read_signed
-from server.journal import wait_for_writer
+from server.journal import Journal, RunStopped, wait_for_writer
+from server.keeper import Handed, hand_over, handed, let_go, may_go_on
 from server.leaving import departure_sentences
 from server.planning import make_plan
 from server.progress import follow, patients_words
@@ -58,7 +58,7 @@ MIRROR_LOOK_S = 2.0
 ASK_EVERY_S = 2.0
 HUB_SILENT_S = 120.0
 EARLIER_END_S = 60.0  # a coordinator looks at the hub every half minute at least, and a request to it takes no longer
-FLOWER_RUN = "flower-run.json"
+KEPT_S = 300.0  # for the hub to start another coordinator in the place of one that died
 
 SIMULATED_POLICY = """# every simulated site allows what this plan asks; real sites write their own
 version: 2
@@ -271,12 +271,12 @@ def _drive(home: LeadHome, run_dir: Path, args: argparse.Namespace, out: Output)
             raise ServerError(f"an earlier coordinator of run {plan.run_id} has not ended in {EARLIER_END_S:g} s: try again")
         before = read_state(run_dir).events
         flower_run = hub.submit_run(run_dir.resolve(), {item.site: item.node_id for item in plan.participants})
-        write_durably(run_dir / FLOWER_RUN, json.dumps({"run": flower_run}).encode("ascii"))
+        hand_over(run_dir, flower_run)
         mirror = None if args.no_tracking else start_mirror(run_dir, args.store or home.tracking_store, alone=args.detach)
         if args.detach:
             out.facts("handed to the hub", {"run": plan.run_id, "folder": str(run_dir)})
             return 0
-        state = follow(run_dir, Driven(hub, flower_run, run_dir, before), since=before, show=not out.as_json)
+        state = follow(run_dir, Driven(hub, flower_run, run_dir), since=before, show=not out.as_json)
     if mirror is not None and not _caught_up(mirror):
         mirror.stop()
         out.say(f"MLflow is behind: python -m server.tracking {run_dir} --store {mirror.store} catches up")
@@ -293,11 +293,15 @@ def _caught_up(mirror: MirrorHandle) -> bool:
 
 
 class Driven:
-    """Whether somebody still drives the run: asks the hub now and then; a hub that cannot be asked counts as busy for a while."""
+    """Whether somebody still drives the run: asks the hub now and then; a hub that cannot be asked counts as busy for a while.
 
-    def __init__(self, hub: "HubControl", flower_run: int, run_dir: Path, before: int) -> None:  # type: ignore[name-defined]  # noqa: F821
-        self._hub, self._run = hub, flower_run
+    A coordinator that ended without a last word in the journal died: the hub starts another one, and this watches that one then.
+    """
+
+    def __init__(self, hub: "HubControl", flower_run: int, run_dir: Path) -> None:  # type: ignore[name-defined]  # noqa: F821
+        self._hub, self._run, self._run_dir = hub, flower_run, run_dir
         self._asked = self._answered = time.monotonic()
+        self._died = 0.0
         self._ended = False
 
     def __call__(self) -> bool:
@@ -305,19 +309,29 @@ class Driven:
         if not self._ended and now - self._asked >= ASK_EVERY_S:
             self._asked = now
             with contextlib.suppress(ServerError):
-                self._ended = self._hub.run_status(self._run).state.startswith("finished")
+                self._look(now)
                 self._answered = now
         return not self._ended and now - self._answered < HUB_SILENT_S
+
+    def _look(self, now: float) -> None:
+        found = handed(self._run_dir) or Handed(self._run, kept=False)
+        if found.number != self._run:
+            self._run, self._died = found.number, 0.0
+        if not self._hub.run_status(self._run).state.startswith("finished"):
+            self._died = 0.0
+            return
+        self._died = self._died or now
+        taken_up = found.kept and may_go_on(read_state(self._run_dir))
+        self._ended = not taken_up or now - self._died >= KEPT_S
 
 
 def _end_earlier(hub: "HubControl", run_dir: Path) -> None:  # type: ignore[name-defined]  # noqa: F821
     """A coordinator of this run that the hub still counts as running is ended first: one run, one driver."""
-    try:
-        earlier = int(json.loads((run_dir / FLOWER_RUN).read_text(encoding="ascii"))["run"])
-    except (OSError, ValueError, KeyError):
+    earlier = handed(run_dir)
+    if earlier is None:
         return
     with contextlib.suppress(ServerError):
-        hub.stop_run(earlier)
+        hub.stop_run(earlier.number)
 
 
 def _wait_for_earlier(run_dir: Path, out: Output) -> bool:
@@ -350,13 +364,22 @@ def stop_run(home: LeadHome, args: argparse.Namespace, out: Output) -> int:
     from server.flower import HubControl
 
     run_dir = open_folder(run_path(home, args.run)).path
+    let_go(run_dir)
     with contextlib.closing(HubControl(hub_access(home, args.hub))) as hub:
         _end_earlier(hub, run_dir)
     if not _wait_for_earlier(run_dir, out):
         raise ServerError(f"the coordinator of {run_dir} was told to stop and has not ended in {EARLIER_END_S:g} s: look again")
+    _say_stopped(run_dir)
     out.facts("stopped", {"run": str(run_dir), "phase": read_state(run_dir).phase})
     out.say(f"wardround-lead resume {run_dir} goes on after the last finished round")
     return 0
+
+
+def _say_stopped(run_dir: Path) -> None:
+    """The last word of a coordinator that died before it could say it."""
+    with Journal(RunFolder(run_dir).events, wait_s=EARLIER_END_S) as journal:
+        if read_state(run_dir).phase == "running":
+            journal.append(RunStopped("STOPPED"))
 
 
 def hub_access(home: LeadHome, address: str) -> "HubAccess":  # type: ignore[name-defined]  # noqa: F821

@@ -17,7 +17,6 @@ CAN: Final[Mapping[str, str]] = {
     "POLICY": "Ask its steward which rule of its policy objects, and whether it may change: its log names it, and once it was in "
     "the run a run-note in its ledger too.",
     "DECLINED": "Ask its steward why. `wardround-site plans approve` at the site takes the refusal back.",
-    "LEDGER": "Its IT finds the cause in its log (a full disk, a damaged ledger): `wardround-audit verify` names a bad entry.",
     "LIMIT": "It was asked for as many rounds of this kind as the plan allows and serves no more: a new plan has its own limits.",
     "MODEL": "The model does not fit the plan there: compare the site's version with the plan's, and look at the last figures.",
     "TASK": "Its data do not serve the plan's task: its IT runs `wardround-site check`, or a new plan asks for what the site has.",

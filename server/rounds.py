@@ -71,7 +71,9 @@ PROBE_S = 2.0  # how long an absent site is asked for its keys before a round go
 PROBE_EVERY = 5  # rounds between such questions
 POLL_APPROVAL_S = 2.0  # between two looks for stewards' decisions, growing with the time waited ...
 POLL_LONGEST_S = 30.0  # ... to this: a wait may last days, and each look is two lines in the journal
-PASSING = frozenset({"NOT_APPROVED", "PAUSED", "NO_POLICY", "LATE", "UNREACHABLE", "GUARD_DOWN", "BUSY", "EPOCH"})
+PASSING = frozenset(
+    {"NOT_APPROVED", "PAUSED", "NO_POLICY", "LEDGER", "LATE", "UNREACHABLE", "GUARD_DOWN", "BUSY", "EPOCH"}  # LEDGER: a full disk
+)
 DIVERGED = "DIVERGED"  # the step left the range of float32: the same step would be taken again
 FAILURES_IN_A_ROW = 5
 EPOCH_AGE_S = 23 * 3600.0  # sites refuse an epoch older than 24 h

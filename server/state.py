@@ -28,7 +28,7 @@ from server.journal import (
 )
 
 SUSPECT_ROUNDS = 10
-FOR_GOOD = frozenset({"BUDGET", "LIMIT", "POLICY", "DECLINED", "LEDGER", "MODEL", "TASK"})  # the next round gets the same answer
+FOR_GOOD = frozenset({"BUDGET", "LIMIT", "POLICY", "DECLINED", "MODEL", "TASK"})  # the next round gets the same answer
 
 Phase = Literal["new", "running", "finished", "stopped"]
 

@@ -117,6 +117,20 @@ def test_a_ledger_that_cannot_be_written_stops_training(consortium: Consortium) 
     assert jobs(consortium) == []
 
 
+def test_a_site_without_room_for_its_ledger_joins_no_epoch_and_does_once_there_is(
+    consortium: Consortium, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = consortium.run()
+    with monkeypatch.context() as full:
+        full.setattr(Ledger, "check_room", no_room)
+        assert code_of(run.ask_keys()) == "LEDGER"
+    assert answered(run.ask_keys(number=2))
+
+
+def no_room(_: Ledger) -> None:
+    raise LedgerError("no room; free some space")
+
+
 def test_a_plans_endless_deadline_is_cut(consortium: Consortium) -> None:
     plan = consortium.plan()
     run = consortium.run(replace(plan, deadlines=replace(plan.deadlines, update_s=10**400)))

@@ -9,18 +9,19 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from consortium_of_four import Consortium
+from faulty_consortium import FaultyConsortium
 
 LAST_LINES = 12
 
 
 @pytest.fixture(scope="session")
-def founded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consortium]:
-    with Consortium(tmp_path_factory.mktemp("consortium") / "c") as consortium:
+def founded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyConsortium]:
+    with FaultyConsortium(tmp_path_factory.mktemp("consortium") / "c") as consortium:
         yield consortium
 
 
 @pytest.fixture
-def consortium(founded: Consortium) -> Consortium:
+def consortium(founded: FaultyConsortium) -> FaultyConsortium:
     """The shared consortium with every part up, whatever the test before did to it."""
     founded.mend()
     return founded

@@ -1,9 +1,5 @@
 """One of four sites may be away at any point of a round: the round opens over the others."""
 
-import resource
-import signal
-
-import psutil
 import pytest
 from books import check_books, repeated
 from consortium_of_four import Consortium, Going, wait_until
@@ -51,20 +47,3 @@ def test_a_site_that_dies_between_upload_and_vote_still_counts(consortium: Conso
     finished_without_repeating(consortium, going)
     assert LOST in survivors_of(going, 3)
     assert {phase for phase, _ in lost_in(going, 3)} == {"vote"}
-
-
-def test_a_site_whose_disk_is_full_refuses_until_its_guard_is_started_anew(consortium: Consortium) -> None:
-    going = consortium.begin(consortium.plan(*SHORT))
-    wait_until(lambda: going.begun(3), "round 3 begun")
-    guard = psutil.Process(consortium.parts[f"{LOST}-guard"].pid)
-    full = (consortium.sites[LOST].home / "ledger.jsonl").stat().st_size
-    guard.rlimit(psutil.RLIMIT_FSIZE, (full, resource.RLIM_INFINITY))
-    finished_without_repeating(consortium, going)
-    refused = next(done.round for done in going.done() if ("update", "LEDGER") in lost_in(going, done.round))
-    assert refused in (3, 4)
-    assert all(LOST not in done.survivors for done in going.done() if done.round >= refused)
-    consortium.kill(f"{LOST}-guard", number=signal.SIGTERM)
-    consortium.mend()
-    again = consortium.begin(consortium.plan("schedule.rounds=1", "schedule.evaluate_every=1"))
-    finished_without_repeating(consortium, again)
-    assert all(LOST in done.survivors for done in again.done())

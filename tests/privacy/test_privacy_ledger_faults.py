@@ -246,6 +246,20 @@ def test_a_full_disk_refuses_the_round_and_leaves_the_ledger_whole(ledger: Ledge
     assert ledger.spend(details(2), (TRAIN,), NOW).index == 2  # space was freed: the guard goes on
 
 
+def test_room_is_tried_beside_the_ledger_and_leaves_nothing(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, beside = ledger.path.read_bytes(), sorted(ledger.path.parent.iterdir())
+    ledger.check_room()
+    monkeypatch.setattr("privacy.ledger.os.pwrite", failing(errno.ENOSPC, 1, os.pwrite))
+    with pytest.raises(LedgerError, match="free some space"):
+        ledger.check_room()
+    monkeypatch.undo()
+    ledger.check_room()
+    assert (ledger.path.read_bytes(), sorted(ledger.path.parent.iterdir())) == (whole, beside)
+    ledger.close()
+    with pytest.raises(LedgerError, match="closed"):
+        ledger.check_room()
+
+
 def test_a_write_that_writes_nothing_is_a_full_disk(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("privacy.ledger.os.pwrite", lambda *_: 0)
     with pytest.raises(LedgerError, match="disk is full"):

@@ -200,3 +200,25 @@ def test_a_limit_that_the_plan_set_is_not_offered_to_be_settled(world: Make) -> 
 def test_every_code_for_good_has_words_and_advice() -> None:
     assert set(CAN) == FOR_GOOD
     assert set(SENTENCES) >= FOR_GOOD
+
+
+def test_a_site_without_room_on_its_disk_is_named_and_asked_again(world: Make) -> None:
+    found = world(rounds=10)
+    room = False
+
+    def code(asked: str, number: int) -> str:
+        return "LEDGER" if not room and (asked == "sa1_keys" or asked == "sa1_update") and number >= FIRST_TRAIN else ""
+
+    def freed(number: int, _: str, __: str) -> str:
+        nonlocal room
+        room = room or number > ROUND_4
+        return ""
+
+    found.sites["oslo"].refuses = code
+    found.transport.fault = freed
+    state = drive(found)
+    assert (state.phase, state.left) == ("finished", {})
+    assert Waiting("oslo", "LEDGER") in [entry.event for entry in read_entries(found.folder.events)]
+    assert "oslo" not in state.done[2].survivors
+    assert "oslo" in state.done[-1].survivors, "nobody had to resume the run for it"
+    assert state.failed == ()

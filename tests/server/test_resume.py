@@ -10,12 +10,13 @@ import pytest
 
 from server import cli_run, flower, progress
 from server.cli_output import Output
-from server.cli_run import FLOWER_RUN, resume_run, stop_run
+from server.cli_run import resume_run, stop_run
 from server.errors import JournalBusyError, ServerError
 from server.flower import RunStatus
 from server.folder import RunFolder
 from server.home import LeadHome
 from server.journal import Journal, RunFinished, RunResumed, RunStopped, read_entries, wait_for_writer
+from server.keeper import FLOWER_RUN
 
 Make = Callable[..., RunFolder]
 EARLIER, NEW = 11, 12
