@@ -45,7 +45,8 @@ class Logs:
         shape = formatter(self.form, Lines(self.component, self.site, self.foreign))
         for handler in handlers:
             handler.setFormatter(shape)
-        logging.basicConfig(level=level, handlers=handlers, force=True)
+        logging.basicConfig(level=max(level, logging.WARNING), handlers=handlers, force=True)  # libraries: what is wrong, no more
+        log.setLevel(level)
         logging.raiseExceptions = False  # a log that cannot be written would print its own text, arguments included
         _catch_the_unforeseen()
 

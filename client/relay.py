@@ -936,11 +936,15 @@ def die_with(parent: int) -> None:
 
 
 def _log_in_our_form() -> None:
-    """Flower's words too: there is nothing in this process that they could give away."""
+    """Flower's words too, and its web server's: there is nothing in this process that they could give away."""
+    from uvicorn.config import LOGGING_CONFIG
+
+    LOGGING_CONFIG["loggers"].clear()  # else it prints in a form of its own
     Logs("supernode", form=form_of(AUTO), foreign=True).start()
     flower = logging.getLogger("flwr")
     flower.handlers.clear()
     flower.propagate = True
+    flower.setLevel(os.environ.get("FLWR_LOG_LEVEL", "WARNING"))
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import Final
 
-from consortium.logs import FORMS, Form, Lines, formatter
+from consortium.logs import FORMS, OURS, Form, Lines, formatter
 from server.errors import ConfigError
 
 FORM_VARIABLE: Final = "WARDROUND_LOG_FORMAT"  # what images set; `--log-format` has the last word, and sets it for all processes
@@ -25,5 +25,5 @@ def start_logs(component: str, asked: str | None = None, *, level: int = logging
     """From now on this process logs to standard error; libraries' words too: no patient's data is at a hub."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter(form_of(asked), Lines(component, foreign=True)))
-    logging.basicConfig(level=level, handlers=[handler], force=True)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line per request otherwise
+    logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)  # libraries: what is wrong, no more
+    logging.getLogger(OURS).setLevel(level)
