@@ -349,6 +349,7 @@ def run_supernode(config: GatewayConfig, port: int, secret_file: Path) -> None:
     start_client_internal.pull_objects = functools.partial(_pull_parts, hub)
     start_client_internal.get_fused_config_from_fab = lambda _fab, _run: {}
     http_retry.MAX_RETRY_DELAY = RECONNECT_LIMIT_S
+    threading.excepthook = _say_ended
     fleet_http_connection.FleetHttpClient = _fleet_client(hub)
     sys.argv = ["flower-supernode", "--superlink", config.superlink, "--root-certificates", str(config.ca_file)]
     sys.argv += ["--auth-supernode-private-key", str(config.supernode_key), "--isolation", "process"]
@@ -356,6 +357,12 @@ def run_supernode(config: GatewayConfig, port: int, secret_file: Path) -> None:
     flower_supernode()
     # Flower logs an unforeseen error of its main loop and leaves the Runtime API running: an idle shell. End it instead.
     os._exit(1)
+
+
+def _say_ended(ended: threading.ExceptHookArgs) -> None:
+    """One line in place of a trace: Flower's heartbeat ends so when the hub shuts this site out, and its words follow."""
+    name = ended.thread.name if ended.thread else "unknown"
+    print(f"state=supernode-thread-ended thread={name!r} reason={ended.exc_type.__name__}", file=sys.stderr, flush=True)
 
 
 def _life_s(ttl: float) -> float:
