@@ -452,6 +452,7 @@ def run_supernode(config: GatewayConfig, port: int, secret_file: Path) -> None:
     start_client_internal.pull_objects = functools.partial(_pull_parts, hub)
     start_client_internal.get_fused_config_from_fab = lambda _fab, _run: {}
     http_retry.MAX_RETRY_DELAY = RECONNECT_LIMIT_S
+    threading.excepthook = _say_ended
     fleet_http_connection.FleetHttpClient = _fleet_client(hub)
     create_app = runtime_api.create_app
 
@@ -487,6 +488,12 @@ class _WholeBodies:
             return whole.pop() if whole else await receive()
 
         await self._application(scope, again, send)
+
+
+def _say_ended(ended: threading.ExceptHookArgs) -> None:
+    """One line in place of a trace: Flower's heartbeat ends so when the hub shuts this site out, and its words follow."""
+    name = ended.thread.name if ended.thread else "unknown"
+    print(f"state=supernode-thread-ended thread={name!r} reason={ended.exc_type.__name__}", file=sys.stderr, flush=True)
 
 
 def _life_s(ttl: float) -> float:

@@ -213,11 +213,10 @@ class Consortium:
             assert (site.health("guard"), site.health("gateway")) == ("healthy", "healthy"), name
 
     def admit(self, names: list[str]) -> str:
-        """The lead's part, once the sites' requests lie in the hub's ./in; returns the invite."""
+        """The lead's part, one command, once the sites' requests lie in the hub's ./in; returns the invite."""
         told = [f"--told={json.loads((self.hub.override.parent / f'{name}.json').read_text())['fingerprint']}" for name in names]
-        self.lead("roster", "add-site", *(f"/in/{name}.json" for name in names), *told)
-        self.lead("roster", "invite", "--hub", f"{HUB}:{self.port}", "--out", f"{HOME}/invite.json")
-        self.lead("hub", "register")
+        address, invite = ("--hub", f"{HUB}:{self.port}"), ("--out", f"{HOME}/invite.json")
+        self.lead("roster", "add-site", *(f"/in/{name}.json" for name in names), *told, *address, *invite)
         return self.hub("exec", "-T", "hub", "cat", f"{HOME}/invite.json")
 
     def plan(self, run_id: str, *overrides: str) -> str:
@@ -259,5 +258,9 @@ def _override(file: str, at: int) -> dict[str, Any]:
                 "desk": {"ipam": {"config": [{"subnet": "10.210.201.0/24"}]}},
             },
         }
+    desk = {"ipam": {"config": [{"subnet": f"10.210.{100 + at}.0/24"}]}}
     gateway = {"healthcheck": soon, "extra_hosts": [f"{HUB}:{subnet}1"]}  # by the port that the hub's machine publishes
-    return {"services": {"guard": {"healthcheck": soon}, "gateway": gateway, "setup": built}, "networks": {"outbound": network}}
+    return {
+        "services": {"guard": {"healthcheck": soon}, "gateway": gateway, "setup": built},
+        "networks": {"outbound": network, "desk": desk},
+    }

@@ -10,7 +10,7 @@ from consortium_in_containers import SITES, Consortium, docker, wait_until
 pytestmark = [pytest.mark.container, pytest.mark.timeout(3000)]
 
 SHORT_WAITS = ("deadlines.keys_s=15", "deadlines.update_s=40", "deadlines.vote_s=20", "deadlines.approval_s=120")
-UPGRADES_S = 240.0  # more than upgrading four hospitals takes; where all is slower, rounds are too
+UPGRADES_S = 150.0  # more than upgrading four hospitals takes; where all is slower, rounds are too
 RUN_S = 1200.0
 MIRRORED = """
 import json, mlflow

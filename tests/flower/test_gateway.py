@@ -266,3 +266,9 @@ def test_the_program_ends_with_status_1_and_one_line(
     assert capsys.readouterr().err.splitlines() == [
         "error: the relay ended 5 times without serving a request: see the log; start it again"
     ]
+
+
+def test_a_thread_of_flowers_that_ends_leaves_one_line_and_no_trace(capfd: pytest.CaptureFixture[str]) -> None:
+    """Its heartbeat does when the hub shuts the site out: site IT reads words, and no trace of somebody else's code."""
+    relay._say_ended(threading.ExceptHookArgs((RuntimeError, RuntimeError("recognize"), None, threading.current_thread())))
+    assert capfd.readouterr().err == "state=supernode-thread-ended thread='MainThread' reason=RuntimeError\n"

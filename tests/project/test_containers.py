@@ -54,14 +54,23 @@ def test_every_service_is_without_rights_and_bounded(file: str) -> None:
 
 def test_the_guard_has_no_network_and_the_gateway_no_data_and_no_key() -> None:
     site = services("compose.site.yaml")
-    assert [name for name, service in site.items() if service.get("network_mode") != "none"] == ["gateway"]
-    assert not any("ports" in service for service in site.values())
+    assert [name for name, service in site.items() if service.get("network_mode") != "none"] == ["gateway", "ui"]
     assert site["gateway"]["volumes"] == ["gateway:/var/lib/wardround/gateway", "socket:/var/lib/wardround/socket:ro"]
     assert mounts(site["guard"]) == {
         "/var/lib/wardround": "state",
+        "/var/lib/wardround/gateway": "gateway",
         "/var/lib/wardround/socket": "socket",
         "/var/lib/wardround/prepared": "cache",
     }
+
+
+def test_nobody_reaches_into_a_hospital_and_the_stewards_page_reaches_nobody() -> None:
+    site = services("compose.site.yaml")
+    assert {name: service["ports"] for name, service in site.items() if "ports" in service} == {"ui": ["127.0.0.1:8470:8470"]}
+    assert (site["ui"]["networks"], site["ui"]["profiles"]) == (["desk"], ["steward"])
+    assert not any(volume.endswith(":/data:ro") for volume in site["ui"]["volumes"])
+    desk = yaml.safe_load((DOCKER / "compose.site.yaml").read_text())["networks"]["desk"]
+    assert desk["driver_opts"] == {"com.docker.network.bridge.enable_ip_masquerade": "false"}
 
 
 def test_what_the_hub_publishes_is_one_port_and_mlflow_only_on_this_machine() -> None:
