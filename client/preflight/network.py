@@ -33,6 +33,7 @@ DOWN: Final = (1_024, 65_536, 1_048_576)  # bytes; a model comes in pieces of ab
 UP: Final = (65_536, 1_048_576)
 ANSWER_LIMIT_S = 10.0  # of a small answer; and without any byte of a large one
 TRANSFER_LIMIT_S = 60.0
+IDLE_ENDS_S = 60.0  # for opening two connections and their last answers
 GRACE_S = 10.0  # for an answer that was due
 LOOK_S: Final = 12  # the hub holds a gateway's request for up to 10 s: a silence this long must survive
 HELLO_LIMIT: Final = 4_096
@@ -132,9 +133,9 @@ class Talk:
         for look in (self._held, self._unused):
             threading.Thread(target=watched, args=(look,), name="check-idle", daemon=True).start()
         try:
-            ended = [outcomes.get(timeout=self.idle_s + 4 * GRACE_S) for _ in range(2)]
+            ended = [outcomes.get(timeout=self.idle_s + IDLE_ENDS_S) for _ in range(2)]
         except queue.Empty:
-            raise Problem("SLOW", f"silent connections had no end {4 * GRACE_S:.0f} s after their time") from None
+            raise Problem("SLOW", f"silent connections had no end {IDLE_ENDS_S:.0f} s after their time") from None
         for kind in (Problem, NotTried):
             for found in ended:
                 if isinstance(found, kind):

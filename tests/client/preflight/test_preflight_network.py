@@ -377,9 +377,9 @@ def test_an_answer_that_is_cut_off(site: Checked, hub_with: HubWith, by_reset: b
 
 
 def test_large_packets_that_vanish_are_told_apart(site: Checked, hub_with: HubWith, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network, "ANSWER_LIMIT_S", 1.0)
+    monkeypatch.setattr(network, "ANSWER_LIMIT_S", 1.5)
     hub_with(stall_after=1)
-    found = site.finds("large messages", "LARGE_STALLS", "then nothing for 1 s")
+    found = site.finds("large messages", "LARGE_STALLS", "then nothing for 1.5 s")
     assert "MTU" in found["remedy"]
     hub_with(swallow=True)
     site.finds("large messages", "LARGE_STALLS", "to the hub were not taken")
@@ -408,17 +408,17 @@ def test_a_busy_hub_is_no_problem_of_the_sites(site: Checked, hub_with: HubWith)
 @pytest.mark.usefixtures("silent_line")
 @pytest.mark.parametrize("by_reset", [False, True])
 def test_a_silent_connection_that_is_cut_says_when_and_from_which_side(site: Checked, hub_with: HubWith, by_reset: bool) -> None:
-    hub_with(idle_cut_s=0.5, reset=by_reset)
-    found = site.finds("silence", "IDLE_CUT", "was cut after 0.", "RST" if by_reset else "FIN")
+    hub_with(idle_cut_s=1.2, reset=by_reset)
+    found = site.finds("silence", "IDLE_CUT", "was cut after 1.", "RST" if by_reset else "FIN", asked=("--idle", "3"))
     assert "idle time-out" in found["remedy"]
 
 
 @pytest.mark.usefixtures("silent_line")
 def test_a_proxy_that_cuts_silence(site: Checked, hub_with: HubWith, through: Through) -> None:
     behind(site, hub_with)
-    with serving(HttpProxy(idle_cut_s=0.4)) as port:
+    with serving(HttpProxy(idle_cut_s=1.2)) as port:
         through(f"http://127.0.0.1:{port}")
-        site.finds("silence", "IDLE_CUT", "was cut after 0.")
+        site.finds("silence", "IDLE_CUT", "was cut after 1.", asked=("--idle", "3"))
 
 
 @pytest.mark.usefixtures("silent_line")
@@ -434,8 +434,8 @@ def test_a_cut_later_than_the_gateway_is_ever_silent_is_told_and_no_problem(
     site: Checked, hub_with: HubWith, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(network, "LOOK_S", 0)
-    hub_with(idle_cut_s=0.5)
-    assert "does not notice" in site.check(status=0)["silence"]["detail"]
+    hub_with(idle_cut_s=1.2)
+    assert "does not notice" in site.check("--idle", "3", status=0)["silence"]["detail"]
 
 
 # --- what the hub says ------------------------------------------------------------------------------------------------
