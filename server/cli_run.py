@@ -321,7 +321,8 @@ class Driven:
             self._died = 0.0
             return
         self._died = self._died or now
-        taken_up = found.kept and may_go_on(read_state(self._run_dir))
+        state = read_state(self._run_dir)
+        taken_up = found.kept and state.phase != "new" and may_go_on(state)  # one that could not even begin is told at once
         self._ended = not taken_up or now - self._died >= KEPT_S
 
 

@@ -203,7 +203,7 @@ def test_a_driver_that_the_hub_calls_finished_is_not_waited_for(tmp_path: Path, 
     monkeypatch.setattr(cli_run.time, "monotonic", lambda: next(times))
     hub = FakeHub(flower.HubAccess("x", tmp_path, tmp_path))
     FakeHub.states = ["running"]
-    driven = Driven(hub, 77, tmp_path, 0)
+    driven = Driven(hub, 77, tmp_path)
     assert driven()  # not asked yet
     assert driven()  # asked: running
     FakeHub.states = ["finished:failed"]
@@ -215,7 +215,7 @@ def test_a_silent_hub_is_believed_to_be_busy_for_a_while_only(tmp_path: Path, mo
     times = iter([0.0, 10.0, 100.0, 200.0])
     monkeypatch.setattr(cli_run.time, "monotonic", lambda: next(times))
     FakeHub.states = []
-    driven = Driven(FakeHub(flower.HubAccess("x", tmp_path, tmp_path)), 77, tmp_path, 0)
+    driven = Driven(FakeHub(flower.HubAccess("x", tmp_path, tmp_path)), 77, tmp_path)
     assert [driven(), driven(), driven()] == [True, True, False]
 
 
