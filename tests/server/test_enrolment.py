@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from server.enrolment import Founding, init_hub
 from server.errors import ServerError
 from server.home import LeadHome
 from server.registrar import Registrar, agree
-from server.rosters import kept_rosters
+from server.rosters import keep_roster, kept_rosters
 
 Cli = Callable[..., tuple[int, str, str]]
 HUB = "hub.example.org:443"
@@ -311,3 +312,18 @@ def _until(claim: Callable[[], bool]) -> None:
 def test_every_roster_that_was_in_force_is_kept(founded: Cli, home: LeadHome) -> None:
     kept = [signed.document(Roster).version for signed in kept_rosters(home.rosters)]
     assert kept == list(range(1, home.roster().version + 1))
+
+
+def test_a_hub_and_a_command_that_keep_a_roster_at_the_same_moment_do_not_meet(
+    founded: Cli, home: LeadHome, tmp_path: Path
+) -> None:
+    signed, together = home.signed_roster(), threading.Barrier(8)
+
+    def keep(_: int) -> None:
+        for version in range(5):
+            together.wait(30.0)
+            keep_roster(tmp_path / f"kept-{version}", signed)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(keep, range(8))) == [None] * 8
+    assert [each.digest for each in kept_rosters(tmp_path / "kept-4")] == [signed.digest]
