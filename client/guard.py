@@ -181,6 +181,8 @@ class Guard:
             self._follow_roster()
         except Refused as refusal:
             log.warning("roster=%d state=%s detail=%s", roster.version, refusal.code, refusal.detail)
+        except (SiteError, ConsortiumError, PrivacyError, OSError) as error:  # it stands: the next message tries again
+            log.error("roster=%d state=not-in-force detail=%s", roster.version, _printable(str(error)))  # noqa: TRY400 - in words
         return "taken", roster.version
 
     # -- the four kinds ------------------------------------------------------------------------------------------------
