@@ -274,6 +274,24 @@ def test_registered_gateways_are_those_of_the_roster_however_often_it_is_asked(f
     assert home.nodes() == {site: node for site, node in first.nodes.items() if site != "b"}
 
 
+def test_a_key_that_the_hub_does_not_take_keeps_no_other_site_out(
+    founded: Cli, home: LeadHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub, register = FakeHub(), FakeHub.register_node
+
+    def picky(self: FakeHub, file: Path, *, name: str) -> int:
+        if name == "b":
+            raise ServerError("the hub refuses to register a node")
+        return register(self, file, name=name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeHub, "register_node", picky)
+        with pytest.raises(ServerError, match="b: the hub refuses to register a node"):
+            agree(home, hub, Path.read_bytes)
+    assert names(hub) == set(home.nodes()) == set(SITES) - {"b"}
+    assert set(agree(home, hub, Path.read_bytes).nodes) == set(SITES)  # as the hub tries again by itself
+
+
 def test_a_running_hub_follows_the_roster_by_itself_and_after_an_outage(
     founded: Cli, home: LeadHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
