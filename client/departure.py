@@ -11,8 +11,11 @@ from consortium.errors import DocumentError, SignatureError
 from consortium.leave import KIND, LeaveNotice, sign_leave, verify_leave
 from privacy.ledger import read_entries
 
-KEEP = ("identity.pem", "ledger.jsonl", "ledger.jsonl.head", "egress/", "plans/", "population.key", "populations/", "left.signed")
-MAY_GO = ("prepared/", "gateway/", "personal/", "socket/")
+KEEP = (
+    *("identity.pem", "retired/", "ledger.jsonl", "ledger.jsonl.head", "egress/", "plans/", "population.key", "populations/"),
+    "left.signed",
+)
+MAY_GO = ("prepared/", "gateway/", "personal/", "socket/", "next/")
 
 
 def leave_consortium(home: Home, reason: str, *, time: str) -> Signed:
