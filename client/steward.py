@@ -105,11 +105,20 @@ def version_words(plan: Plan) -> str:
     return f"{plan.code_version}, the one that runs here" if plan.code_version == ours else f"{plan.code_version}; here runs {ours}"
 
 
+def superseded(known: KnownPlan, roster: Roster) -> str:
+    """Why nothing of this plan is answered any more, whatever anybody decides; empty for a plan of the roster in force."""
+    if known.plan.roster_digest == roster.digest:
+        return ""
+    return f"ROSTER: made for another roster than version {roster.version}, which is in force: it is over, the lead plans anew"
+
+
 def objections(home: Home, known: KnownPlan) -> list[str] | None:
-    """What policy and budget hold against the plan now; None without a policy, when nothing trains at all."""
+    """What roster, policy and budget hold against the plan now; None without a policy, when nothing trains at all."""
     policy = PolicyFile(home.policy).load()
     if policy is None:
         return None
+    if over := superseded(known, home.load_roster()):
+        return [over]
     ledger = read_snapshot(home.ledger, home.load_identity().public)
     begun, days = known.digest in ledger.plans, dates(datetime.now(UTC), known.plan.created)
     found = check_plan(policy, known.plan, home.load_roster(), spent=None if begun else ledger, dates=None if begun else days)

@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from guards_in_process import NOW, SITES, Consortium, RecordedTrain, Run, code_of
+from guards_in_process import ENDLESS, NOW, SITES, Consortium, RecordedTrain, Run, code_of
 from invites import invite_to
 
+from client import page_views as views
 from client import rotation
 from client.cli import main
 from client.cli_roster import roster_document
@@ -24,6 +25,8 @@ from client.guard import Guard
 from client.home import Home
 from client.plans import PlanStore
 from client.rotation import prepare
+from client.status import site_status
+from client.steward import plan_facts, plan_store
 from consortium.approval import Approval
 from consortium.documents import Signed
 from consortium.errors import DocumentError, KeyFileError, SignatureError
@@ -396,6 +399,21 @@ def test_a_roster_that_a_command_took_switches_the_keys_when_the_gateway_brings_
     consortium.home(SITE).follow_roster(signed, consortium.pin)
     assert guard.offer_roster(signed.encode()) == ("known", 2)
     assert fingerprint(consortium.home(SITE).load_identity().public) == _fp(signed.document(Roster))
+
+
+def test_a_plan_of_an_earlier_roster_is_said_to_be_over_and_waits_for_nobody(consortium: Consortium) -> None:
+    home = consortium.home(SITE)
+    consortium.policy(ENDLESS.replace("auto_approve: true", "auto_approve: false"))
+    assert code_of(consortium.run().ask_keys(SITE, 1)) == "NOT_APPROVED"
+    (known,) = plan_store(home).all()
+    assert site_status(home).document["plans_waiting"] == [known.plan.run_id]
+    assert "waits for you" in views.plans(home)
+    take(consortium, with_new_keys(consortium))
+    assert consortium.guard().offer_roster(consortium.home(SITE).roster.read_bytes()) == ("known", 2)
+    assert site_status(home).document["plans_waiting"] == []
+    assert "made for another roster than version 2" in str(plan_facts(home, known)["policy and budget"])
+    assert "over: of another roster" in views.plans(home)
+    assert "This plan is over" in views.plan(home, known, "secret", "")
 
 
 def test_an_id_that_was_given_to_another_site_is_not_said_to_be_listed(consortium: Consortium) -> None:
