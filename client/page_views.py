@@ -23,6 +23,7 @@ from client.steward import (
     changes,
     epsilon_words,
     last_approved,
+    lead_key,
     leaves_words,
     objections,
     plan_facts,
@@ -33,7 +34,6 @@ from client.steward import (
 )
 from consortium.approval import Approval
 from consortium.errors import ConsortiumError
-from consortium.identity import fingerprint
 from consortium.plan import NOT_PRIVATE, PURPOSES
 from consortium.roster import Roster
 from privacy.entries import SpendRecord
@@ -315,13 +315,12 @@ def _plan_cards(known: KnownPlan) -> Html:
 
 def _who(home: Home, known: KnownPlan) -> Html:
     plan, roster = known.plan, home.load_roster()
-    key = fingerprint(roster.member(plan.lead).identity_key)
     ours = code_version()
     same = plan.code_version == ours
     version = tag(f"{plan.code_version}, the version that runs here", "good") if same else tag(f"{plan.code_version}", "mind")
     pairs: list[tuple[str, Cell]] = [
         ("Asked by", plan.lead),
-        ("Key's fingerprint", code(key)),
+        ("Known here by", lead_key(plan, roster)),
         ("Consortium", f"{roster.consortium}, roster version {roster.version}"),
         ("Made on", plan.created),
         ("Program version", version if same else Html(f"{version} {text(f'here runs {ours}')}")),

@@ -77,11 +77,10 @@ def epsilon_words(plan: Plan) -> str:
 def plan_facts(home: Home, known: KnownPlan) -> dict[str, object]:
     """All that a steward should know of a plan, in words; raises what the roster, the policy or the ledger raises."""
     store, plan, roster, policy = plan_store(home), known.plan, home.load_roster(), PolicyFile(home.policy).load()
-    lead = roster.member(plan.lead)
     return {
         "run": plan.run_id,
         "digest": known.digest.hex(),
-        "asked by": f"{plan.lead}, fingerprint {fingerprint(lead.identity_key)}",
+        "asked by": f"{plan.lead}, {lead_key(plan, roster)}",
         "created": plan.created,
         "code version": version_words(plan),
         "task": f"{plan.task.name} {plan.task.version}",
@@ -97,6 +96,12 @@ def plan_facts(home: Home, known: KnownPlan) -> dict[str, object]:
         "decision": plan_row(store, known)["decision"],
         **_policy_facts(home, known, roster, policy),
     }
+
+
+def lead_key(plan: Plan, roster: Roster) -> str:
+    """By which key the plan's lead is known here; who asked for a plan of an earlier roster may be gone."""
+    keys = {lead.id: lead.identity_key for lead in roster.leads}
+    return f"fingerprint {fingerprint(keys[plan.lead])}" if plan.lead in keys else f"no lead of roster version {roster.version}"
 
 
 def version_words(plan: Plan) -> str:

@@ -401,7 +401,9 @@ def test_a_roster_that_a_command_took_switches_the_keys_when_the_gateway_brings_
     assert fingerprint(consortium.home(SITE).load_identity().public) == _fp(signed.document(Roster))
 
 
-def test_a_plan_of_an_earlier_roster_is_said_to_be_over_and_waits_for_nobody(consortium: Consortium) -> None:
+def test_a_plan_of_an_earlier_roster_is_said_to_be_over_and_waits_for_nobody(
+    consortium: Consortium, capsys: pytest.CaptureFixture[str]
+) -> None:
     home = consortium.home(SITE)
     consortium.policy(ENDLESS.replace("auto_approve: true", "auto_approve: false"))
     assert code_of(consortium.run().ask_keys(SITE, 1)) == "NOT_APPROVED"
@@ -413,7 +415,12 @@ def test_a_plan_of_an_earlier_roster_is_said_to_be_over_and_waits_for_nobody(con
     assert site_status(home).document["plans_waiting"] == []
     assert "made for another roster than version 2" in str(plan_facts(home, known)["policy and budget"])
     assert "over: of another roster" in views.plans(home)
+    assert main(["--home", str(home.root), "--json", "plans", "list"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["decision"] == "over: of another roster"
     assert "This plan is over" in views.plan(home, known, "secret", "")
+    others = tuple(one for one in consortium.roster.members if one.role == "site")
+    take(consortium, sign_roster(replace(consortium.roster, version=3, members=others), "founder", consortium.founder))
+    assert "no lead of roster version 3" in views.plan(home, known, "secret", "")
 
 
 def test_an_id_that_was_given_to_another_site_is_not_said_to_be_listed(consortium: Consortium) -> None:
