@@ -1,5 +1,6 @@
 """What is wrong with the site itself: settings, roster, policy, ledger, tables; and a site in order has no problem."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from guards_in_process import ENDLESS, SITES, Consortium
 from client.config import load_config, write_config
 from client.daemon import open_site
 from client.preflight import site as site_probes
-from client.preflight.findings import Problem
+from client.preflight.findings import NotTried, Problem
 from server.tls import TlsFiles
 
 SITE = SITES[0]
@@ -126,6 +127,23 @@ def test_a_ledger_held_by_somebody_who_is_no_guard(joined: Checked, consortium: 
         joined.finds("ledger", "LEDGER_HELD", "no guard answers", asked=GUARD)
     finally:
         opened.ledger.close()
+
+
+@pytest.mark.parametrize("planted", ["list", "link", "pipe", "endless"])
+def test_what_a_gateway_plants_in_place_of_its_display_is_not_followed_nor_waited_for(joined: Checked, planted: str) -> None:
+    board = joined.home.root / "gateway" / "state" / "gateway.json"
+    board.parent.mkdir(parents=True, exist_ok=True)
+    if planted == "list":
+        board.write_text("[]")
+    elif planted == "link":
+        (other := joined.home.root / "other.json").write_text('{"supernode": "refused", "detail": "from elsewhere"}')
+        board.symlink_to(other)
+    elif planted == "pipe":
+        os.mkfifo(board)
+    else:
+        board.symlink_to("/dev/zero")
+    with pytest.raises(NotTried, match="cannot be read"):
+        site_probes.gateway(joined.home)
 
 
 def test_a_gateway_that_the_hub_refused_is_not_registered(joined: Checked) -> None:
