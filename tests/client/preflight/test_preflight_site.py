@@ -1,5 +1,6 @@
 """What is wrong with the site itself: settings, roster, policy, ledger, tables; and a site in order has no problem."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -10,10 +11,11 @@ import pytest
 from checked_site import Checked
 from guards_in_process import ENDLESS, SITES, Consortium
 
+from client.clock import utc
 from client.config import load_config, write_config
 from client.daemon import open_site
 from client.preflight import site as site_probes
-from client.preflight.findings import Problem
+from client.preflight.findings import NotTried, Problem
 from server.tls import TlsFiles
 
 SITE = SITES[0]
@@ -131,11 +133,23 @@ def test_a_ledger_held_by_somebody_who_is_no_guard(joined: Checked, consortium: 
 def test_a_gateway_that_the_hub_refused_is_not_registered(joined: Checked) -> None:
     board = joined.home.root / "gateway" / "state" / "gateway.json"
     board.parent.mkdir(parents=True)
-    board.write_text('{"supernode": "refused", "since": "2026-11-30T07:00:00Z"}')
+    said = {"supernode": "refused", "since": "2026-11-30T07:00:00Z", "beat": utc()}
+    board.write_text(json.dumps(said))
     with pytest.raises(Problem, match="hub refused this site's gateway"):
         site_probes.gateway(joined.home)
-    board.write_text('{"supernode": "connected", "since": "2026-11-30T07:00:00Z"}')
+    board.write_text(json.dumps(said | {"supernode": "connected"}))
     assert site_probes.gateway(joined.home) == "connected since 2026-11-30T07:00:00Z"
+
+
+@pytest.mark.parametrize("beat", ["2026-11-30T07:00:00Z", None])
+def test_a_gateway_that_ended_is_not_connected_whatever_it_said_last(joined: Checked, beat: str | None) -> None:
+    board = joined.home.root / "gateway" / "state" / "gateway.json"
+    board.parent.mkdir(parents=True)
+    board.write_text(json.dumps({"supernode": "connected", "since": "2026-11-30T07:00:00Z", "beat": beat}))
+    assert site_probes.gateway(joined.home).startswith("not running")
+    board.write_text("[]")
+    with pytest.raises(NotTried, match="cannot be read"):
+        site_probes.gateway(joined.home)
 
 
 def test_no_home_at_all(joined: Checked, tmp_path: Path) -> None:
