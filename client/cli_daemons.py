@@ -109,8 +109,8 @@ def _gateway_settings(home: Home) -> tuple[str, str, int]:
     if home.config.exists():
         config = load_config(home)
         return config.site, config.log_format, config.metrics_port
-    given = os.environ.get(METRICS_VARIABLE, "0")
-    if not given.isdigit() or int(given) > 65535:
+    given = os.environ.get(METRICS_VARIABLE) or "0"  # compose hands an empty one on
+    if not (given.isascii() and given.isdigit()) or int(given) > 65535:
         raise ConfigError(f"{METRICS_VARIABLE}={given[:20]!r}: expected a port in [0, 65535], 0 for none")
     return "", AUTO, int(given)
 

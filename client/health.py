@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from client.clock import ALIVE_S, age_s
 from client.home import HOME_VARIABLE, Home
 
 
@@ -30,9 +31,11 @@ def gateway_trouble(home: Home) -> str:
     board = home.root / "gateway" / "state" / "gateway.json"
     try:
         shown = json.loads(board.read_text(encoding="utf-8"))
-        state, detail, since = (shown.get(name) for name in ("supernode", "detail", "since"))
+        state, detail, since, beat = (shown.get(name) for name in ("supernode", "detail", "since", "beat"))
     except (OSError, ValueError, AttributeError):
         return f"the gateway has not written {board}: is it running?"
+    if age_s(beat) > ALIVE_S:
+        return f"the gateway was {state} and says nothing since {beat}: it hangs or ended, or its disk is full"
     if state == "connected":
         return ""
     return f"the gateway is {state} since {since}" + (f": {detail}" if detail else "")

@@ -722,8 +722,15 @@ class Gateway:
         self._board.show(supernode="restarting")
         self._board.restarted()
         log.warning("state=supernode-ended restart_in_s=%.0f", pause_s)
-        if not self._stop.wait(pause_s):
+        if not self._stopped_within(pause_s):
             self._start_supernode()
+
+    def _stopped_within(self, pause_s: float) -> bool:
+        """Whether `stop` came before the pause was over; meanwhile the display says that this process lives."""
+        end = time.monotonic() + pause_s
+        while (left_s := end - time.monotonic()) > 0.0 and not self._stop.wait(min(left_s, BEAT_S)):
+            self._board.beat()
+        return self._stop.is_set()
 
     def _end_supernode(self) -> None:
         if self._child is None:

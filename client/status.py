@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from client.activity import IDLE
 from client.cli_roster import left_facts, past_changes
-from client.clock import utc
+from client.clock import ALIVE_S, age_s, utc
 from client.config import load_config
 from client.errors import Refused, SiteError
 from client.home import Home
@@ -30,7 +30,6 @@ from privacy.errors import PrivacyError
 from privacy.policy import Account, accounts
 from privacy.snapshot import read_snapshot
 
-ALIVE_S: Final = 15.0  # a display that was not renewed for so long is of a process that ended
 FILE_MOST: Final = 64 << 10  # bytes of a display
 TEXT_MOST: Final = 200  # characters of a value that the gateway wrote
 DISK_LEAST_MIB: Final = 512
@@ -219,11 +218,8 @@ def _plain(value: Any, depth: int = 4) -> Any:
 
 
 def _age(shown: Mapping[str, Any], now: float) -> float:
-    """Seconds since a display was renewed; endless where it does not say. Also one from the future: clocks differ."""
-    try:
-        return abs(now - datetime.strptime(str(shown.get("beat")), "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp())
-    except ValueError:
-        return float("inf")
+    """Seconds since a display was renewed; endless where it does not say."""
+    return age_s(shown.get("beat"), now)
 
 
 # -- what files say ------------------------------------------------------------------------------------------------------

@@ -85,7 +85,7 @@ def init_home(home: LeadHome, args: argparse.Namespace, out: Output) -> int:
 
 def start_hub(home: LeadHome, args: argparse.Namespace, out: Output) -> int:
     """SuperLink and coordinator processes, in the foreground, until SIGTERM or Ctrl-C."""
-    from server.flower import Hub, HubConfig, HubControl, read_public_key, run_hub  # imported where a hub is started or asked
+    from server.flower import Hub, HubConfig, HubControl, only_hub, read_public_key, run_hub  # where a hub is started or asked
     from server.metrics import LeadMetrics, serve_metrics
 
     roster = home.keep_roster()
@@ -95,9 +95,10 @@ def start_hub(home: LeadHome, args: argparse.Namespace, out: Output) -> int:
     start_logs("hub")
     config = HubConfig(state_dir=home.hub, port=args.port, host=args.bind)
     access = Hub(config).access
-    write_durably(home.hub / "address", f"{access.address}\n".encode("ascii"))
-    out.say(f"hub of {roster.consortium}, wardround {code_version()}, on {args.bind}:{args.port}; stop it with Ctrl-C")
     with contextlib.ExitStack() as beside:
+        beside.enter_context(only_hub(home.hub))
+        write_durably(home.hub / "address", f"{access.address}\n".encode("ascii"))
+        out.say(f"hub of {roster.consortium}, wardround {code_version()}, on {args.bind}:{args.port}; stop it with Ctrl-C")
         if args.metrics_port:
             beside.callback(serve_metrics(args.metrics_port, LeadMetrics(home.runs, home.root, lambda: online_sites(home))))
         beside.enter_context(Registrar(home, lambda: HubControl(access), read_public_key))

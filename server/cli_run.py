@@ -42,7 +42,7 @@ from server.figures import (
 from server.folder import RunFolder, create_folder, open_folder
 from server.home import LeadHome, read_signed
 from server.journal import Journal, RunStopped, wait_for_writer
-from server.keeper import Handed, hand_over, handed, let_go, may_go_on
+from server.keeper import Handed, handed, let_go, may_go_on, submitted, turn
 from server.leaving import departure_sentences
 from server.planning import make_plan
 from server.progress import follow, patients_words
@@ -58,6 +58,7 @@ MIRROR_LOOK_S = 2.0
 ASK_EVERY_S = 2.0
 HUB_SILENT_S = 120.0
 EARLIER_END_S = 60.0  # a coordinator looks at the hub every half minute at least, and a request to it takes no longer
+TURN_S = 90.0  # for somebody else who starts or stops this very run to come to an end
 KEPT_S = 300.0  # for the hub to start another coordinator in the place of one that died
 
 SIMULATED_POLICY = """# every simulated site allows what this plan asks; real sites write their own
@@ -266,12 +267,13 @@ def _drive(home: LeadHome, run_dir: Path, args: argparse.Namespace, out: Output)
 
     plan = RunFolder(run_dir).plan()
     with contextlib.closing(HubControl(hub_access(home, args.hub))) as hub:
-        _end_earlier(hub, run_dir)
-        if not _wait_for_earlier(run_dir, out):
-            raise ServerError(f"an earlier coordinator of run {plan.run_id} has not ended in {EARLIER_END_S:g} s: try again")
-        before = read_state(run_dir).events
-        flower_run = hub.submit_run(run_dir.resolve(), {item.site: item.node_id for item in plan.participants})
-        hand_over(run_dir, flower_run)
+        with turn(run_dir, TURN_S):
+            _end_earlier(hub, run_dir)
+            if not _wait_for_earlier(run_dir, out):
+                raise ServerError(f"an earlier coordinator of run {plan.run_id} has not ended in {EARLIER_END_S:g} s: try again")
+            before = read_state(run_dir).events
+            flower_run = hub.submit_run(run_dir.resolve(), {item.site: item.node_id for item in plan.participants})
+            submitted(run_dir, flower_run, hub)
         mirror = None if args.no_tracking else start_mirror(run_dir, args.store or home.tracking_store, alone=args.detach)
         if args.detach:
             out.facts("handed to the hub", {"run": plan.run_id, "folder": str(run_dir)})
@@ -365,8 +367,8 @@ def stop_run(home: LeadHome, args: argparse.Namespace, out: Output) -> int:
     from server.flower import HubControl
 
     run_dir = open_folder(run_path(home, args.run)).path
-    let_go(run_dir)
-    with contextlib.closing(HubControl(hub_access(home, args.hub))) as hub:
+    with turn(run_dir, TURN_S), contextlib.closing(HubControl(hub_access(home, args.hub))) as hub:
+        let_go(run_dir)
         _end_earlier(hub, run_dir)
     if not _wait_for_earlier(run_dir, out):
         raise ServerError(f"the coordinator of {run_dir} was told to stop and has not ended in {EARLIER_END_S:g} s: look again")

@@ -17,6 +17,7 @@ import base64
 import contextlib
 import ctypes
 import datetime
+import fcntl
 import gc
 import hashlib
 import hmac
@@ -96,6 +97,7 @@ POLL_S = 0.05  # between two looks for replies, each held at the SuperLink (Flow
 FETCH_POLL_S = 0.02  # ... when one is on its way
 PARTS_AT_ONCE = 2  # of one body, in each direction
 REPLIES_AT_ONCE = 96 << 20  # bytes of bodies that are fetched and not yet added up; a larger one is alone
+HELD_S = 2.0  # that room is kept for a part which is not there yet
 BODY_LIMIT = 4 * MAX_PARAMETERS + (16 << 20)  # bytes: the values of the largest model that a plan may name, and a header
 FIRST_PAUSE_S = 0.02  # before asking again for a part of a reply that is still being uploaded (Flower: 1 s) ...
 LONGEST_PAUSE_S = 0.2  # ... growing to this (Flower: 10 s)
@@ -297,7 +299,7 @@ class GridMail:
         records = [record for content in tree.children for record in content.children if record.children]
         chunks = {part.object_id for record in records for array in record.children for part in array.children}
         names = [part.object_id for part in inflatable_object.iterate_object_tree(tree) if part.object_id not in chunks]
-        # The message's own object is sent after all others: once it is here, no room is held for a slow line.
+        # An honest site sends the message's own object after all others: room is taken once nearly all is here.
         contents = self._pull([tree.object_id], end) if records else {}
         contents |= self._pull([name for name in names if name not in contents], end)
         ready: dict[str, Any] = {}
@@ -335,18 +337,28 @@ class GridMail:
             raise TransportError("a body that is not raw bytes, or is larger than any plan's model")
         if set(names) != {part.object_id for part in tree.children}:
             raise TransportError("a body of other parts than were announced")
-        self._room.enter(size, end)
-        held.append(size)
         array = Array(dtype="uint8", shape=(size,), stype=RAW, data=b"")
-        array.data = self._body(size, [names[at] for at in said["arraychunk_ids"]], end)
-        return array
+        wanted = [names[at] for at in said["arraychunk_ids"]]
+        while True:
+            self._room.enter(size, end)
+            held.append(size)
+            body, missing = self._body(size, wanted, end)
+            if body is not None:
+                array.data = body
+                return array
+            self.done(held.pop())
+            self._pull(missing, end)  # outside the room: a site that keeps a part back keeps no other one waiting
 
-    def _body(self, size: int, names: Sequence[str], end: float) -> memoryview:
+    def _body(self, size: int, names: Sequence[str], end: float) -> tuple[memoryview | None, Sequence[str]]:
+        """The body; or, where parts are not there within `HELD_S`, no body and the names of those."""
         body, at = memoryview(bytearray(size)), 0
         for start in range(0, len(names), PARTS_AT_ONCE):
-            few = names[start : start + PARTS_AT_ONCE]
-            found = self._pull(sorted(set(few)), end)
-            for name in few:
+            few = sorted(set(names[start : start + PARTS_AT_ONCE]))
+            try:
+                found = self._pull(few, min(end, time.monotonic() + HELD_S))
+            except inflatable_utils.ObjectPullError:
+                return None, few
+            for name in names[start : start + PARTS_AT_ONCE]:
                 if inflatable_object.get_object_id(found[name]) != name:
                     raise TransportError("a part of the reply is not the one that was announced")
                 part = inflatable_object.get_object_body(found[name], ArrayChunk)
@@ -354,7 +366,7 @@ class GridMail:
                 at += len(part)
         if at != size:
             raise TransportError(f"a body of {at} bytes, announced were {size}")
-        return body
+        return body, ()
 
 
 class FlowerTransport:
@@ -825,6 +837,21 @@ class Hub:
                     where = self.config.state_dir / "superlink.log"
                     raise HubError(f"the SuperLink does not answer on port {self.config.port}: see {where}")
                 time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def only_hub(state_dir: Path) -> Iterator[None]:
+    """One hub for one folder, also on another port: two would write one database and remove each other's objects.
+
+    Raises `HubError` while another process has the folder; the kernel gives it free however that one ends.
+    """
+    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (state_dir / "hub.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise HubError(f"another hub runs on this folder ({state_dir}): stop that one first; nothing was changed") from error
+        yield
 
 
 def _check_port(config: HubConfig) -> None:

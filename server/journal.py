@@ -277,18 +277,6 @@ def _locked(handle: int) -> bool:
     return True
 
 
-def is_written(path: Path) -> bool:
-    """Whether a coordinator has this journal open. Changes nothing; False also where there is no journal yet."""
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        return not _locked(handle)
-    finally:
-        os.close(handle)
-
-
 def wait_for_writer(path: Path, limit_s: float) -> bool:
     """True as soon as nobody writes this journal, False if somebody still does after `limit_s`. Adds no event."""
     try:

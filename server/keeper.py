@@ -6,6 +6,7 @@ ended by its own word, or that a person stopped (`wardround-lead stop`), is left
 """
 
 import contextlib
+import fcntl
 import json
 import logging
 import threading
@@ -18,7 +19,7 @@ from typing import Protocol
 from consortium.errors import ConsortiumError
 from server.errors import ServerError
 from server.folder import RunFolder, write_durably
-from server.journal import is_written
+from server.journal import is_driven
 from server.state import RunState, read_state
 
 log = logging.getLogger("wardround.keeper")
@@ -30,6 +31,8 @@ ORPHAN_S = 10.0  # for a coordinator that was at work and is not; `resume` ends 
 STARTING_S = 120.0  # for one that was never seen at work: on a busy machine it takes long to start
 LONGEST_S = 600.0  # between two attempts that came to nothing: each waits twice as long as the one before
 END_S = 10.0
+TURN = "flower-run.lock"
+TURN_POLL_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,29 @@ def handed(run_dir: Path) -> Handed | None:
 def hand_over(run_dir: Path, number: int) -> None:
     """Raises `OSError`."""
     write_durably(run_dir / FLOWER_RUN, json.dumps({"run": number, "kept": True}).encode("ascii"))
+
+
+@contextlib.contextmanager
+def turn(run_dir: Path, wait_s: float = 0.0) -> Iterator[None]:
+    """Hand a run over, take it up or let it go: one at a time, or a coordinator runs on whose number nobody knows any more.
+
+    Raises `ServerError` where somebody else has the turn for longer than `wait_s`.
+    """
+    with (run_dir / TURN).open("w") as lock:
+        give_up = time.monotonic() + wait_s
+        while not _taken(lock.fileno()):
+            if time.monotonic() >= give_up:
+                raise ServerError(f"run {run_dir.name} is just being started or stopped by somebody else: try again in a minute")
+            time.sleep(TURN_POLL_S)
+        yield
+
+
+def _taken(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def let_go(run_dir: Path) -> None:
@@ -99,6 +125,16 @@ class Watch:
         return min(first_s * 2.0**self.tries, max(first_s, LONGEST_S))
 
 
+def submitted(run_dir: Path, number: int, hub: Hub) -> None:
+    """`hand_over`; a coordinator whose number cannot be kept could never be stopped, and is stopped at once. Raises `OSError`."""
+    try:
+        hand_over(run_dir, number)
+    except OSError:
+        with contextlib.suppress(ServerError):
+            hub.stop_run(number)
+        raise
+
+
 class Keeper:
     """Looks after the runs in the folder `runs`. `hub` opens a connection to it, or raises `ServerError`."""
 
@@ -127,7 +163,7 @@ class Keeper:
         if found is None or not found.kept:
             watch.since = None
             return False
-        if is_written(events):
+        if is_driven(events):
             watch.since, watch.at_work = None, found.number
             watch.tries = 0 if _size(events) > watch.size + _RESUMED else watch.tries  # it achieved something
             return False
@@ -168,28 +204,18 @@ class Keeper:
     def _take_up(self, run_dir: Path, earlier: Handed) -> bool:
         try:
             plan = RunFolder(run_dir).plan()
-            with contextlib.closing(self._hub()) as hub:
+            with turn(run_dir), contextlib.closing(self._hub()) as hub:
+                if handed(run_dir) != earlier or is_driven(RunFolder(run_dir).events):
+                    return False  # somebody was quicker
                 with contextlib.suppress(ServerError):
                     hub.stop_run(earlier.number)
                 number = hub.submit_run(run_dir.resolve(), {item.site: item.node_id for item in plan.participants})
-                self._hand_over(run_dir, number, hub)
+                submitted(run_dir, number, hub)
         except (ServerError, ConsortiumError, OSError) as error:
             log.warning("run=%s state=not-taken-up reason=%r", run_dir.name, str(error))
             return False
         log.warning("run=%s state=taken-up number=%d", run_dir.name, number)
         return True
-
-    def _hand_over(self, run_dir: Path, number: int, hub: Hub) -> None:
-        """A coordinator whose number nobody knows could never be stopped; and a person's stop that came meanwhile holds."""
-        try:
-            stopped = (now := handed(run_dir)) is not None and not now.kept
-            if not stopped:
-                hand_over(run_dir, number)
-                return
-        except OSError:
-            hub.stop_run(number)
-            raise
-        hub.stop_run(number)
 
 
 _RESUMED = 200  # bytes of the line that a coordinator writes when it begins; what it achieves takes more

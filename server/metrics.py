@@ -4,6 +4,7 @@ From the hub's list of gateways and the runs' journals: nothing here that `wardr
 alone. Labels are words of this program and, for runs that go on (`RUNS_MOST` at most), their ids.
 """
 
+import contextlib
 import shutil
 import time
 from collections import Counter
@@ -90,7 +91,8 @@ class LeadMetrics:
             rounds.add_metric([name, "lost"], len(state.failed))
             latest.add_metric([name], state.last_attempted)
             driven.add_metric([name], float(is_driven(RunFolder(path).events)))
-            age.add_metric([name], max(0.0, self._now() - RunFolder(path).events.stat().st_mtime))
+            with contextlib.suppress(OSError):  # a run that no hub was there to take has no journal yet
+                age.add_metric([name], max(0.0, self._now() - RunFolder(path).events.stat().st_mtime))
             if state.done:
                 survivors.add_metric([name], len(state.done[-1].survivors))
                 for phase, value in state.done[-1].seconds:

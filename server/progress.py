@@ -38,13 +38,14 @@ class Watched:
         path = RunFolder(self._run_dir).events
         if not path.exists():
             return
+        offset = self._offset
         with path.open("rb") as file:
-            file.seek(self._offset)
+            file.seek(offset)
             lines, size = split_lines(file.read())
-        state = self.state if self._offset else RunState()
+        state = self.state if offset else RunState()
         for line in lines:
             state = advance(state, decode_entry(line, state.events + 1))
-        self.state, self._offset = state, self._offset + size
+        self.state, self._offset = state, offset + size
 
 
 def follow(

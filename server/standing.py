@@ -36,6 +36,7 @@ HELPS: Final[Mapping[str, str]] = {
     "NOT_APPROVED": "Its steward decides: `wardround-site ui`, or `wardround-site plans approve RUN`.",
     "PAUSED": "Its people end the pause when they are ready: `wardround-site pause --off`.",
     "NO_POLICY": "Its IT writes policy.yaml: without one nothing trains there.",
+    "LEDGER": "Its IT looks in log/guard.log: the disk is full, or the ledger is damaged; `wardround-site check` tells which.",
     "BUSY": "It is at an earlier request: wait. If it stays so, its IT looks at `wardround-site status`.",
     "EPOCH": "Its guard was restarted: it joins with the next epoch by itself.",
     "TRAINING": "Its IT looks in log/guard.log for the request named here: memory, disk or data.",

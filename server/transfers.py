@@ -16,7 +16,8 @@ OBJECT_PATHS = ("/v1/fleet/push-object", "/v1/fleet/pull-object", "/v1/runtime/p
 PLACES = 4  # objects inside the layers at a time, each there some four times: two for each processor that they are given
 PARSED = ("protobuf_request", "protobuf_response")  # where Flower keeps them while a request is in its layers
 PART = 256 << 10  # bytes of an answer that are given to the server at once
-BODY_LIMIT = 64 << 20  # bytes of one request; Flower cuts arrays into 5 MiB
+BODY_LIMIT = 18 << 20  # bytes of one request, held before anybody knows who asks: a guard's longest control bytes and a small body
+BODY_LIMIT_S = 600.0  # for a body to come whole: 5 MiB take that at 70 kbit/s
 
 
 class Transfers:
@@ -30,9 +31,13 @@ class Transfers:
         if scope["type"] != "http":
             await self._application(scope, receive, send)
             return
-        body = await _whole(receive)
+        try:
+            body = await asyncio.wait_for(_whole(receive), BODY_LIMIT_S)
+        except TimeoutError:
+            await _refuse(send, 408, b"request not whole in time")
+            return
         if body is None:
-            await _refuse(send)
+            await _refuse(send, 413, b"request too large")
             return
         answer: list[dict[str, Any]] = []
 
@@ -79,10 +84,10 @@ async def _send_slowly(send: Any, message: dict[str, Any]) -> None:
     await send({**message, "body": bytes(body[rest:]), "more_body": more} if len(body) else message)
 
 
-async def _refuse(send: Any) -> None:
+async def _refuse(send: Any, status: int, words: bytes) -> None:
     with contextlib.suppress(OSError):
-        await send({"type": "http.response.start", "status": 413, "headers": [(b"content-type", b"text/plain")]})
-        await send({"type": "http.response.body", "body": b"request too large"})
+        await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/plain")]})
+        await send({"type": "http.response.body", "body": words})
 
 
 class Only:

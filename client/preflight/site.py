@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from client.cli_roster import past_changes
+from client.clock import ALIVE_S, age_s
 from client.config import SiteConfig, load_config
 from client.daemon import code_version, data_source
 from client.errors import ConfigError, Refused, SiteError
@@ -174,10 +175,18 @@ def gateway(home: Home) -> str:
     board = home.root / "gateway" / "state" / "gateway.json"
     if not os.path.lexists(board):
         return "not started yet: `wardround-site gateway` starts it"
+<<<<<<< HEAD
     said = read_display(board)  # a gateway that somebody took over may plant anything there
     if not said:
+=======
+    except (ValueError, RecursionError) as error:
+        raise NotTried(f"{board} cannot be read") from error
+    if not isinstance(said, dict):
+>>>>>>> rev2
         raise NotTried(f"{board} cannot be read")
     state, since = str(said.get("supernode")), str(said.get("since"))
+    if age_s(said.get("beat")) > ALIVE_S:
+        return f"not running: `wardround-site gateway` starts it (last it was {state}, since {since})"
     if state == "refused":
         why = "".join(letter for letter in str(said.get("detail") or "no reason") if letter.isprintable())[:WORDS_MOST]
         raise Problem("NOT_REGISTERED", f"the hub refused this site's gateway (since {since}): {why}")

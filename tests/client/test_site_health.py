@@ -1,6 +1,7 @@
 """What a container engine is told of guard and gateway, and that a gateway needs nothing of the site but its own folder."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,11 +9,13 @@ import pytest
 
 from client import health
 from client.cli import main as site_command
-from client.cli_daemons import gateway_config, hub_of
+from client.cli_daemons import METRICS_VARIABLE, _gateway_settings, gateway_config, hub_of
+from client.clock import ALIVE_S
 from client.config import SiteConfig, write_config
 from client.errors import ConfigError
 from client.guard_rpc import serve_guard
 from client.home import HOME_VARIABLE, Home
+from client.logs import AUTO
 from client.relay import Board
 
 Asked = Callable[[str], tuple[int, str]]
@@ -52,6 +55,28 @@ def test_a_gateway_is_well_once_the_hub_took_it_and_says_why_not_otherwise(home:
     assert ask("gateway")[0] == 0
     Board(home.gateway / "state")  # started again: the earlier one's connection is no more
     assert "starting since" in ask("gateway")[1]
+
+
+def test_a_gateway_that_says_nothing_any_more_is_not_well_whatever_it_said_last(home: Home, ask: Asked) -> None:
+    board = Board(home.gateway / "state", now=lambda: time.time() - ALIVE_S - 5)
+    board.show(supernode="connected", detail=None)
+    status, said = ask("gateway")
+    assert (status, "says nothing since" in said) == (1, True)
+
+
+@pytest.mark.parametrize(("given", "port"), [("", 0), ("0", 0), ("9464", 9464)])
+def test_a_gateway_in_a_container_takes_its_metrics_port_from_the_environment(
+    home: Home, monkeypatch: pytest.MonkeyPatch, given: str, port: int
+) -> None:
+    monkeypatch.setenv(METRICS_VARIABLE, given)
+    assert _gateway_settings(home) == ("", AUTO, port)
+
+
+@pytest.mark.parametrize("given", ["-1", "65536", "x", "\u00b2"])
+def test_a_metrics_port_that_is_none_is_told(home: Home, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setenv(METRICS_VARIABLE, given)
+    with pytest.raises(ConfigError, match="expected a port"):
+        _gateway_settings(home)
 
 
 @pytest.mark.parametrize("written", ["", "[]", "{}", '{"supernode": 7}', "not json"])

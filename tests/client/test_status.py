@@ -11,14 +11,14 @@ from guards_in_process import ENDLESS, SITES, Consortium, Run, answered, code_of
 
 from client.activity import Activity
 from client.cli import main
-from client.clock import utc
+from client.clock import ALIVE_S, utc
 from client.guard import Guard
 from client.guard_rpc import serve_guard
 from client.home import Home
 from client.job import Job
 from client.metrics import SiteMetrics
 from client.relay import Board, outcome_of
-from client.status import ALIVE_S, REFUSALS, read_display, site_status
+from client.status import REFUSALS, read_display, site_status
 from consortium.logs import request_id
 
 SITE = SITES[0]

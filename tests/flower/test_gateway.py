@@ -134,6 +134,29 @@ def test_malformed_events_are_logged_and_those_behind_them_heard(tmp_path: Path,
     assert sum("event-ignored" in record.message for record in caplog.records) == 2
 
 
+def test_the_display_is_renewed_while_a_supernode_waits_to_be_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "BEAT_S", 0.01)
+    settings = config(tmp_path)
+    settings.state_dir.mkdir()
+    gateway, beats = Gateway(settings), 0
+    show, started = gateway.board.beat, threading.Event()
+
+    def beat() -> None:
+        nonlocal beats
+        beats += 1
+        show()
+        if beats == 3:
+            gateway.stop()
+
+    monkeypatch.setattr(gateway.board, "beat", beat)
+    monkeypatch.setattr(gateway, "_start_supernode", started.set)
+    gateway._restarts = 5  # the next pause is half a minute, twice as long as a display is believed
+    gateway._restart_supernode()
+    assert (beats, started.is_set()) == (3, False)
+
+
 class Scripted:
     """In place of the relay: each step does the next thing of a script that all relays share."""
 

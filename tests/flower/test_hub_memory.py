@@ -42,6 +42,7 @@ class Client:
         self.pushed: list[str] = []
         self.waiting: dict[str, int] = {}
         self.change: dict[str, bytes] = {}
+        self.kept_back: set[str] = set()
         self.confirmed: list[str] = []
         self._lock = threading.Lock()
 
@@ -81,6 +82,8 @@ class Client:
             return message_to_proto(remove_content_from_message(reply)), inflatable_object.get_object_tree(reply)
 
     def PullObject(self, request: Any) -> Any:  # noqa: N802
+        if request.object_id in self.kept_back:
+            return message_pb2.PullObjectResponse(object_found=True, object_available=False)
         content = self.change.get(request.object_id) or (self.folder / request.object_id).read_bytes()
         return message_pb2.PullObjectResponse(object_found=True, object_available=True, object_content=content)
 
@@ -179,3 +182,17 @@ def test_a_reader_who_leaves_early_gives_the_room_back(tmp_path: Path) -> None:
     next(replies)
     replies.close()  # type: ignore[attr-defined]
     room.enter(10 * SIZE, float("inf"))
+
+
+def test_a_site_that_keeps_a_part_back_loses_its_own_reply_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flower, "HELD_S", 0.0)
+    client, room = Client(tmp_path), Room(1)
+    nodes = {"a": 100, "b": 101, "c": 102}
+    client._reply("before", 100)  # the parts of a's answer: the message is there, one of them never comes
+    client.kept_back = {next(path.name for path in tmp_path.iterdir() if path.read_bytes().startswith(b"ArrayChunk"))}
+    transport = FlowerTransport(GridMail(grid_over(client), room), nodes)
+    patience = Patience(WAIT_S, quorum=2, grace_s=0.5)
+    replies = dict(transport.exchange("sa1_update", {site: Request(b"x") for site in nodes}, patience))
+    assert sorted(replies) == ["b", "c"], "with a in the room for all of its time nobody else came in"
+    assert transport.failures == {"a": "LATE"}
+    client.kept_back.clear()  # whoever still asks for it ends

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from client.logs import FORM_VARIABLE
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCKER = ROOT / "docker"
 FILES = ("compose.hub.yaml", "compose.site.yaml")
@@ -37,6 +39,11 @@ def test_the_recipe_is_clean() -> None:
 def test_the_base_image_is_fixed_by_its_digest() -> None:
     [line] = [line for line in (DOCKER / "Dockerfile").read_text().splitlines() if line.startswith("ARG BASE_IMAGE=")]
     assert len(line.partition("@sha256:")[2]) == 64
+
+
+def test_both_images_log_json_lines() -> None:
+    common = (DOCKER / "Dockerfile").read_text().partition(" AS common")[2].partition("FROM common")[0]
+    assert f"{FORM_VARIABLE}=json" in common.split()
 
 
 @pytest.mark.parametrize("file", FILES)

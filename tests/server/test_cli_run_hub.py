@@ -237,3 +237,17 @@ def test_the_hub_is_started_on_the_asked_port(planned: tuple[Cli, str], tmp_path
     assert (code, "stop it with Ctrl-C" in out) == (0, True)
     assert [(config.port, config.host) for config in started] == [(4443, "0.0.0.0")]
     assert (tmp_path / "lead" / "hub" / "address").read_text() == "127.0.0.1:4443\n"
+
+
+def test_a_second_hub_on_the_same_folder_is_refused_whatever_its_port_and_changes_nothing(
+    planned: tuple[Cli, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cli, _ = planned
+    started: list[flower.HubConfig] = []
+    monkeypatch.setattr(flower, "run_hub", started.append)
+    with flower.only_hub(tmp_path / "lead" / "hub"):
+        (tmp_path / "lead" / "hub" / "address").write_text("127.0.0.1:8443\n")
+        code, _, words = cli("hub", "start", "--port", "4443")
+    assert (code, "another hub runs on this folder" in words, started) == (1, True, [])
+    assert (tmp_path / "lead" / "hub" / "address").read_text() == "127.0.0.1:8443\n"
+    assert cli("hub", "start", "--port", "4443")[0] == 0

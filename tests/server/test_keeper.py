@@ -3,6 +3,7 @@
 import argparse
 import itertools
 import json
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from server.errors import ServerError
 from server.flower import HubError, RunStatus
 from server.folder import RunFolder
 from server.home import LeadHome
-from server.journal import Journal, RunFinished, RunResumed, RunStopped, is_written, read_entries
-from server.keeper import FLOWER_RUN, LONGEST_S, ORPHAN_S, STARTING_S, Handed, Keeper, hand_over, handed, let_go
+from server.journal import Journal, RunFinished, RunResumed, RunStopped, is_driven, read_entries
+from server.keeper import FLOWER_RUN, LONGEST_S, ORPHAN_S, STARTING_S, Handed, Keeper, hand_over, handed, let_go, submitted, turn
 
 Make = Callable[..., RunFolder]
 
@@ -89,9 +90,9 @@ def test_a_run_whose_coordinator_died_is_taken_up_once(orphan: Orphan) -> None:
 def test_a_run_that_somebody_drives_is_left_alone(orphan: Orphan) -> None:
     run, hub, time, keeper = orphan
     with Journal(run.events):
-        assert is_written(run.events)
+        assert is_driven(run.events)
         assert waited(keeper, time, 10 * ORPHAN_S) == ()
-    assert not is_written(run.events)
+    assert not is_driven(run.events)
     assert keeper.look() == (), "it waits anew from when the coordinator was last seen"
     assert hub.submitted == []
 
@@ -143,12 +144,48 @@ def test_a_run_that_a_person_stopped_is_left_alone_and_says_so(
     assert waited(keeper, time, 10 * ORPHAN_S) == ()
 
 
-def test_a_stop_that_comes_while_the_hub_takes_the_run_up_holds(orphan: Orphan) -> None:
+def test_a_stop_that_comes_while_the_hub_takes_the_run_up_waits_for_the_number_to_stop(
+    orphan: Orphan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     run, hub, time, keeper = orphan
-    hub.meanwhile = lambda: let_go(run.path)
+    monkeypatch.setattr("server.flower.HubControl", lambda _: hub)
+    monkeypatch.setattr("server.cli_run.hub_access", lambda *_: None)
+    request = argparse.Namespace(run=run.path, hub="")
+    stop = threading.Thread(target=lambda: stop_run(LeadHome(tmp_path), request, Output(as_json=True)))
+    began: list[Handed | None] = []
+
+    def meanwhile() -> None:
+        stop.start()
+        stop.join(0.5)
+        began.append(handed(run.path))
+
+    hub.meanwhile = meanwhile
     waited(keeper, time, ORPHAN_S)
+    stop.join(60.0)
+    assert not stop.is_alive()
+    assert began == [Handed(11, kept=True)], "it had its turn too early"
     assert hub.stopped == [11, 101]
-    assert handed(run.path) == Handed(11, kept=False)
+    assert handed(run.path) == Handed(101, kept=False)
+
+
+def test_a_run_that_somebody_is_just_starting_is_not_taken_up_beside_them(orphan: Orphan) -> None:
+    run, hub, time, keeper = orphan
+    with turn(run.path):
+        assert waited(keeper, time, ORPHAN_S) == ()
+        with pytest.raises(ServerError, match="by somebody else"), turn(run.path):
+            pytest.fail("two had the turn")
+    assert (hub.stopped, hub.submitted) == ([], [])
+
+
+def test_a_run_that_a_person_started_meanwhile_is_not_started_once_more(orphan: Orphan) -> None:
+    run, hub, time, _ = orphan
+
+    def reached() -> Hub:
+        hand_over(run.path, 12)
+        return hub
+
+    assert waited(Keeper(run.path.parent, reached, clock=time), time, ORPHAN_S) == ()
+    assert (hub.stopped, hub.submitted, handed(run.path)) == ([], [], Handed(12, kept=True))
 
 
 def test_attempts_that_come_to_nothing_are_made_ever_more_seldom(orphan: Orphan) -> None:
@@ -188,6 +225,9 @@ def test_a_number_that_cannot_be_kept_is_stopped_again(orphan: Orphan, monkeypat
     monkeypatch.setattr(keeper, "hand_over", full)
     assert waited(looks, time, ORPHAN_S) == ()
     assert hub.stopped == [11, 101]
+    with pytest.raises(OSError, match="No space"):
+        submitted(run.path, 102, hub)
+    assert hub.stopped == [11, 101, 102]
     assert handed(run.path) == Handed(11, kept=True)
 
 

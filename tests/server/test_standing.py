@@ -16,7 +16,7 @@ from consortium.wire import SENTENCES, Reply, Request
 from server import rounds
 from server.cli import main
 from server.errors import ConfigError, ServerError
-from server.folder import RunFolder
+from server.folder import RunFolder, create_folder
 from server.journal import Journal, is_driven
 from server.leaving import CAN
 from server.live import Live, read_live
@@ -163,6 +163,16 @@ def test_metrics_go_on_without_a_hub_and_over_a_damaged_journal(finished: RunFol
     registry = CollectorRegistry()
     registry.register(LeadMetrics(runs, tmp_path, lambda: None))
     assert "wardround_lead_hub_up 0.0" in generate_latest(registry).decode()
+
+
+def test_metrics_go_on_beside_a_run_that_no_hub_was_there_to_take(finished: RunFolder, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    create_folder(runs / "no-journal", finished.signed_plan(), finished.signed_roster())
+    registry = CollectorRegistry()
+    registry.register(LeadMetrics(runs, tmp_path, lambda: None))
+    text = generate_latest(registry).decode()
+    assert 'wardround_lead_runs{phase="new"} 1.0' in text
+    assert "wardround_lead_journal_age_seconds{" not in text
 
 
 def test_the_leads_metrics_are_served_on_loopback(tmp_path: Path) -> None:

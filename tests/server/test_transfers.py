@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from client.guard_rpc import CONTROL_LIMIT
 from server import transfers
+from server.flower import INLINE_LIMIT
 from server.transfers import OBJECT_PATHS, Only, Transfers
 
 App = Callable[..., Awaitable[None]]
@@ -164,6 +166,22 @@ def test_a_body_beyond_the_limit_is_refused_before_it_is_all_there(monkeypatch: 
         assert (client.answer[0], echo.parts, len(client.parts)) == (413, [], 7)
 
     asyncio.run(run())
+
+
+def test_a_body_that_never_comes_whole_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfers, "BODY_LIMIT_S", 0.05)
+
+    async def run() -> None:
+        echo, client = Echo(), Client(b"begun", b"never sent")
+        client.parts.pop()
+        await asyncio.wait_for(Transfers(echo)(scope(PATH), client.receive, client.send), 60.0)
+        assert (client.answer[0], echo.parts) == (408, [])
+
+    asyncio.run(run())
+
+
+def test_the_longest_message_that_a_guard_takes_is_within_the_hubs_limit() -> None:
+    assert CONTROL_LIMIT + INLINE_LIMIT + (1 << 20) < transfers.BODY_LIMIT
 
 
 def test_a_layer_is_left_out_on_the_named_paths_only() -> None:

@@ -1,6 +1,10 @@
 """What is wrong with the site itself: settings, roster, policy, ledger, tables; and a site in order has no problem."""
 
+<<<<<<< HEAD
 import os
+=======
+import json
+>>>>>>> rev2
 import shutil
 import subprocess
 import sys
@@ -11,6 +15,7 @@ import pytest
 from checked_site import Checked
 from guards_in_process import ENDLESS, SITES, Consortium
 
+from client.clock import utc
 from client.config import load_config, write_config
 from client.daemon import open_site
 from client.preflight import site as site_probes
@@ -149,11 +154,23 @@ def test_what_a_gateway_plants_in_place_of_its_display_is_not_followed_nor_waite
 def test_a_gateway_that_the_hub_refused_is_not_registered(joined: Checked) -> None:
     board = joined.home.root / "gateway" / "state" / "gateway.json"
     board.parent.mkdir(parents=True)
-    board.write_text('{"supernode": "refused", "since": "2026-11-30T07:00:00Z"}')
+    said = {"supernode": "refused", "since": "2026-11-30T07:00:00Z", "beat": utc()}
+    board.write_text(json.dumps(said))
     with pytest.raises(Problem, match="hub refused this site's gateway"):
         site_probes.gateway(joined.home)
-    board.write_text('{"supernode": "connected", "since": "2026-11-30T07:00:00Z"}')
+    board.write_text(json.dumps(said | {"supernode": "connected"}))
     assert site_probes.gateway(joined.home) == "connected since 2026-11-30T07:00:00Z"
+
+
+@pytest.mark.parametrize("beat", ["2026-11-30T07:00:00Z", None])
+def test_a_gateway_that_ended_is_not_connected_whatever_it_said_last(joined: Checked, beat: str | None) -> None:
+    board = joined.home.root / "gateway" / "state" / "gateway.json"
+    board.parent.mkdir(parents=True)
+    board.write_text(json.dumps({"supernode": "connected", "since": "2026-11-30T07:00:00Z", "beat": beat}))
+    assert site_probes.gateway(joined.home).startswith("not running")
+    board.write_text("[]")
+    with pytest.raises(NotTried, match="cannot be read"):
+        site_probes.gateway(joined.home)
 
 
 def test_no_home_at_all(joined: Checked, tmp_path: Path) -> None:
