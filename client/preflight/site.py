@@ -175,14 +175,8 @@ def gateway(home: Home) -> str:
     board = home.root / "gateway" / "state" / "gateway.json"
     if not os.path.lexists(board):
         return "not started yet: `wardround-site gateway` starts it"
-<<<<<<< HEAD
     said = read_display(board)  # a gateway that somebody took over may plant anything there
     if not said:
-=======
-    except (ValueError, RecursionError) as error:
-        raise NotTried(f"{board} cannot be read") from error
-    if not isinstance(said, dict):
->>>>>>> rev2
         raise NotTried(f"{board} cannot be read")
     state, since = str(said.get("supernode")), str(said.get("since"))
     if age_s(said.get("beat")) > ALIVE_S:

@@ -1,10 +1,7 @@
 """What is wrong with the site itself: settings, roster, policy, ledger, tables; and a site in order has no problem."""
 
-<<<<<<< HEAD
-import os
-=======
 import json
->>>>>>> rev2
+import os
 import shutil
 import subprocess
 import sys
