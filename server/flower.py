@@ -198,7 +198,7 @@ def from_content(content: RecordDict) -> tuple[bytes, Bytes]:
 
 
 class Mail(Protocol):
-    """The five things that the transport asks of Flower's grid."""
+    """The six things that the transport asks of Flower's grid."""
 
     def push(self, messages: Sequence[Message]) -> Sequence[str | None]:
         """Message ids, in order; None or nothing for a message that the SuperLink did not take."""
@@ -218,6 +218,10 @@ class Mail(Protocol):
 
     def done(self, size: int) -> None:
         """A fetched body of `size` bytes is let go: another may be fetched."""
+        ...
+
+    def forget(self) -> None:
+        """Nobody waits any more for what is being fetched: it ends instead of asking until its time is over."""
         ...
 
 
@@ -244,6 +248,7 @@ class GridMail:
         client = grid._runtime_client
         client._interceptors = (*client._interceptors, _Unlinked())
         self._room = room or Room(REPLIES_AT_ONCE)
+        self._exchange, self._mine = 0, threading.local()  # the exchange that is awaited, and a thread's own
 
     def push(self, messages: Sequence[Message]) -> Sequence[str | None]:
         parts: dict[str, Any] = {}
@@ -278,6 +283,7 @@ class GridMail:
     def fetch(self, handle: Any, limit_s: float) -> Message:
         _, tree = handle
         held: list[int] = []
+        self._mine.exchange = self._exchange
         try:
             return self._fetch(tree, time.monotonic() + limit_s, held)
         except BaseException as error:
@@ -293,6 +299,9 @@ class GridMail:
 
     def done(self, size: int) -> None:
         self._room.leave(size)
+
+    def forget(self) -> None:
+        self._exchange += 1
 
     def _fetch(self, tree: message_pb2.ObjectTree, end: float, held: list[int]) -> Message:
         """`held`: the sizes of what room was taken for."""
@@ -317,9 +326,17 @@ class GridMail:
         pull = inflatable_protobuf_utils.make_pull_object_fn_protobuf(
             self._grid._runtime_client.PullObject, self._grid.node, self._run_id
         )
+        mine = self._mine.exchange
+
+        def pull_if_awaited(name: str) -> bytes:
+            if mine != self._exchange:
+                raise inflatable_utils.ObjectPullError(name, "nobody waits for it any more")
+            content: bytes = pull(name)
+            return content
+
         found: dict[str, bytes] = inflatable_utils.pull_objects(
             list(names),
-            pull,
+            pull_if_awaited,
             max_time=max(0.0, end - time.monotonic()),
             max_tries_per_object=None,
             initial_backoff=FIRST_PAUSE_S,
@@ -468,6 +485,7 @@ class FlowerTransport:
 
         for fetch in coming:
             fetch.add_done_callback(let_go)
+        self._mail.forget()
 
     def _look(self, waiting: dict[str, str], left_s: float) -> list[tuple[str, Any]]:
         """(site, handle) of the replies that were announced, taken out of `waiting`."""

@@ -78,6 +78,9 @@ class Post:
     def done(self, size: int) -> None:
         self.let_go.append(size)
 
+    def forget(self) -> None:
+        """Nothing is fetched here that could be forgotten."""
+
     def _check(self) -> None:
         if self.error is not None:
             raise self.error

@@ -182,11 +182,12 @@ def test_a_reader_who_leaves_early_gives_the_room_back(tmp_path: Path) -> None:
     next(replies)
     replies.close()  # type: ignore[attr-defined]
     room.enter(10 * SIZE, float("inf"))
+    room.leave(10 * SIZE)  # whoever still waits for it ends, and this process with him
 
 
 def test_a_site_that_keeps_a_part_back_loses_its_own_reply_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flower, "HELD_S", 0.0)
-    client, room = Client(tmp_path), Room(1)
+    client, room, before = Client(tmp_path), Room(1), set(threading.enumerate())
     nodes = {"a": 100, "b": 101, "c": 102}
     client._reply("before", 100)  # the parts of a's answer: the message is there, one of them never comes
     client.kept_back = {next(path.name for path in tmp_path.iterdir() if path.read_bytes().startswith(b"ArrayChunk"))}
@@ -195,4 +196,7 @@ def test_a_site_that_keeps_a_part_back_loses_its_own_reply_alone(tmp_path: Path,
     replies = dict(transport.exchange("sa1_update", {site: Request(b"x") for site in nodes}, patience))
     assert sorted(replies) == ["b", "c"], "with a in the room for all of its time nobody else came in"
     assert transport.failures == {"a": "LATE"}
-    client.kept_back.clear()  # whoever still asks for it ends
+    for thread in set(threading.enumerate()) - before:
+        thread.join(60.0)
+        assert not thread.is_alive(), "it goes on asking for a part that nobody waits for"
+    room.enter(10 * SIZE, 0.0)  # nobody is left in it
