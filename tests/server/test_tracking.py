@@ -19,6 +19,12 @@ Make = Callable[..., RunFolder]
 LIMIT_S = 120
 
 
+@pytest.fixture(autouse=True)
+def kept_priority(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mirror steps back behind the run; here it would take all later tests of this process with it."""
+    monkeypatch.setattr("server.tracking.os.nice", lambda _: 0)
+
+
 def store_of(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/hub/mlflow.db"
 
