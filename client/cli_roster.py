@@ -53,8 +53,8 @@ def _roster(home: Home, args: argparse.Namespace, out: Output) -> int:
 
 def roster_document(home: Home) -> dict[str, Any]:
     roster, site = home.load_roster(), load_config(home).site
-    listed = any(member.id == site for member in roster.sites)
-    state = "left for good" if home.left.exists() else "listed" if listed else "NOT LISTED: the consortium removed this site"
+    listed = {member.id: member.identity_key for member in roster.sites}.get(site)
+    state = "left for good" if home.left.exists() else _state(home, listed)
     return {
         "consortium": roster.consortium,
         "version": roster.version,
@@ -67,6 +67,13 @@ def roster_document(home: Home) -> dict[str, Any]:
         ],
         "changes": past_changes(home),
     }
+
+
+def _state(home: Home, listed: bytes | None) -> str:
+    """`listed`: under which key the roster has this site's id."""
+    if listed is None:
+        return "NOT LISTED: the consortium removed this site"
+    return "listed" if listed in home.own_keys() else f"LISTED WITH ANOTHER KEY ({fingerprint(listed)}): ask the lead"
 
 
 def past_changes(home: Home) -> list[dict[str, Any]]:

@@ -25,7 +25,10 @@ def _rotate(home: Home, args: argparse.Namespace, out: Output) -> int:
     facts = {"new fingerprint": asked.fingerprint, "in place of": asked.old, "hand to the lead": asked.file}
     out.facts(f"site {asked.site}: new keys are made, the old ones stay in force", facts)
     out.say("1. Tell the new fingerprint to the lead by telephone, and send the file.")
-    out.say("2. When the lead's new roster is here, the guard switches by itself and the ledger says so; then restart the gateway.")
+    if home.identity.exists():
+        out.say("2. When the lead's new roster is here, guard and gateway switch by themselves, and the ledger says so.")
+    else:
+        out.say("2. No guard runs without the old key: join with a new invite from the lead, then start the guard.")
     out.say("3. Back up this folder then: the old identity key is gone for good, `retired/` keeps its public half.")
     out.say("Runs of the old roster end with it, as with every new roster: let them finish first.")
     return 0

@@ -21,6 +21,7 @@ from client.steward import (
     plan_row,
     plan_store,
     runs_left,
+    superseded,
     verified_ledger,
 )
 from consortium.identity import fingerprint
@@ -58,11 +59,14 @@ def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 
 def _list(home: Home, args: argparse.Namespace, out: Output) -> int:
-    store = plan_store(home)
-    left = runs_left(home)
-    rows = [{**plan_row(store, known), "left": note.left if (note := left.get(known.digest)) else ""} for known in store.all()]
+    store, left = plan_store(home), runs_left(home)
+    plans = store.all()
+    rows = [{**plan_row(store, known), "left": note.left if (note := left.get(known.digest)) else ""} for known in plans]
+    for row, known in zip(rows, plans, strict=True):
+        if row["decision"] == "waiting" and superseded(known, home.load_roster()):
+            row["decision"] = "over: of another roster"
     out.rows("plans", rows, empty="none has reached this site")
-    for known in store.all():
+    for known in plans:
         if note := left.get(known.digest):
             out.say(f"run {note.run_id}: {note.text}")
     return 0

@@ -1,16 +1,21 @@
 """A site leaves for good: a signed notice for the lead, and from the moment it is on disk the guard answers nobody again."""
 
+import contextlib
+
 from client.config import load_config
 from client.errors import ConfigError
 from client.files import write_first
 from client.home import Home
 from consortium.documents import Signed
-from consortium.errors import DocumentError
+from consortium.errors import DocumentError, SignatureError
 from consortium.leave import KIND, LeaveNotice, sign_leave, verify_leave
 from privacy.ledger import read_entries
 
-KEEP = ("identity.pem", "ledger.jsonl", "ledger.jsonl.head", "egress/", "plans/", "population.key", "populations/", "left.signed")
-MAY_GO = ("prepared/", "gateway/", "personal/", "socket/")
+KEEP = (
+    *("identity.pem", "retired/", "ledger.jsonl", "ledger.jsonl.head", "egress/", "plans/", "population.key", "populations/"),
+    "left.signed",
+)
+MAY_GO = ("prepared/", "gateway/", "personal/", "socket/", "next/")
 
 
 def leave_consortium(home: Home, reason: str, *, time: str) -> Signed:
@@ -33,6 +38,10 @@ def leave_consortium(home: Home, reason: str, *, time: str) -> Signed:
 
 def read_notice(home: Home) -> Signed:
     """The notice in force, verified. Raises `ConsortiumError` if it is damaged; the guard asks only whether there is one."""
-    signed = Signed.decode(home.left.read_bytes(), KIND)
-    verify_leave(signed, load_config(home).site, home.load_identity().public)
+    signed, site = Signed.decode(home.left.read_bytes(), KIND), load_config(home).site
+    for public in home.retired_keys():  # of a site that changed its keys after it left
+        with contextlib.suppress(SignatureError):
+            verify_leave(signed, site, public)
+            return signed
+    verify_leave(signed, site, home.load_identity().public)
     return signed

@@ -1,8 +1,6 @@
 """How a hospital comes to be a site: it makes its own keys, hands out only public ones, and pins who the consortium is."""
 
-import json
 import os
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from client.config import SiteConfig, load_config, write_config
@@ -10,25 +8,16 @@ from client.daemon import code_version, create_ledger
 from client.errors import ConfigError
 from client.files import private_folder, write_atomic
 from client.home import Home
+from client.join_request import JoinRequest, write_join_request
 from client.migrate import forward
 from client.transport_key import make_transport_key
 from consortium.canonical import SITE_ID
 from consortium.documents import Signed
 from consortium.errors import ConsortiumError, EncodingError
-from consortium.identity import SigningKey, fingerprint, parse_fingerprint
+from consortium.identity import SigningKey, parse_fingerprint
 from consortium.invite import KIND as INVITE
 from consortium.invite import Invite, InviteFile
 from consortium.roster import Roster, verify_roster
-
-
-@dataclass(frozen=True)
-class JoinRequest:
-    """What the consortium needs to put a site on the roster; nothing in it is secret."""
-
-    id: str
-    identity_key: str  # hex
-    transport_key: str  # OpenSSH public key line
-    fingerprint: str  # of the identity key; read it over the telephone
 
 
 def init_site(home: Home, config: SiteConfig) -> JoinRequest:
@@ -43,9 +32,7 @@ def init_site(home: Home, config: SiteConfig) -> JoinRequest:
     key = SigningKey.generate(os.urandom)
     key.save(home.identity)
     private_folder(home.gateway)
-    request = JoinRequest(config.site, key.public.hex(), make_transport_key(home.transport_key), fingerprint(key.public))
-    write_atomic(home.root / "join-request.json", json.dumps(asdict(request), indent=1).encode("ascii") + b"\n", mode=0o644)
-    return request
+    return write_join_request(home, config.site, key.public, make_transport_key(home.transport_key))
 
 
 def read_invite(path: Path) -> InviteFile:

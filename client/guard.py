@@ -170,18 +170,26 @@ class Guard:
         try:
             current, signed = home.load_roster(), Signed.decode(data, ROSTER)
             if signed.digest == current.digest:
+                self._put_in_force(current)  # a command may have taken it, or the disk was full: perhaps no message ever comes
                 return "known", current.version
             roster = home.follow_roster(signed, home.founders_pin.read_text("ascii").strip())
         except (SiteError, ConsortiumError, OSError) as error:
             log.warning("roster=offered state=refused detail=%s", _printable(str(error)))
             return "refused", self._roster_version
         log.info("roster=%d state=taken before=%d changes=%s", roster.version, current.version, "; ".join(changes(current, roster)))
-        self._roster_version = roster.version
+        self._put_in_force(roster)
+        return "taken", roster.version
+
+    def _put_in_force(self, roster: Roster) -> None:
+        """What the next message would do. Where it fails, the status goes on naming the version before, and it is offered again."""
         try:
             self._follow_roster()
         except Refused as refusal:
             log.warning("roster=%d state=%s detail=%s", roster.version, refusal.code, refusal.detail)
-        return "taken", roster.version
+        except (SiteError, ConsortiumError, PrivacyError, OSError) as error:
+            log.error("roster=%d state=not-in-force detail=%s", roster.version, _printable(str(error)))  # noqa: TRY400 - in words
+            return
+        self._roster_version = max(self._roster_version, roster.version)
 
     # -- the four kinds ------------------------------------------------------------------------------------------------
 
@@ -240,7 +248,6 @@ class Guard:
             if data == self._roster_seen:
                 return
             site, roster = self._site, self._site.home.load_roster()
-            self._roster_version = roster.version
             if roster.digest != site.roster.digest:
                 self._activity.forget_runs()
                 self._runs.clear()  # whatever comes of the new one, nothing goes on under the old
@@ -248,6 +255,7 @@ class Guard:
                     key = follow(site.home, site.id, site.key, site.ledger, roster, self._time())
                     self._site = site = replace(site, key=key)
                     self._plans = _plans(site)
+            self._roster_version = roster.version
             self._check_roster(roster)
             if roster.digest != site.roster.digest:
                 self._site = replace(site, roster=roster)

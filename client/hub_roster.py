@@ -20,7 +20,8 @@ from client.guard_rpc import GuardClient, GuardRpcError
 from consortium.documents import MAX_DOCUMENT
 from consortium.question import HEADER, NO_SUCH_VERSION, PATH, VERSION_HEADER, Question, ask
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 20.0  # for the next byte
+WHOLE_S = 60.0  # for the whole answer
 LONGEST_WORDS = 300  # characters of a refusal
 VERSION = re.compile(r"[0-9]{1,18}")
 
@@ -43,8 +44,9 @@ class RosterQuestions:
     """Asks one hub with one SuperNode key. `superlink`: host:port. HTTP(S)_PROXY is honoured. Raises `HubSilent`."""
 
     def __init__(self, superlink: str, ca_file: Path, supernode_key: Path, now: Callable[[], float] = time.time) -> None:
+        self._file, self._content = supernode_key, supernode_key.read_bytes()
         try:
-            private = load_ssh_private_key(supernode_key.read_bytes(), None)
+            private = load_ssh_private_key(self._content, None)
         except ValueError as error:
             raise ConfigError(f"{supernode_key} is no OpenSSH private key: restore it from your backup") from error
         self._private = private.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
@@ -56,6 +58,13 @@ class RosterQuestions:
 
     def close(self) -> None:
         self._client.close()
+
+    def outdated(self) -> bool:
+        """Whether another key lies in the file since: the guard puts it there when a roster lists it (`client.rotation`)."""
+        try:
+            return self._file.read_bytes() != self._content
+        except OSError:
+            return False
 
     def ask(self, have: int) -> HubAnswer:
         """`have`: version of the roster that the guard follows."""
@@ -69,9 +78,11 @@ class RosterQuestions:
 
 def _bounded(response: httpx.Response) -> bytes:
     limit = MAX_DOCUMENT if response.status_code == httpx.codes.OK else LONGEST_WORDS
-    body = bytearray()
+    body, end = bytearray(), time.monotonic() + WHOLE_S
     for part in response.iter_bytes():
         body += part
+        if time.monotonic() > end:
+            raise HubSilent(f"the hub's answer about the roster is not whole within {WHOLE_S:.0f} s: ignored")
         if len(body) > limit:
             raise HubSilent(f"the hub's answer about the roster is longer than {limit} bytes: ignored")
     return bytes(body)

@@ -23,17 +23,19 @@ from client.steward import (
     changes,
     epsilon_words,
     last_approved,
+    lead_key,
     leaves_words,
     objections,
     plan_facts,
     plan_store,
     runs_left,
+    superseded,
     verified_ledger,
 )
 from consortium.approval import Approval
 from consortium.errors import ConsortiumError
-from consortium.identity import fingerprint
 from consortium.plan import NOT_PRIVATE, PURPOSES
+from consortium.roster import Roster
 from privacy.entries import SpendRecord
 from privacy.errors import PrivacyError
 from privacy.ledger import read_entries
@@ -213,14 +215,14 @@ def _pause_form(secret: str, *, paused: bool) -> Html:
 
 def plans(home: Home) -> Html:
     """All plans, those that wait first."""
-    store, left = plan_store(home), runs_left(home)
+    store, left, roster = plan_store(home), runs_left(home), home.load_roster()
     every = sorted(store.all(), key=lambda one: (_decided(store, one) is not None, _latest_first(one.plan.created)))
     if not every:
         return paragraph("No plan has reached this site.")
     rows: list[Sequence[Cell]] = [
         (
             element("a", one.plan.run_id, href=f"/plans/{one.digest.hex()}"),
-            _decision_tag(_decided(store, one)),
+            _decision_tag(_decided(store, one), over=bool(superseded(one, roster))),
             f"{one.plan.task.name} {one.plan.task.version}",
             one.plan.lead,
             epsilon_words(one.plan),
@@ -240,7 +242,9 @@ def _decided(store: PlanStore, known: KnownPlan) -> Approval | None:
     return store.decision(known.digest)
 
 
-def _decision_tag(decision: Approval | None) -> Html:
+def _decision_tag(decision: Approval | None, *, over: bool) -> Html:
+    if over:
+        return tag("over: of another roster", "mind")
     if decision is None:
         return tag("waits for you", "mind")
     if decision.decision == "refuse":
@@ -255,7 +259,7 @@ def plan(home: Home, known: KnownPlan, secret: str, done: str) -> Html:
     return join(
         [
             done_words(done),
-            _decision_box(known, decision, objections(home, known)),
+            _decision_box(known, decision, objections(home, known), home.load_roster()),
             _plan_cards(known),
             element("h2", "Who asks, and for what program"),
             _who(home, known),
@@ -273,9 +277,11 @@ def plan(home: Home, known: KnownPlan, secret: str, done: str) -> Html:
     )
 
 
-def _decision_box(known: KnownPlan, decision: Approval | None, held: list[str] | None) -> Html:
+def _decision_box(known: KnownPlan, decision: Approval | None, held: list[str] | None, roster: Roster) -> Html:
     if held is None:
         policy = box("bad", "There is no policy file", paragraph(f"{NO_POLICY}. Site IT writes policy.yaml."))
+    elif held[:1] == [superseded(known, roster)]:
+        return box("bad", "This plan is over", bullets(held), paragraph("Nothing of it is answered, whatever is decided."))
     elif held:
         policy = box(
             "bad", "Your policy or budget objects", bullets(held), paragraph("While it does, nothing trains, whatever is decided.")
@@ -309,13 +315,12 @@ def _plan_cards(known: KnownPlan) -> Html:
 
 def _who(home: Home, known: KnownPlan) -> Html:
     plan, roster = known.plan, home.load_roster()
-    key = fingerprint(roster.member(plan.lead).identity_key)
     ours = code_version()
     same = plan.code_version == ours
     version = tag(f"{plan.code_version}, the version that runs here", "good") if same else tag(f"{plan.code_version}", "mind")
     pairs: list[tuple[str, Cell]] = [
         ("Asked by", plan.lead),
-        ("Key's fingerprint", code(key)),
+        ("Known here by", lead_key(plan, roster)),
         ("Consortium", f"{roster.consortium}, roster version {roster.version}"),
         ("Made on", plan.created),
         ("Program version", version if same else Html(f"{version} {text(f'here runs {ours}')}")),

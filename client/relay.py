@@ -778,10 +778,19 @@ class Gateway:
         with closing(RosterQuestions(self._config.superlink, self._config.ca_file, self._config.supernode_key)) as questions:
             while not self._stop.is_set():
                 self._ask_for_roster.clear()
+                stands = ""
                 try:
-                    self._board.show(roster=bring_roster(questions, guard))
+                    stands = bring_roster(questions, guard)
                 except HubSilent as error:
                     log.debug("state=roster-not-asked detail=%s", error)
+                if questions.outdated():
+                    log.warning("state=key-changed detail=the guard put this site's new key here: connecting anew with it")
+                    self._broken.set()
+                    self._follow_from = 0.0  # the next thread asks with it, at once
+                    return
+                if stands:
+                    self._board.show(roster=stands)
+                else:
                     self._stop.wait(TASK_WAIT_S)  # refused again and again: not a question for each time
                 self._ask_for_roster.wait(ROSTER_EVERY_S)
 

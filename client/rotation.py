@@ -4,6 +4,7 @@ next/identity.pem  next/supernode.key  next/supernode.pub    made by `wardround-
 next/key-lost                                                why the old identity key cannot sign, where it is lost
 rotate-request.json                                          what the lead needs; nothing in it is secret
 retired/FINGERPRINT.pub                                      keys that were in force: they verify, and sign nothing any more
+join-request.json                                            has the new keys from then on: a site that comes back comes with them
 
 The switch: (1) the ledger's `key-rotated` entry is on disk; (2) the old public key lies in `retired/`; (3) the gateway's key is
 replaced, (4) its public line, (5) the identity key. Killed before (1) the old key is in force everywhere, and the next message or
@@ -21,6 +22,7 @@ from typing import Final
 from client.errors import ConfigError
 from client.files import private_folder, sync_folder, write_atomic, write_first
 from client.home import Home
+from client.join_request import write_join_request
 from client.transport_key import make_transport_key
 from consortium.identity import SigningKey, fingerprint
 from consortium.roster import Roster
@@ -49,6 +51,8 @@ def prepare(home: Home, site: str, *, key_lost: str = "") -> Asked:
 
     `key_lost`: why the old identity key cannot sign; empty where it can. Raises `ConfigError`, `KeyFileError` or `LedgerError`.
     """
+    if home.left.exists():
+        raise ConfigError(f"this site left the consortium for good ({home.left}): its keys stay as they are")
     roster, keys = home.load_roster(), read_keys(home.ledger)
     old = None
     if not key_lost:
@@ -99,15 +103,18 @@ def open_ledger(home: Home, site: str, roster: Roster, now: datetime) -> tuple[S
     listed = next((member.identity_key for member in roster.sites if member.id == site), None)
     if fresh is not None:
         if read_keys(home.ledger).in_force == fresh.public:
-            _install(home)
+            _install(home, site)
             fresh = None
         elif listed == fresh.public and (home.next_keys / "key-lost").exists():
-            _take_over(home, fresh, roster, now)
+            _take_over(home, site, fresh, roster, now)
             fresh = None
     key = home.load_identity()
     if listed not in (None, key.public, fresh.public if fresh else b""):
         check_in_force(read_keys(home.ledger), key.public)  # says more, where an old key file was put back
-        raise ConfigError(f"the roster lists another key for {site} than {home.identity}: ask the consortium to update the roster")
+        raise ConfigError(
+            f"the roster lists another key for {site} than {home.identity}: ask the consortium to update the roster, and join with "
+            "the invite that comes with it"
+        )
     ledger = Ledger.open(home.ledger, key, now)
     try:
         return follow(home, site, key, ledger, roster, now), ledger
@@ -123,25 +130,27 @@ def follow(home: Home, site: str, key: SigningKey, ledger: Ledger, roster: Roste
         return key
     if ledger.key != fresh.public:  # else only the files were left to be done
         ledger.rotate(fresh, roster_version=roster.version, roster_digest=roster.digest, now=now)
-    _install(home)
-    log.warning("roster=%d state=key-rotated key=%s detail=restart the gateway", roster.version, fingerprint(fresh.public))
+    _install(home, site)
+    log.warning("roster=%d state=key-rotated key=%s detail=back up this folder", roster.version, fingerprint(fresh.public))
     return fresh
 
 
-def _take_over(home: Home, fresh: SigningKey, roster: Roster, now: datetime) -> None:
+def _take_over(home: Home, site: str, fresh: SigningKey, roster: Roster, now: datetime) -> None:
     reason = (home.next_keys / "key-lost").read_text(encoding="ascii")
     replaced = Replacement(roster.version, roster.digest, reason)
     Ledger.take_over(home.ledger, fresh, now, replaced).close()
-    _install(home)
-    log.warning("roster=%d state=key-replaced key=%s detail=restart the gateway", roster.version, fingerprint(fresh.public))
+    _install(home, site)
+    log.warning("roster=%d state=key-replaced key=%s detail=back up this folder", roster.version, fingerprint(fresh.public))
 
 
-def _install(home: Home) -> None:
+def _install(home: Home, site: str) -> None:
     """Steps 2 to 5, those that are left. The identity key is the last: while it lies in `next/`, there is something left."""
-    retired = private_folder(home.retired)
-    for public in read_keys(home.ledger).known[:-1]:
+    retired, known = private_folder(home.retired), read_keys(home.ledger).known
+    for public in known[:-1]:
         write_first(retired / f"{fingerprint(public)}.pub", public.hex().encode("ascii") + b"\n", mode=0o644)
     public_line = home.transport_key.with_suffix(".pub")
+    if (waiting := home.next_keys / public_line.name).exists():  # else it was written before that one went
+        write_join_request(home, site, known[-1], waiting.read_text(encoding="ascii").strip())
     for target in (home.transport_key, public_line, home.identity):
         source = home.next_keys / target.name
         if source.exists():  # a copy: in containers the gateway's folder is another volume

@@ -246,8 +246,10 @@ def _roster(home: Home, gateway: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plans_waiting(home: Home, site: str) -> list[str]:
-    store = PlanStore(home.plans, site, home.load_identity().public, home.retired_keys())
-    return [known.plan.run_id for known in store.all() if _undecided(store, known.digest)]
+    """Those of the roster in force: a decision about any other changes nothing."""
+    store, roster = PlanStore(home.plans, site, home.load_identity().public, home.retired_keys()), home.load_roster().digest
+    plans = [known for known in store.all() if known.plan.roster_digest == roster]
+    return [known.plan.run_id for known in plans if _undecided(store, known.digest)]
 
 
 def _undecided(store: PlanStore, digest: bytes) -> bool:

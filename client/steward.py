@@ -77,11 +77,10 @@ def epsilon_words(plan: Plan) -> str:
 def plan_facts(home: Home, known: KnownPlan) -> dict[str, object]:
     """All that a steward should know of a plan, in words; raises what the roster, the policy or the ledger raises."""
     store, plan, roster, policy = plan_store(home), known.plan, home.load_roster(), PolicyFile(home.policy).load()
-    lead = roster.member(plan.lead)
     return {
         "run": plan.run_id,
         "digest": known.digest.hex(),
-        "asked by": f"{plan.lead}, fingerprint {fingerprint(lead.identity_key)}",
+        "asked by": f"{plan.lead}, {lead_key(plan, roster)}",
         "created": plan.created,
         "code version": version_words(plan),
         "task": f"{plan.task.name} {plan.task.version}",
@@ -99,17 +98,32 @@ def plan_facts(home: Home, known: KnownPlan) -> dict[str, object]:
     }
 
 
+def lead_key(plan: Plan, roster: Roster) -> str:
+    """By which key the plan's lead is known here; who asked for a plan of an earlier roster may be gone."""
+    keys = {lead.id: lead.identity_key for lead in roster.leads}
+    return f"fingerprint {fingerprint(keys[plan.lead])}" if plan.lead in keys else f"no lead of roster version {roster.version}"
+
+
 def version_words(plan: Plan) -> str:
     """The version of the program that the plan is for, and whether it is the one installed here."""
     ours = code_version()
     return f"{plan.code_version}, the one that runs here" if plan.code_version == ours else f"{plan.code_version}; here runs {ours}"
 
 
+def superseded(known: KnownPlan, roster: Roster) -> str:
+    """Why nothing of this plan is answered any more, whatever anybody decides; empty for a plan of the roster in force."""
+    if known.plan.roster_digest == roster.digest:
+        return ""
+    return f"ROSTER: made for another roster than version {roster.version}, which is in force: it is over, the lead plans anew"
+
+
 def objections(home: Home, known: KnownPlan) -> list[str] | None:
-    """What policy and budget hold against the plan now; None without a policy, when nothing trains at all."""
+    """What roster, policy and budget hold against the plan now; None without a policy, when nothing trains at all."""
     policy = PolicyFile(home.policy).load()
     if policy is None:
         return None
+    if over := superseded(known, home.load_roster()):
+        return [over]
     ledger = read_snapshot(home.ledger, home.load_identity().public)
     begun, days = known.digest in ledger.plans, dates(datetime.now(UTC), known.plan.created)
     found = check_plan(policy, known.plan, home.load_roster(), spent=None if begun else ledger, dates=None if begun else days)

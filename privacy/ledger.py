@@ -378,19 +378,20 @@ class Ledger:
 
         Room is tried by writing a file beside the ledger, never in it: what the disk says of free blocks is not what it gives.
         """
-        with self._turn:
-            self._check_usable()
         probe = self._path.with_name(self._path.name + ".room")
-        try:
-            handle = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        with self._turn:  # one at a time: there is one probe, and spends need the same disk
+            self._check_usable()
             try:
-                _write_all(handle, bytes(_ROOM), 0)
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-                os.unlink(probe)
-        except OSError as error:
-            raise LedgerError(f"no {_ROOM} bytes can be written beside {self._path}: {error.strerror}; free some space") from error
+                handle = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+                try:
+                    _write_all(handle, bytes(_ROOM), 0)
+                    os.fsync(handle)
+                finally:
+                    os.close(handle)
+                    os.unlink(probe)
+            except OSError as error:
+                text = f"no {_ROOM} bytes can be written beside {self._path}: {error.strerror}; free some space"
+                raise LedgerError(text) from error
 
     def _check_usable(self) -> None:
         if self._handle < 0:

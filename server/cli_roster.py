@@ -218,10 +218,11 @@ def _still_to_sign(signed: Signed, file: Path, args: argparse.Namespace) -> dict
     missing = signed.document(rosters.Roster).founders_required - len(signed.signatures)
     invite = f" --invite {args.out or 'invite.json'}" if args.out or args.hub else ""
     hub = f" --hub {args.hub}" if args.hub else ""
+    as_new = " --as-new-site" if getattr(args, "as_new_site", False) else ""
     return {
         "file": str(file),
         "still to sign": f"{missing} of: {', '.join(unsigned_founders(signed))}",
-        "with": f"wardround-lead roster sign {file.name}{invite}{hub}",
+        "with": f"wardround-lead roster sign {file.name}{invite}{hub}{as_new}",
     }
 
 

@@ -9,6 +9,7 @@ from consortium.roster import Roster
 from server.cli_output import Output
 from server.enrolment import sign_and_follow
 from server.home import LeadHome
+from server.rosters import former_members
 from server.rotation import read_request, rotate_site
 
 EXAMPLE = """example:
@@ -37,8 +38,14 @@ def add_rotate(
 
 def _rotate(home: LeadHome, args: argparse.Namespace, out: Output, finish: Finish) -> int:
     current = home.roster()
-    roster = rotate_site(current, read_request(args.request), args.told, key_lost=args.key_lost)
-    signed, in_force = sign_and_follow(home, roster)
+    former = former_members(home.rosters, current)
+    args.as_new_site = False
+    roster = rotate_site(current, read_request(args.request), args.told, key_lost=args.key_lost, former=former)
+    if roster == current:
+        signed, in_force = home.signed_roster(), True  # asked twice: no second version of the same
+    else:
+        args.as_new_site = len(roster.members) > len(current.members)  # a former site's: the request vouches for its new key
+        signed, in_force = sign_and_follow(home, roster, as_new=args.as_new_site)
     status = finish(home, current, signed, args, out, in_force=in_force)
     if in_force:
         out.say("The site's guard switches when the roster reaches it. Runs that were planned before end with the old roster.")

@@ -92,10 +92,13 @@ def add_sites(
     """
     members = {member.id: member for member in roster.members}
     for member, told in requests:
-        if (found := fingerprint(member.identity_key)) != _told(told):
+        if (found := fingerprint(member.identity_key)) != parse_told(told):
             raise ServerError(f"{member.id}: the file's key is {found}, you were told {told}: do not add it, telephone the site")
         if member.id in members and members[member.id] != member:
-            raise ServerError(f"{member.id} is on the roster with other keys: a changed key needs a new id")
+            raise ServerError(
+                f"{member.id} is on the roster with other keys: a site that changes its keys sends rotate-request.json "
+                "(`wardround-site rotate`, then `wardround-lead roster rotate-site`); another site needs another id"
+            )
         members[member.id] = member
     sites = sum(member.role == "site" for member in members.values())
     tolerated = max(roster.colluders, sites // 3) if colluders is None else colluders
@@ -106,7 +109,8 @@ def add_sites(
     return grown
 
 
-def _told(typed: str) -> str:
+def parse_told(typed: str) -> str:
+    """A fingerprint as it was told, however it was typed. Raises `ConfigError`."""
     try:
         return parse_fingerprint(typed)
     except DocumentError as error:
@@ -121,7 +125,8 @@ def check_returning(roster: Roster, former: Mapping[str, Member]) -> None:
             raise ServerError(
                 f"{member.id} was on an earlier roster with key {fingerprint(before.identity_key)}, now with "
                 f"{fingerprint(member.identity_key)}: its ledger would begin anew. Take it back with its old key, give it another "
-                "id, or say --as-new-site if the founders agree that it is another site"
+                "id, or say --as-new-site if the founders agree that it is another site, or the same with keys that it changed "
+                "meanwhile (`roster rotate-site`)"
             )
 
 

@@ -53,7 +53,7 @@ from flwr.cli.build import build_fab_from_files
 from flwr.common.serde import fab_to_proto, message_to_proto, user_config_to_proto
 from flwr.proto import control_pb2, message_pb2, runtime_pb2
 from flwr.serverapp import Grid, ServerApp
-from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, TASK_TOKEN_HEADER
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, TASK_TOKEN_HEADER, NodeStatus
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
 from flwr.supercore.inflatable import inflatable_object, inflatable_protobuf_utils, inflatable_utils
@@ -61,6 +61,7 @@ from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.object_store import NoObjectInStoreError
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes, uses_nist_ec_curve
 from flwr.supercore.run import RunNotRunningException
+from flwr.supercore.state.schema.linkstate_models import Node as NodeRow
 from flwr.supercore.state.schema.objectstore_models import StoredObject
 from sqlalchemy import event, select, update
 from starlette.middleware import Middleware
@@ -1052,6 +1053,7 @@ class _Doorbell:
 
 
 def _run_superlink(token_file: Path) -> None:
+    from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
     from flwr.supercore import sql_mixin
     from flwr.supercore.corestate.sql_corestate import SqlCoreState
     from flwr.supercore.object_store.sql_object_store import SqlObjectStore
@@ -1060,6 +1062,7 @@ def _run_superlink(token_file: Path) -> None:
 
     SqlCoreState._cleanup_expired_task_tokens = _seldom(SqlCoreState._cleanup_expired_task_tokens)
     sql_mixin.SQLITE_PRAGMAS = tuple({**dict(sql_mixin.SQLITE_PRAGMAS), **PRAGMAS}.items())
+    SqlLinkState.create_node = _with_a_former_key(SqlLinkState.create_node)
     _keep_objects_in_files(SqlCoreState, SqlObjectStore, ObjectFiles(token_file.parent / "objects"))
     create_app, token = superlink.create_app, token_file.read_text().strip()
     superlink._get_middleware = _fewer_layers(superlink._get_middleware)
@@ -1191,6 +1194,19 @@ def _seldom(clean_up: Callable[[Any], None]) -> Callable[[Any], None]:
         clean_up(state)
 
     return clean_up_seldom
+
+
+def _with_a_former_key(create_node: Callable[..., int]) -> Callable[..., int]:
+    """Flower keeps the key of a node that was unregistered, and no key twice: a site that was taken off the roster could never
+    come back with its key. Here the former node gives it up."""
+
+    def create(state: Any, owner_aid: str, owner_name: str, public_key: bytes, *arguments: Any, **settings: Any) -> int:
+        former = update(NodeRow).where(NodeRow.public_key == public_key, NodeRow.status == NodeStatus.UNREGISTERED)
+        with state.session() as session:
+            session.execute(former.values(public_key=None))
+        return create_node(state, owner_aid, owner_name, public_key, *arguments, **settings)
+
+    return create
 
 
 def _run_superexec(_: Path) -> None:

@@ -69,9 +69,15 @@ def agree(home: LeadHome, hub: Registry, read_key: ReadKey) -> Agreement:
         roster, nodes = home.keep_roster(), {}
         files = {site.id: _key_file(Path(folder), site.id, site.transport_key) for site in roster.sites}
         shut_out = _shut_out(hub, files, read_key)
+        failed: list[ServerError] = []
         for name, file in files.items():
-            nodes[name] = hub.register_node(file, name=name)
+            try:
+                nodes[name] = hub.register_node(file, name=name)
+            except ServerError as error:  # one site's key must not keep the others out
+                failed.append(ServerError(f"{name}: {error}"))
         write_durably(home.nodes_file, json.dumps(nodes, indent=1, sort_keys=True).encode("ascii"))
+    if failed:
+        raise failed[0]
     log.info("roster=%d state=gateways-agreed registered=%d shut_out=%s", roster.version, len(nodes), ",".join(shut_out) or "none")
     return Agreement(roster.version, nodes, shut_out)
 

@@ -1,5 +1,6 @@
 """All rosters that were ever in force here, one file each: whose key was listed when, and which roster sites get today."""
 
+import fcntl
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -26,11 +27,13 @@ class Listed:
 
 
 def keep_roster(folder: Path, signed: Signed) -> None:
-    """Add a roster that the caller has verified."""
+    """Add a roster that the caller has verified. A running hub and a command may do so at the same moment: they take turns."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = folder / f"roster-{signed.document(Roster).version:010d}.signed"
-    if not path.exists() or path.read_bytes() != signed.encode():
-        write_durably(path, signed.encode())
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists() or path.read_bytes() != signed.encode():
+            write_durably(path, signed.encode())
 
 
 def kept_rosters(folder: Path) -> Iterator[Signed]:

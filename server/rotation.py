@@ -4,14 +4,16 @@ The told fingerprint is asked for although the old key signed: whoever stole tha
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from consortium.documents import Signed
 from consortium.errors import ConsortiumError
 from consortium.identity import fingerprint
-from consortium.roster import Roster
-from consortium.rotation import KIND, verify_request
+from consortium.roster import Member, Roster
+from consortium.rotation import KIND, RotateRequest, verify_request
+from server.enrolment import parse_told
 from server.errors import ConfigError, ServerError
 
 
@@ -23,10 +25,28 @@ def read_request(path: Path) -> Signed:
         raise ConfigError(f"{path} is no request to change keys: ask for the file that `wardround-site rotate` wrote") from error
 
 
-def rotate_site(roster: Roster, request: Signed, told: str, *, key_lost: bool) -> Roster:
-    """The next version of `roster`, the same but for one site's keys. Raises `ConsortiumError` or `ServerError`."""
-    member = verify_request(request, roster, key_lost=key_lost)
+def rotate_site(
+    roster: Roster, request: Signed, told: str, *, key_lost: bool, former: Mapping[str, Member] | None = None
+) -> Roster:
+    """The next version of `roster`, the same but for one site's keys; `roster` itself where it lists these keys already.
+
+    `former`: who was on an earlier roster. Such a site, taken off because its key was stolen, comes back with its new keys.
+    Raises `ConsortiumError` or `ServerError`.
+    """
+    told = parse_told(told)
+    asked = request.expect(KIND).document(RotateRequest)
+    before = _with_former(roster, asked.site, former or {})
+    wanted = Member(asked.site, "site", asked.identity_key, asked.transport_key)
+    member = wanted if wanted in roster.members else verify_request(request, before, key_lost=key_lost)
     if (found := fingerprint(member.identity_key)) != told:
         raise ServerError(f"{member.id}: the request's new key is {found}, you were told {told}: telephone the site")
-    members = tuple(member if other.id == member.id else other for other in roster.members)
+    if member in roster.members:
+        return roster
+    members = tuple(member if other.id == member.id else other for other in before.members)
     return replace(roster, version=roster.version + 1, members=members)
+
+
+def _with_former(roster: Roster, site: str, former: Mapping[str, Member]) -> Roster:
+    if site not in former or site in {member.id for member in roster.members}:
+        return roster
+    return replace(roster, members=tuple(sorted((*roster.members, former[site]), key=lambda member: member.id)))

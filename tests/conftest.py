@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("MKL_CBWR", "AUTO")  # as `client` sets it: a test may use torch before it imports that
+settings.register_profile("wardround", deadline=None)  # how long an example takes says how busy the machine is
+settings.load_profile("wardround")
 sys.path.insert(0, str(Path(__file__).parent / "shared"))  # the folder itself would hide the packages named like its own
 
 

@@ -1,7 +1,6 @@
 """Is the site itself in order: settings, identity, roster, policy, ledger, tables, and who is running?"""
 
 import contextlib
-import json
 import os
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from client.home import Home
 from client.patients import Patients
 from client.policy_file import PolicyFile
 from client.preflight.findings import NotTried, Problem
+from client.status import read_display
 from consortium.errors import ConsortiumError
 from consortium.identity import fingerprint
 from privacy.verify import verify_ledger
@@ -173,13 +173,10 @@ def guard(home: Home) -> str:
 def gateway(home: Home) -> str:
     """What the gateway last said of itself. Raises `Problem` where the hub refused it."""
     board = home.root / "gateway" / "state" / "gateway.json"
-    try:
-        said = json.loads(board.read_bytes())
-    except FileNotFoundError:
+    if not os.path.lexists(board):
         return "not started yet: `wardround-site gateway` starts it"
-    except (ValueError, RecursionError) as error:
-        raise NotTried(f"{board} cannot be read") from error
-    if not isinstance(said, dict):
+    said = read_display(board)  # a gateway that somebody took over may plant anything there
+    if not said:
         raise NotTried(f"{board} cannot be read")
     state, since = str(said.get("supernode")), str(said.get("since"))
     if age_s(said.get("beat")) > ALIVE_S:

@@ -236,7 +236,7 @@ def test_a_process_whose_device_broke_ends_so_that_the_next_round_has_a_new_one(
         here.send(Job(consortium.plan(), SITES[0], number, "train", b""))
         here.send_bytes(b"model")
     try:
-        trainer_process._child_main(there, data_source(consortium.roster, folder=consortium.data / SITES[0], tasks=(TASK_NAME,)))
+        trainer_process._serve(there, data_source(consortium.roster, folder=consortium.data / SITES[0], tasks=(TASK_NAME,)))
     finally:
         signal.signal(signal.SIGINT, before)
     here.recv(), here.recv_bytes()  # that it is ready

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from client import hub_roster
 from client.files import private_folder
 from client.guard_rpc import GuardUnreachable
 from client.home import Home
@@ -128,3 +129,20 @@ def test_a_hub_that_is_not_there_is_waited_for(questions: Callable[[Handler], Ro
 
     with pytest.raises(HubSilent, match="ConnectError"):
         bring_roster(questions(away), Guard())  # type: ignore[arg-type]
+
+
+def test_a_hub_that_answers_drop_by_drop_is_not_waited_for_for_ever(
+    questions: Callable[[Handler], RosterQuestions], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_roster, "WHOLE_S", -1.0)
+    guard = Guard()
+    with pytest.raises(HubSilent, match="not whole within"):
+        bring_roster(questions(lambda _: httpx.Response(200, content=(b"a drop" for _ in range(3)))), guard)  # type: ignore[arg-type]
+    assert guard.offered == []
+
+
+def test_a_key_that_the_guard_changed_is_noticed(questions: Callable[[Handler], RosterQuestions], tmp_path: Path) -> None:
+    asked = questions(hub_at_7)
+    assert not asked.outdated()
+    make_transport_key(Home(tmp_path).transport_key)
+    assert asked.outdated()

@@ -9,26 +9,36 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from guards_in_process import NOW, SITES, Consortium, RecordedTrain, Run, code_of
+from guards_in_process import ENDLESS, NOW, SITES, Consortium, RecordedTrain, Run, code_of
+from invites import invite_to
 
+from client import page_views as views
 from client import rotation
 from client.cli import main
+from client.cli_roster import roster_document
 from client.clock import utc
 from client.daemon import open_site
+from client.departure import read_notice
+from client.enrol import join_by_invite
 from client.errors import ConfigError
 from client.guard import Guard
 from client.home import Home
 from client.plans import PlanStore
 from client.rotation import prepare
+from client.status import site_status
+from client.steward import plan_facts, plan_store
 from consortium.approval import Approval
 from consortium.documents import Signed
-from consortium.errors import KeyFileError, SignatureError
+from consortium.errors import DocumentError, KeyFileError, SignatureError
 from consortium.identity import SigningKey, fingerprint
+from consortium.leave import LeaveNotice
 from consortium.roster import Roster, sign_roster
+from consortium.rotation import RotateRequest, sign_request
 from privacy.entries import KeyReplaced, KeyRotated, SpendRecord
 from privacy.errors import LedgerError
-from privacy.ledger import head_path, read_entries, read_keys
+from privacy.ledger import Ledger, head_path, read_entries, read_keys
 from privacy.verify import verify_ledger
+from server.enrolment import add_sites, read_join_request
 from server.errors import ServerError
 from server.rotation import read_request, rotate_site
 
@@ -272,10 +282,12 @@ def test_the_lead_takes_only_what_the_old_key_signed_and_what_was_told(consortiu
     without_new = Signed(request.kind, request.body, tuple(pair for pair in request.signatures if pair[0] == SITE))
     with pytest.raises(SignatureError, match="the new key did not sign"):
         rotate_site(consortium.roster, without_new, asked.fingerprint, key_lost=True)
+    taken = rotate_site(consortium.roster, request, asked.fingerprint, key_lost=False)
+    third = SigningKey.from_seed(b"3" * 32)
+    changed = replace(request.document(RotateRequest), identity_key=third.public)
+    stale = sign_request(changed, third, consortium.home(SITE).load_identity())
     with pytest.raises(SignatureError, match="another key than roster version 2"):
-        rotate_site(
-            rotate_site(consortium.roster, request, asked.fingerprint, key_lost=False), request, asked.fingerprint, key_lost=False
-        )
+        rotate_site(taken, stale, fingerprint(third.public), key_lost=False)
     other = replace(consortium.roster, consortium="another")
     with pytest.raises(SignatureError, match="not a site of another"):
         rotate_site(other, request, asked.fingerprint, key_lost=False)
@@ -290,4 +302,130 @@ def test_the_command_says_what_to_do_next(consortium: Consortium, capsys: pytest
     asked = prepare(home, SITE)
     assert asked.fingerprint in said
     assert rotation.REQUEST in said
-    assert "restart the gateway" in said
+    assert "guard and gateway switch by themselves" in said
+    home.identity.unlink()
+    assert main(["--home", str(home.root), "rotate", "--key-lost", "the disk broke"]) == 0
+    assert "join with a new invite from the lead" in capsys.readouterr().out
+
+
+# -- beside enrolment --------------------------------------------------------------------------------------------------
+
+
+def test_new_keys_are_taken_however_they_were_told_and_asked_twice_there_is_no_second_version(consortium: Consortium) -> None:
+    asked = prepare(consortium.home(SITE), SITE)
+    request, told = read_request(asked.file), asked.fingerprint.upper().replace("-", " ")
+    taken = rotate_site(consortium.roster, request, told, key_lost=False)
+    assert rotate_site(taken, request, told, key_lost=False) is taken
+
+
+def test_a_site_that_comes_back_is_added_with_the_keys_that_it_changed_to(consortium: Consortium) -> None:
+    home = consortium.home(SITE)
+    roster = take(consortium, with_new_keys(consortium))
+    train(consortium, "run-1")
+    member = read_join_request(home.root / "join-request.json")
+    assert member == roster.member(SITE)
+    without = replace(roster, version=3, members=tuple(one for one in roster.members if one.id != SITE))
+    back = add_sites(without, [(member, fingerprint(member.identity_key))], former={SITE: roster.member(SITE)})
+    assert back.members == roster.members
+
+
+def test_a_site_that_was_taken_off_for_a_stolen_key_comes_back_with_new_keys_and_its_ledger(consortium: Consortium) -> None:
+    train(consortium, "run-1")
+    first, spent = consortium.roster, consortium.spends()
+    without = replace(first, version=2, members=tuple(one for one in first.members if one.id != SITE))
+    for site in SITES:
+        consortium.home(site).follow_roster(sign_roster(without, "founder", consortium.founder), consortium.pin)
+    asked = prepare(consortium.home(SITE), SITE)
+    with pytest.raises(DocumentError, match="not on the roster"):
+        rotate_site(without, read_request(asked.file), asked.fingerprint, key_lost=False)
+    former = {SITE: first.member(SITE)}
+    back = rotate_site(without, read_request(asked.file), asked.fingerprint, key_lost=False, former=former)
+    assert (back.version, fingerprint(back.member(SITE).identity_key)) == (3, asked.fingerprint)
+    take(consortium, sign_roster(back, "founder", consortium.founder))
+    train(consortium, "run-2")
+    assert consortium.spends() == spent + 1
+
+
+def test_a_site_without_its_old_key_gets_the_roster_by_an_invite(consortium: Consortium) -> None:
+    home = consortium.home(SITE)
+    train(consortium, "run-1")
+    consortium.stop(SITE)
+    home.identity.unlink()
+    signed = with_new_keys(consortium, key_lost="the disk broke")
+    invite = invite_to(signed, "lead-a", consortium.lead)
+    join_by_invite(home, invite, told_founders=consortium.pin, now=NOW)
+    take(consortium, signed)
+    train(consortium, "run-2")
+
+
+def test_a_notice_of_leaving_verifies_also_after_a_change_of_keys_and_no_change_begins_after_it(
+    consortium: Consortium, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = consortium.home(SITE)
+    consortium.guard()
+    signed = with_new_keys(consortium)
+    assert main(["--home", str(home.root), "leave", "--reason", "the study ended", "--yes"]) == 0
+    take(consortium, signed)
+    consortium.restart(SITE)
+    assert home.retired_keys() != ()
+    assert read_notice(home).document(LeaveNotice).site == SITE
+    assert main(["--home", str(home.root), "rotate"]) == 2
+    assert "left the consortium for good" in capsys.readouterr().err
+
+
+def test_a_roster_that_a_full_disk_keeps_from_being_in_force_is_taken_and_offered_until_it_is(
+    consortium: Consortium, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guard, signed = consortium.guard(), with_new_keys(consortium)
+
+    def full(*_: object, **__: object) -> None:
+        raise LedgerError("not written, the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "rotate", full)
+        assert guard.offer_roster(signed.encode()) == ("taken", 2)
+        assert guard.status()["roster"] == "1"  # so that it is offered again: with the old key no message comes
+    assert fingerprint(consortium.home(SITE).load_identity().public) != _fp(signed.document(Roster))
+    assert guard.offer_roster(signed.encode()) == ("known", 2)
+    assert guard.status()["roster"] == "2"
+    assert fingerprint(consortium.home(SITE).load_identity().public) == _fp(signed.document(Roster))
+    take(consortium, signed)
+    train(consortium, "run-1")
+
+
+def test_a_roster_that_a_command_took_switches_the_keys_when_the_gateway_brings_it_too(consortium: Consortium) -> None:
+    """No message may do it: the hub has shut the old gateway key out already."""
+    guard, signed = consortium.guard(), with_new_keys(consortium)
+    consortium.home(SITE).follow_roster(signed, consortium.pin)
+    assert guard.offer_roster(signed.encode()) == ("known", 2)
+    assert fingerprint(consortium.home(SITE).load_identity().public) == _fp(signed.document(Roster))
+
+
+def test_a_plan_of_an_earlier_roster_is_said_to_be_over_and_waits_for_nobody(
+    consortium: Consortium, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = consortium.home(SITE)
+    consortium.policy(ENDLESS.replace("auto_approve: true", "auto_approve: false"))
+    assert code_of(consortium.run().ask_keys(SITE, 1)) == "NOT_APPROVED"
+    (known,) = plan_store(home).all()
+    assert site_status(home).document["plans_waiting"] == [known.plan.run_id]
+    assert "waits for you" in views.plans(home)
+    take(consortium, with_new_keys(consortium))
+    assert consortium.guard().offer_roster(consortium.home(SITE).roster.read_bytes()) == ("known", 2)
+    assert site_status(home).document["plans_waiting"] == []
+    assert "made for another roster than version 2" in str(plan_facts(home, known)["policy and budget"])
+    assert "over: of another roster" in views.plans(home)
+    assert main(["--home", str(home.root), "--json", "plans", "list"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["decision"] == "over: of another roster"
+    assert "This plan is over" in views.plan(home, known, "secret", "")
+    others = tuple(one for one in consortium.roster.members if one.role == "site")
+    take(consortium, sign_roster(replace(consortium.roster, version=3, members=others), "founder", consortium.founder))
+    assert "no lead of roster version 3" in views.plan(home, known, "secret", "")
+
+
+def test_an_id_that_was_given_to_another_site_is_not_said_to_be_listed(consortium: Consortium) -> None:
+    assert roster_document(consortium.home(SITE))["this site"] == f"{SITE}, listed"
+    stranger = SigningKey.from_seed(b"s" * 32).public
+    members = tuple(replace(one, identity_key=stranger) if one.id == SITE else one for one in consortium.roster.members)
+    take(consortium, sign_roster(replace(consortium.roster, version=2, members=members), "founder", consortium.founder))
+    assert f"LISTED WITH ANOTHER KEY ({fingerprint(stranger)})" in roster_document(consortium.home(SITE))["this site"]

@@ -274,6 +274,48 @@ def test_a_supernode_that_nobody_hears_is_replaced(supervised: Supervised) -> No
     assert len(children) == 2
 
 
+def test_a_new_key_is_used_at_once_for_the_connection_and_for_questions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The guard puts it there when a roster comes: nobody is at the machine then."""
+    settings = config(tmp_path)
+    settings.state_dir.mkdir()
+    asked: list[bytes] = []
+    told = threading.Event()
+
+    class Questions:
+        def __init__(self, superlink: str, ca_file: Path, key: Path) -> None:
+            self.key, self.content = key, key.read_bytes()
+
+        def outdated(self) -> bool:
+            return self.key.read_bytes() != self.content
+
+        def close(self) -> None:
+            pass
+
+    def bring(questions: Questions, _: object) -> str:
+        asked.append(questions.content)
+        settings.supernode_key.write_text("new key")  # what the guard does with the roster that was just handed to it
+        if len(asked) > 1:
+            told.set()
+        return f"asked with {questions.content.decode()}"
+
+    monkeypatch.setattr(relay, "RosterQuestions", Questions)
+    monkeypatch.setattr(relay, "bring_roster", bring)
+    gateway = Gateway(settings)
+    gateway._keep_following(None)  # type: ignore[arg-type]
+    assert gateway._follower is not None
+    gateway._follower.join(30)
+    assert gateway._broken.is_set()
+    assert gateway.board.document()["roster"] == "not asked yet"  # how the old key stands is no word for people
+    gateway._keep_following(None)  # type: ignore[arg-type]
+    assert told.wait(30)
+    gateway.stop()
+    gateway._follower.join(30)
+    assert asked == [b"", b"new key"]
+    assert "state=key-changed" in caplog.text
+
+
 def test_the_program_ends_with_status_1_and_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

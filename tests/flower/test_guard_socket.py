@@ -337,5 +337,5 @@ def test_a_path_too_long_for_a_socket_is_refused(recorder: Recorder, tmp_path: P
 
 def test_the_generated_code_is_that_of_the_contract() -> None:
     service = guard_pb2.DESCRIPTOR.services_by_name["Guard"]
-    assert [method.name for method in service.methods] == ["Exchange", "Status"]
+    assert [method.name for method in service.methods] == ["Exchange", "OfferRoster", "Status"]
     assert [value.name for value in guard_pb2.Kind.DESCRIPTOR.values][1:] == [kind.upper() for kind in KINDS]

@@ -68,6 +68,8 @@ SIGNATURES = {
     "flwr.superlink.main:_get_middleware": "()",
     "flwr.superlink.cli:flower_superlink": "()",
     "flwr.supercore.corestate.sql_corestate:SqlCoreState.store_object": "(self, run_id, session_id, object_id, object_content)",
+    "flwr.server.superlink.linkstate.sql_linkstate:SqlLinkState.create_node": "(self, owner_aid, owner_name, public_key, "
+    "heartbeat_interval, location, name)",
     "flwr.supercore.object_store.sql_object_store:SqlObjectStore.put": "(self, object_id, object_content)",
     "flwr.supercore.object_store.sql_object_store:SqlObjectStore.get": "(self, object_id)",
     "flwr.supercore.object_store.sql_object_store:SqlObjectStore.delete": "(self, object_id)",

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
-from consortium_on_loopback import Consortium, Site, free_port, wait_until
+from consortium_on_loopback import Consortium, Site, free_port, make_key, wait_until
 from flwr.cli.build import build_fab_from_files
 
 from server.flower import BUNDLE, HubAccess, HubControl, HubError
@@ -221,6 +221,30 @@ def test_a_killed_supernode_is_started_again(consortium: Consortium, tmp_path: P
     wait_until(lambda: connected(site), "connected")
     out = run_script(consortium, tmp_path, kind="sa1_vote", body=0, messages=1, deadline_s=60.0)
     assert out["answered"] == [2]
+
+
+def test_a_gateway_takes_its_new_key_by_itself_and_the_hub_lets_the_old_one_in_no_more(
+    consortium: Consortium, tmp_path: Path
+) -> None:
+    """As a change of keys ends: the hub knows the new key, and the guard puts it into the gateway's folder."""
+    site = consortium.sites["a"]
+    gateway, first = site.gateway, site.node_id
+    private, public = make_key(tmp_path / "next")
+    former = (site.folder / "supernode.pub").rename(tmp_path / "former.pub")
+    consortium.control.unregister_node(first)
+    site.node_id = consortium.control.register_node(public, name="a")
+    assert site.node_id != first
+    private.replace(site.folder / "supernode.key")
+    public.replace(site.folder / "supernode.pub")
+    wait_until(lambda: consortium.status_of(site) == "online", "connected with the new key", 120.0)
+    assert site.gateway is gateway is not None
+    assert gateway.poll() is None  # nobody restarted it
+    assert "state=key-changed" in site.gateway_log
+    out = run_script(consortium, tmp_path / "run", kind="sa1_vote", body=0, messages=1, deadline_s=60.0)
+    assert out["answered"] == [2]
+    again = consortium.control.register_node(former, name="a")  # as for a site that comes back with its key
+    assert again not in (first, site.node_id)
+    consortium.control.unregister_node(again)
 
 
 class Proxy:

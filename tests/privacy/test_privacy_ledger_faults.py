@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -364,3 +365,9 @@ def test_two_creators_at_once_make_one_ledger(tmp_path: Path) -> None:
     os.close(handle)
     with Ledger.open(make_ledger(tmp_path), KEY, NOW) as ledger:
         assert ledger.genesis.split_id == SPLIT
+
+
+def test_room_may_be_asked_for_by_many_at_once(ledger: Ledger) -> None:
+    with ThreadPoolExecutor(8) as askers:
+        list(askers.map(lambda _: ledger.check_room(), range(64)))
+    assert not list(ledger.path.parent.glob("*.room"))

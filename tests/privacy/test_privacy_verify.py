@@ -102,7 +102,8 @@ def test_a_renyi_bound_below_the_truth_is_a_problem(monkeypatch: pytest.MonkeyPa
 def test_a_stranger_s_ledger_is_refused_whole(tmp_path: Path) -> None:
     report = verify_ledger(make_ledger(tmp_path, rounds=1).read_bytes(), STRANGER.public)
     assert not report.ok
-    assert report.entries == 0
+    assert (report.first_bad, len(report.problems)) == (0, 1)
+    assert "another site's ledger" in report.problems[0]
 
 
 def test_what_stands_before_the_first_bad_entry_is_still_reported(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,16 +11,18 @@ from pathlib import Path
 import pytest
 
 from client.enrol import read_invite
+from consortium.documents import Signed
 from consortium.identity import SigningKey, fingerprint
 from consortium.leave import LeaveNotice, sign_leave
-from consortium.roster import Founder, Roster, founders_fingerprint, sign_roster
+from consortium.roster import Founder, Member, Roster, founders_fingerprint, sign_roster
+from consortium.rotation import RotateRequest, sign_request
 from server import flower
 from server.cli import main
 from server.enrolment import Founding, init_hub
 from server.errors import ServerError
 from server.home import LeadHome
 from server.registrar import Registrar, agree
-from server.rosters import kept_rosters
+from server.rosters import keep_roster, kept_rosters
 
 Cli = Callable[..., tuple[int, str, str]]
 HUB = "hub.example.org:443"
@@ -214,6 +217,47 @@ def test_a_former_id_comes_back_with_its_old_key_or_by_the_founders_word(founded
     assert home.roster().member("b").identity_key == other.public
 
 
+def rotate(site: str, folder: Path) -> tuple[tuple[object, ...], SigningKey]:
+    """Words of `roster rotate-site` for the request of `site`, and its new key."""
+    new = SigningKey.from_seed(b"new".ljust(32))
+    request = RotateRequest("north", site, key_of(site).public, new.public, f"ecdsa-sha2-nistp384 new-{site}")
+    (path := folder / "rotate-request.json").write_text(
+        json.dumps({"request": sign_request(request, new, key_of(site)).encode().hex()})
+    )
+    return ("roster", "rotate-site", path, "--told", fingerprint(new.public).upper().replace("-", " "), "--json"), new
+
+
+def test_a_site_that_was_taken_off_for_a_stolen_key_comes_back_with_the_new_one_and_asked_twice_nothing_changes(
+    founded: Cli, home: LeadHome, tmp_path: Path
+) -> None:
+    assert founded("roster", "remove-site", "b", "--reason", "key stolen")[0] == 0
+    words, new = rotate("b", tmp_path)
+    assert said(founded(*words))["changes"] == ["joined: b (site)"]
+    assert home.roster().member("b").identity_key == new.public
+    before = home.roster_file.read_bytes()
+    assert said(founded(*words))["changes"] == "none"
+    assert home.roster_file.read_bytes() == before
+
+
+def test_every_founder_says_that_a_site_comes_back_with_another_key(
+    cli: Cli, two_founders: Sequence[LeadHome], tmp_path: Path
+) -> None:
+    home, bruno = two_founders
+    site = Member("b", "site", key_of("b").public, "ecdsa-sha2-nistp384 b")
+    for version, members in ((2, (site, *home.roster().members)), (3, home.roster().members)):
+        signed = Signed.of("roster", replace(home.roster(), version=version, members=members))
+        for founder in two_founders:
+            signed = sign_roster(signed, *founder.founder())
+        for founder in two_founders:
+            founder.follow(signed)
+    words, new = rotate("b", tmp_path)
+    made = said(cli(*words))
+    assert str(made["with"]).endswith("roster-4.partly-signed --as-new-site")
+    assert "its ledger would begin anew" in cli("roster", "sign", made["file"], home="bruno")[2]
+    assert said(cli("roster", "sign", made["file"], "--as-new-site", "--json", home="bruno"))["in force"] is True
+    assert bruno.roster().member("b").identity_key == new.public
+
+
 @pytest.mark.parametrize(("words", "says"), [(("nobody",), "not on the roster"), (("lead-a",), "is a lead")])
 def test_only_a_site_on_the_roster_is_removed(founded: Cli, words: tuple[str, ...], says: str) -> None:
     code, _, err = founded("roster", "remove-site", *words, "--reason", "x")
@@ -273,6 +317,24 @@ def test_registered_gateways_are_those_of_the_roster_however_often_it_is_asked(f
     assert home.nodes() == {site: node for site, node in first.nodes.items() if site != "b"}
 
 
+def test_a_key_that_the_hub_does_not_take_keeps_no_other_site_out(
+    founded: Cli, home: LeadHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub, register = FakeHub(), FakeHub.register_node
+
+    def picky(self: FakeHub, file: Path, *, name: str) -> int:
+        if name == "b":
+            raise ServerError("the hub refuses to register a node")
+        return register(self, file, name=name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeHub, "register_node", picky)
+        with pytest.raises(ServerError, match="b: the hub refuses to register a node"):
+            agree(home, hub, Path.read_bytes)
+    assert names(hub) == set(home.nodes()) == set(SITES) - {"b"}
+    assert set(agree(home, hub, Path.read_bytes).nodes) == set(SITES)  # as the hub tries again by itself
+
+
 def test_a_running_hub_follows_the_roster_by_itself_and_after_an_outage(
     founded: Cli, home: LeadHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -311,3 +373,18 @@ def _until(claim: Callable[[], bool]) -> None:
 def test_every_roster_that_was_in_force_is_kept(founded: Cli, home: LeadHome) -> None:
     kept = [signed.document(Roster).version for signed in kept_rosters(home.rosters)]
     assert kept == list(range(1, home.roster().version + 1))
+
+
+def test_a_hub_and_a_command_that_keep_a_roster_at_the_same_moment_do_not_meet(
+    founded: Cli, home: LeadHome, tmp_path: Path
+) -> None:
+    signed, together = home.signed_roster(), threading.Barrier(8)
+
+    def keep(_: int) -> None:
+        for version in range(5):
+            together.wait(30.0)
+            keep_roster(tmp_path / f"kept-{version}", signed)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(keep, range(8))) == [None] * 8
+    assert [each.digest for each in kept_rosters(tmp_path / "kept-4")] == [signed.digest]

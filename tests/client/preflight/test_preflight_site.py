@@ -1,6 +1,7 @@
 """What is wrong with the site itself: settings, roster, policy, ledger, tables; and a site in order has no problem."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -128,6 +129,23 @@ def test_a_ledger_held_by_somebody_who_is_no_guard(joined: Checked, consortium: 
         joined.finds("ledger", "LEDGER_HELD", "no guard answers", asked=GUARD)
     finally:
         opened.ledger.close()
+
+
+@pytest.mark.parametrize("planted", ["list", "link", "pipe", "endless"])
+def test_what_a_gateway_plants_in_place_of_its_display_is_not_followed_nor_waited_for(joined: Checked, planted: str) -> None:
+    board = joined.home.root / "gateway" / "state" / "gateway.json"
+    board.parent.mkdir(parents=True, exist_ok=True)
+    if planted == "list":
+        board.write_text("[]")
+    elif planted == "link":
+        (other := joined.home.root / "other.json").write_text('{"supernode": "refused", "detail": "from elsewhere"}')
+        board.symlink_to(other)
+    elif planted == "pipe":
+        os.mkfifo(board)
+    else:
+        board.symlink_to("/dev/zero")
+    with pytest.raises(NotTried, match="cannot be read"):
+        site_probes.gateway(joined.home)
 
 
 def test_a_gateway_that_the_hub_refused_is_not_registered(joined: Checked) -> None:

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Plays fault schedules on a consortium of real processes, and keeps what came of each: `scripts/results/faults.md`.
 
-    scripts/fault_schedules.py --seeds 0-199
-    scripts/fault_schedules.py --schedule "7: cut@hospital-1:train#2+0s~2s; kill-guard@hospital-2:vote#3+0.2s~1s"
+    scripts/play_faults.py --seeds 0-199
+    scripts/play_faults.py --schedule "7: cut@hospital-1:train#2+0s~2s; kill-guard@hospital-2:vote#3+0.2s~1s"
 
 Results of earlier calls stay (`faults.jsonl` beside the page); a seed that is played again replaces its line. Exit status 1 if
 any of this call's schedules failed. Needs root for the full disks and a compiler for the clocks; without, those kinds are left out.
@@ -62,7 +62,7 @@ def page(results: dict[int, dict[str, object]]) -> str:
     lines = [
         "# Fault schedules played on real processes",
         "",
-        "Written by `scripts/fault_schedules.py`; each line of `faults.jsonl` is one schedule, to be replayed with `--schedule`.",
+        "Written by `scripts/play_faults.py`; each line of `faults.jsonl` is one schedule, to be replayed with `--schedule`.",
         "",
         "| what | |",
         "| --- | --- |",
