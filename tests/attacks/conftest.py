@@ -25,7 +25,7 @@ LANES = (
 )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # not longer: five gateways at rest still ask their hub
 def worlds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worlds]:
     """Consortia, each made once: a script gets a plan of its own, so what another did is another run's."""
     with ExitStack() as stack:
