@@ -33,7 +33,7 @@ def coordinate(grid: Grid, context: Context) -> None:
             if what == "exchange":
                 requests = {site: Request(*content) for site, content in given.items()}
                 replies = transport.exchange(to, requests, Patience(DEADLINE_S))
-                bridge.send({site: (reply.control, reply.body) for site, reply in replies})
+                bridge.send({site: (reply.control, bytes(reply.body)) for site, reply in replies})
             else:
                 bridge.send(volley(mail, nodes[to], given))
 
@@ -48,7 +48,8 @@ def volley(mail: GridMail, node: int, given: Sequence[tuple[str, bytes, bytes]])
         handles |= dict(mail.announced([name for name in names if name not in handles]))
         time.sleep(0.02)
     replies = [mail.fetch(handles[name], DEADLINE_S) for name in names]
-    return [(*from_content(reply.content), tuple(reply.content.array_records)) for reply in replies]
+    read = [(*from_content(reply.content), tuple(reply.content.array_records)) for reply in replies]
+    return [(control, bytes(body), arrays) for control, body, arrays in read]
 
 
 app = ServerApp()

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from books import check_books, uploads
 from consortium_of_four import Consortium, Going, demo, wait_until, write_four_hospitals
@@ -112,10 +113,13 @@ def spoil_mapping_of_first_hospital(consortium: Consortium, going: Going) -> Non
     mapping = consortium.sites["hospital-1"].data / "mapping.yaml"
     good = mapping.read_bytes()
     mapping.write_bytes(good.replace(b"\ncolumns:\n", b"\ncolumns:\n  " + MAPPING + b": {from: x}\n"))
-    for process in consortium.family("hospital-1-guard")[1:]:
-        process.kill()
-    wait_until(lambda: any(drop.code == "TRAINING" for done in going.done() for drop in done.dropped), "a failed training")
-    mapping.write_bytes(good)
+    try:
+        for process in consortium.family("hospital-1-guard")[1:]:
+            with suppress(psutil.NoSuchProcess):  # the helper of one that was killed before it
+                process.kill()
+        wait_until(lambda: any(drop.code == "TRAINING" for done in going.done() for drop in done.dropped), "a failed training")
+    finally:
+        mapping.write_bytes(good)
 
 
 @pytest.fixture(scope="module")
