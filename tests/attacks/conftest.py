@@ -18,11 +18,31 @@ from guards_in_process import Consortium
 
 World = tuple[Line, Consortium]
 Worlds = Callable[[str, int, int], World]
+OVER_FLOWER = "flower-n5-c1"
 LANES = (
     pytest.param(("process", 5, 1), id="process-n5-c1"),
     pytest.param(("process", 7, 2), id="process-n7-c2"),
-    pytest.param(("flower", 5, 1), id="flower-n5-c1", marks=pytest.mark.e2e),
+    pytest.param(("flower", 5, 1), id=OVER_FLOWER),
 )
+# Over the real line every script takes seconds: these are played with every change, one of each family, all others in `soak`.
+EVERY_TIME = (
+    "test_f15_",
+    "test_garbage_mask_",
+    "test_key_substitution_",
+    "test_kem_swap_",
+    "test_relay_bypass_",
+    "test_replay_upload_",
+    "test_restart_between_",
+    "test_shrunk_peers_",
+    "test_vote_race_of_",
+)
+
+
+@pytest.hookimpl(tryfirst=True)  # before markers choose
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.name.endswith(f"[{OVER_FLOWER}]"):
+            item.add_marker(pytest.mark.e2e if item.name.startswith(EVERY_TIME) else pytest.mark.soak)
 
 
 @pytest.fixture(scope="package")  # not longer: five gateways at rest still ask their hub

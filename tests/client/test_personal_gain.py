@@ -72,7 +72,7 @@ def registries() -> dict[str, Cohort]:
     return {site.site_id: CDP.cohort_of(site.tables) for site in simulate(Preset("differing", tuple(specs)), 1).sites}
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_registry_of_another_concept_keeps_its_own_of_a_model_from_elsewhere(registries: Mapping[str, Cohort]) -> None:
     """The shift is small: of three seeds tried, this is the one where it is beyond chance on oslo's validation half."""
     words = ("privacy=none", "schedule.rounds=100", "task.options.leave_out=oslo")
@@ -82,7 +82,7 @@ def test_a_registry_of_another_concept_keeps_its_own_of_a_model_from_elsewhere(r
     assert [made[site].kept for site in SITES[:3]] == [None] * 3
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_of_a_model_with_noise_most_registries_keep_their_own_and_gain(registries: Mapping[str, Cohort]) -> None:
     """What a tight clip and noise took from the model, a hospital's own patients give back at home."""
     made = personalised(CDP, registries, "privacy=distributed8", "privacy.clip=0.3", "schedule.rounds=100", salt=bytes([1]) * 16)

@@ -101,7 +101,10 @@ def training(folder: Path) -> bool:
     return any(b"round-done" in path.read_bytes() for path in folder.glob("lead/runs/*/events.jsonl"))
 
 
-@pytest.mark.parametrize(("moment", "number"), [(enrolling, signal.SIGINT), (starting, signal.SIGTERM), (training, signal.SIGINT)])
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [(enrolling, signal.SIGINT), (starting, signal.SIGTERM), pytest.param(training, signal.SIGINT, marks=pytest.mark.soak)],
+)
 def test_a_stopped_demo_leaves_no_process(
     start: Callable[..., Running], moment: Callable[[Path], bool], number: signal.Signals
 ) -> None:
@@ -159,6 +162,7 @@ def test_the_demo_runs_on_the_real_hospitals_folders(start: Callable[..., Runnin
     assert running.alive() == []
 
 
+@pytest.mark.soak
 def test_the_demo_trains_on_the_scans_of_invented_hospitals(start: Callable[..., Running]) -> None:
     running = start("--task", "lesion_seg", schedule=FEW)
     output, _ = running.process.communicate(timeout=280)

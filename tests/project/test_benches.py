@@ -26,8 +26,12 @@ SMALL = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(SMALL))
+LONG = {"atrophy", "hub", "mri", "mri_train", "mri_train pairs", "tasks"}  # half a minute and more each
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.soak if name in LONG else pytest.mark.slow) for name in sorted(SMALL)]
+)
 def test_a_bench_runs_and_writes_its_figures(name: str, tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
     words = [*SMALL[name], *(("--out", str(tmp_path)) if name in ("hub", "tasks") else ())]  # their tables are committed otherwise

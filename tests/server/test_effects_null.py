@@ -15,7 +15,7 @@ from bench_tasks_null import MODES, MOST, Run, interval, runs_of, table
 SEEDS = (7000, 7001, 7002, 7003)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("mode", sorted(MODES))
 def test_of_forty_runs_without_anything_to_find_no_more_declare_something_than_chance_allows(mode: str) -> None:
     """Seeds and noise are fixed. At 5 % in truth, 999 of 1,000 such sets of 40 runs would pass; tests without a level do not."""

@@ -173,7 +173,7 @@ def test_a_longitudinal_fit_comes_nearer_to_the_truth_than_a_cross_sectional_one
     assert distance(harmonised("longitudinal", 8, 0.0)) < distance(harmonised("combat", 8, 0.0))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize(("model", "scans"), [("combat", 1), ("longitudinal", 2)])
 def test_with_the_noise_of_epsilon_8_in_mode_distributed_it_still_helps(model: str, scans: int) -> None:
     found = harmonised(model, scans, 1.0)
