@@ -82,7 +82,7 @@ def test_every_hospital_is_upgraded_while_a_run_goes_on_and_no_ledger_is_charged
     first = consortium.sites[SITES[0]]
     old = first.inspect("guard")["Image"]
     consortium.build(first, REVISION="upgraded")
-    rounds = min(300, max(60, round(UPGRADES_S / first_run["seconds_a_round"])))
+    rounds = min(300, max(40, round(UPGRADES_S / first_run["seconds_a_round"])))
     schedule = (f"schedule.rounds={rounds}", f"schedule.evaluate_every={rounds}", "schedule.spare_train=40")
     going = Going(consortium, "upgraded", consortium.plan("upgraded", "privacy=epsilon8", *schedule, *SHORT_WAITS), "--no-tracking")
     wait_until(lambda: going.done() >= 1 or going.ended(), "the run goes", RUN_S)

@@ -18,6 +18,7 @@ def finished(consortium: Consortium, going: Going) -> None:
     check_books(consortium, going)
 
 
+@pytest.mark.soak
 def test_a_killed_superlink_is_restarted_and_the_run_goes_on(consortium: Consortium) -> None:
     going = consortium.begin(consortium.plan())
     wait_until(lambda: going.begun(4), "round 4 begun")
@@ -44,6 +45,7 @@ def test_a_killed_coordinator_is_replaced_by_the_hub_and_nobody_has_to_be_awake(
     assert [done.round for done in going.done()][: len(before)] == before
 
 
+@pytest.mark.soak
 def test_a_killed_coordinator_is_resumed_at_once_by_hand(consortium: Consortium) -> None:
     going = consortium.begin(consortium.plan())
     wait_until(lambda: going.begun(2), "round 2 begun")
@@ -68,6 +70,7 @@ def test_a_killed_guard_rejoins_by_a_new_epoch(consortium: Consortium) -> None:
     assert "hospital-2" in going.done()[-1].survivors
 
 
+@pytest.mark.soak
 def test_a_killed_gateway_is_connected_again_and_its_site_takes_part(consortium: Consortium) -> None:
     going = consortium.begin(consortium.plan("schedule.rounds=10"))
     wait_until(lambda: going.begun(4), "round 4 begun")
@@ -79,6 +82,7 @@ def test_a_killed_gateway_is_connected_again_and_its_site_takes_part(consortium:
     assert "hospital-3" in going.done()[-1].survivors
 
 
+@pytest.mark.soak
 def test_a_killed_trainer_costs_its_site_one_round_at_most(consortium: Consortium) -> None:
     going = consortium.begin(consortium.plan())
     wait_until(lambda: going.begun(4), "round 4 begun")
