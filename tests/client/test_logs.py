@@ -94,7 +94,7 @@ class BehindTheSocket:
     """A guard as the gateway meets it: through the code that serves its socket."""
 
     def __init__(self, guarded: Guard) -> None:
-        self._served = _Servicer(guarded.answer, guarded.status)
+        self._served = _Servicer(guarded.answer, guarded.status, guarded.offer_roster)
 
     def time_remaining(self) -> None:
         """No deadline."""
