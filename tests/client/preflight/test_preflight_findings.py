@@ -104,7 +104,14 @@ def test_ctrl_c_ends_a_check_that_waits_and_leaves_no_trace(site: Checked) -> No
         site.joins(port)
         command = [sys.executable, "-m", "client.cli", "--home", str(site.home.root), "check", "--part", "gateway"]
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)}
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # as at a terminal, however the tests were started
+        )
         assert process.stdout is not None
         assert any(" proxy " in line for line in process.stdout)  # the next step waits for an answer
         process.send_signal(signal.SIGINT)
