@@ -45,7 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.e2e if item.name.startswith(EVERY_TIME) else pytest.mark.soak)
 
 
-@pytest.fixture(scope="package")  # not longer: five gateways at rest still ask their hub
+@pytest.fixture(scope="session")
 def worlds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worlds]:
     """Consortia, each made once: a script gets a plan of its own, so what another did is another run's."""
     with ExitStack() as stack:

@@ -67,6 +67,8 @@ class OverFlower:
         self._open_gateways()
         assert all(map(self._serves, self.sites))
         self._bridge = self._listener.accept()
+        for site in self.sites:  # a gateway that came before its guard tries again after a pause
+            wait_until(lambda site=site: self._hears(site), f"guard of {site} behind its gateway", START_S)
 
     def start(self, site: str) -> bool:
         self._launch(site)
