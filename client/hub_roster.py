@@ -33,11 +33,19 @@ class HubSilent(SiteError):
 
 
 @dataclass(frozen=True)
+class Standing:
+    """How this site's key stands at the hub. `words` are for people; `well`: nobody need do anything about it."""
+
+    words: str
+    well: bool
+
+
+@dataclass(frozen=True)
 class HubAnswer:
-    """`roster`: newer signed bytes, or nothing. `words`: how this site's key stands there, for people."""
+    """`roster`: newer signed bytes, or nothing."""
 
     roster: bytes
-    words: str
+    standing: Standing
 
 
 class RosterQuestions:
@@ -93,17 +101,21 @@ def _read(response: httpx.Response, body: bytes) -> HubAnswer:
     version = response.headers.get(VERSION_HEADER, "")
     named = version if VERSION.fullmatch(version) else "?"
     if response.status_code == httpx.codes.OK:
-        return HubAnswer(body, f"newer roster, version {named}")
+        return HubAnswer(body, Standing(f"newer roster, version {named}", well=True))
     if response.status_code == httpx.codes.NO_CONTENT:
-        return HubAnswer(b"", f"listed on roster version {named}")
+        return HubAnswer(b"", Standing(f"listed on roster version {named}", well=True))
     if response.status_code == httpx.codes.GONE:
-        return HubAnswer(b"", f"this site's key is not on roster version {named}: ask the lead")
+        return _badly(f"this site's key is not on roster version {named}: ask the lead")
     if response.status_code == httpx.codes.FORBIDDEN:
-        return HubAnswer(b"", "no roster of this hub lists this site's key: has the lead added the site? Send join-request.json")
+        return _badly("no roster of this hub lists this site's key: has the lead added the site? Send join-request.json")
     if response.status_code == httpx.codes.UNAUTHORIZED:
         said = "".join(letter if letter.isprintable() else "?" for letter in body.decode("ascii", "replace"))
-        return HubAnswer(b"", f"the hub does not take this site's question: {said}")
+        return _badly(f"the hub does not take this site's question: {said}")
     raise HubSilent(f"the hub answers status {response.status_code} to a question about the roster")
+
+
+def _badly(words: str) -> HubAnswer:
+    return HubAnswer(b"", Standing(words, well=False))
 
 
 def _digest(ca_file: Path) -> bytes:
@@ -113,23 +125,24 @@ def _digest(ca_file: Path) -> bytes:
         raise ConfigError(f"{ca_file} is no certificate: join again with the lead's invite") from error
 
 
-def bring_roster(questions: RosterQuestions, guard: GuardClient) -> str:
-    """Ask once, hand over what came, ask again where that was a newer roster; how this site stands, in words.
+def bring_roster(questions: RosterQuestions, guard: GuardClient) -> Standing:
+    """Ask once, hand over what came, ask again where that was a newer roster.
 
     Raises `HubSilent`. Without a guard it only asks whether the key is listed.
     """
     answer = questions.ask(held := _held(guard))
     if not answer.roster or held == NO_SUCH_VERSION:
-        return answer.words
+        return answer.standing
     try:
         state, version = guard.offer_roster(answer.roster)
     except GuardRpcError as error:
         raise HubSilent(f"the guard took no roster: {error}") from error
     if state == "refused":
         log.warning("roster=offered state=refused-by-guard in_force=%d", version)
-        return f"the guard refused the hub's roster and keeps version {version}: see its log, and ask the lead"
+        words = f"the guard refused the hub's roster and keeps version {version}: see its log, and ask the lead"
+        return Standing(words, well=False)
     log.info("roster=%d state=%s", version, state)
-    return questions.ask(version).words
+    return questions.ask(version).standing
 
 
 def _held(guard: GuardClient) -> int:

@@ -177,7 +177,7 @@ class Board:
         self._now = now
         self._beaten = 0.0
         self._state: dict[str, Any] = {"supernode": "starting", "guard": "unknown", "node_id": None, "pid": os.getpid()}
-        self._state |= {"roster": "not asked yet"}
+        self._state |= {"roster": "not asked yet", "roster_well": True}
         self._state |= {"since": utc(now()), "guard_since": utc(now()), "started": utc(now()), "last_contact": "", "restarts": 0}
         self._requests: Counter[tuple[str, str]] = Counter()
         self._bytes_out = 0
@@ -637,6 +637,7 @@ class Gateway:
         self._relay_ends = 0  # since a task was last served
         self._address = ""
         self._secret = b""
+        self._key = b""  # that the SuperNode was started with
         self._restarts = 0
 
     @property
@@ -704,6 +705,7 @@ class Gateway:
         settings = {name: str(value) for name, value in vars(self._config).items()}
         command = [sys.executable, "-m", "client.relay", json.dumps(settings), str(port), str(secret_file), str(os.getpid())]
         self._broken.clear()
+        self._key = _key_now(self._config.supernode_key)
         self._child = subprocess.Popen(
             command,
             env=_environment(self._config),
@@ -778,18 +780,20 @@ class Gateway:
         with closing(RosterQuestions(self._config.superlink, self._config.ca_file, self._config.supernode_key)) as questions:
             while not self._stop.is_set():
                 self._ask_for_roster.clear()
-                stands = ""
+                stands = None
                 try:
                     stands = bring_roster(questions, guard)
                 except HubSilent as error:
                     log.debug("state=roster-not-asked detail=%s", error)
                 if questions.outdated():
                     log.warning("state=key-changed detail=the guard put this site's new key here: connecting anew with it")
-                    self._broken.set()
+                    if self._key != _key_now(self._config.supernode_key):  # else a SuperNode that began meanwhile has it already
+                        self._restarts = 0
+                        self._broken.set()
                     self._follow_from = 0.0  # the next thread asks with it, at once
                     return
-                if stands:
-                    self._board.show(roster=stands)
+                if stands is not None:
+                    self._board.show(roster=stands.words, roster_well=stands.well)
                 else:
                     self._stop.wait(TASK_WAIT_S)  # refused again and again: not a question for each time
                 self._ask_for_roster.wait(ROSTER_EVERY_S)
@@ -936,6 +940,14 @@ def _environment(config: GatewayConfig) -> dict[str, str]:
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_LOG_LEVEL": os.environ.get("FLWR_LOG_LEVEL", "WARNING"),
     }
+
+
+def _key_now(path: Path) -> bytes:
+    """Nothing where the file cannot be read: whoever needs it says so."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 def _write_private(path: Path, content: bytes) -> None:

@@ -66,7 +66,6 @@ REFUSALS: Final = {
     "RemoteProtocolError": "something in between closed the connection, or is no hub",
     "ProxyError": "the proxy refuses the way to the hub",
 }
-STANDS_BADLY: Final = ("not on roster", "no roster", "does not take", "refused")  # what the gateway says of its site at the hub
 NEVER: Final = "not started yet, or not visible from here"
 
 
@@ -241,6 +240,7 @@ def _roster(home: Home, gateway: Mapping[str, Any]) -> dict[str, Any]:
         "members": [member.id for member in roster.members],
         "changed": f"{past[-1]['time']}: {'; '.join(past[-1]['changes'])}" if past else "",
         "at_the_hub": gateway.get("roster", ""),
+        "well_at_the_hub": gateway.get("roster_well", True),
         "departed": left_facts(home),
     }
 
@@ -300,7 +300,7 @@ def _problems(document: Mapping[str, Any]) -> list[str]:
         found.append(f"{len(waiting)} plan(s) wait for the steward: {', '.join(waiting[:5])} (`wardround-site plans list`)")
     if departed := document["roster"].get("departed"):
         found.append(f"this site left the consortium for good: {', '.join(f'{name} {value}' for name, value in departed.items())}")
-    if any(word in str(document["roster"].get("at_the_hub", "")) for word in STANDS_BADLY):
+    if document["roster"].get("well_at_the_hub") is False:
         found.append(f"roster: {document['roster']['at_the_hub']}")
     for name in ("plans_waiting", "budget", "left", "roster"):
         if isinstance(document[name], dict) and "cannot be read" in document[name]:

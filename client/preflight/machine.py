@@ -36,8 +36,8 @@ def memory(root: Path = Path("/")) -> Memory:
     for folder, limit_file, used_file in _cgroups(root):
         limit, used = _number(folder / limit_file), _number(folder / used_file)
         if limit is not None and limit // 2**20 < found.total:
-            total = limit // 2**20
-            found = Memory(total, min(found.free, max(0, total - (used or 0) // 2**20)), "this container's limit")
+            total, held = limit // 2**20, (used or 0) - _reclaimable(folder)
+            found = Memory(total, min(found.free, total - max(0, held) // 2**20), "this container's limit")
     return found
 
 
@@ -75,6 +75,17 @@ def _number(path: Path) -> int | None:
     except (OSError, ValueError):  # `max`, or a file that this kernel has not
         return None
     return value if value < UNLIMITED else None
+
+
+def _reclaimable(folder: Path) -> int:
+    """Bytes of files that were read and are kept in case they are read again: they count as used, and are given up on demand."""
+    try:
+        lines = (folder / "memory.stat").read_text().splitlines()
+    except OSError:
+        return 0
+    stat = {name: int(value) for name, _, value in (line.partition(" ") for line in lines) if value.isdecimal()}
+    # version 1 says both, of the group alone and with the groups below it; version 2 counts those below under the plain name
+    return stat.get("total_inactive_file", stat.get("inactive_file", 0))
 
 
 def _cgroups(root: Path) -> Sequence[tuple[Path, str, str]]:

@@ -13,7 +13,7 @@ from client import hub_roster
 from client.files import private_folder
 from client.guard_rpc import GuardUnreachable
 from client.home import Home
-from client.hub_roster import HubSilent, RosterQuestions, bring_roster
+from client.hub_roster import HubSilent, RosterQuestions, Standing, bring_roster
 from client.transport_key import make_transport_key
 from consortium.documents import MAX_DOCUMENT
 from consortium.question import HEADER, NO_SUCH_VERSION, VERSION_HEADER, check_question, read_question
@@ -74,20 +74,22 @@ def test_what_came_goes_to_the_guard_as_it_came_and_the_next_word_is_how_the_sit
     questions: Callable[[Handler], RosterQuestions],
 ) -> None:
     guard = Guard()
-    assert bring_roster(questions(hub_at_7), guard) == "listed on roster version 7"  # type: ignore[arg-type]
+    assert bring_roster(questions(hub_at_7), guard) == Standing("listed on roster version 7", well=True)  # type: ignore[arg-type]
     assert guard.offered == [b"signed roster"]
 
 
 def test_a_roster_that_the_guard_refuses_is_said_to_be(questions: Callable[[Handler], RosterQuestions]) -> None:
     said = bring_roster(questions(hub_at_7), Guard(("refused", 6)))  # type: ignore[arg-type]
-    assert "the guard refused the hub's roster and keeps version 6" in said
+    assert "the guard refused the hub's roster and keeps version 6" in said.words
+    assert not said.well
 
 
 def test_without_a_guard_it_only_asks_whether_the_key_is_listed(questions: Callable[[Handler], RosterQuestions]) -> None:
     guard = Guard(down=True)
     asked: list[int] = []
-    words = bring_roster(questions(lambda request: asked.append(held(request)) or hub_at_7(request)), guard)  # type: ignore[arg-type, func-returns-value]
-    assert (asked, guard.offered, words) == ([NO_SUCH_VERSION], [], "listed on roster version 7")
+    stands = bring_roster(questions(lambda request: asked.append(held(request)) or hub_at_7(request)), guard)  # type: ignore[arg-type, func-returns-value]
+    assert (asked, guard.offered) == ([NO_SUCH_VERSION], [])
+    assert stands == Standing("listed on roster version 7", well=True)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +104,9 @@ def test_without_a_guard_it_only_asks_whether_the_key_is_listed(questions: Calla
 def test_how_the_site_stands_is_told_in_this_sides_own_words(
     questions: Callable[[Handler], RosterQuestions], answer: httpx.Response, words: str
 ) -> None:
-    assert words in bring_roster(questions(lambda _: answer), Guard())  # type: ignore[arg-type]
+    stands = bring_roster(questions(lambda _: answer), Guard())  # type: ignore[arg-type]
+    assert words in stands.words
+    assert not stands.well
 
 
 @pytest.mark.parametrize(

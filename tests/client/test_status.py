@@ -67,6 +67,18 @@ def test_all_is_well_and_says_so(home: Home, capsys: pytest.CaptureFixture[str])
         assert words in text
 
 
+@pytest.mark.parametrize("well", [True, False])
+def test_how_the_site_stands_at_the_hub_is_a_problem_only_where_the_gateway_says_so(
+    home: Home, capsys: pytest.CaptureFixture[str], well: bool
+) -> None:
+    """Whatever the words are."""
+    words = "no roster refused this, does not take long" if well else "all fine"
+    gateway_board(home, roster=words, roster_well=well)
+    found = shown(home, capsys, 0)
+    assert found["problems"] == ([] if well else [f"roster: {words}"])
+    assert found["roster"]["at_the_hub"] == words  # type: ignore[index]
+
+
 def test_while_it_trains_the_step_its_round_and_its_deadline_are_told(
     home: Home, consortium: Consortium, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from client import relay
 from client.cli import main
+from client.hub_roster import Standing
 from client.relay import Board, Gateway, GatewayConfig, GatewayError, parse_event, run_gateway
 
 ROOT = Path(__file__).parents[2]
@@ -274,10 +275,12 @@ def test_a_supernode_that_nobody_hears_is_replaced(supervised: Supervised) -> No
     assert len(children) == 2
 
 
+@pytest.mark.parametrize("started_with_it", [False, True])
 def test_a_new_key_is_used_at_once_for_the_connection_and_for_questions(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, started_with_it: bool
 ) -> None:
-    """The guard puts it there when a roster comes: nobody is at the machine then."""
+    """The guard puts it there when a roster comes: nobody is at the machine then. A SuperNode that was started again in between
+    has it already, and is left to its work."""
     settings = config(tmp_path)
     settings.state_dir.mkdir()
     asked: list[bytes] = []
@@ -293,20 +296,21 @@ def test_a_new_key_is_used_at_once_for_the_connection_and_for_questions(
         def close(self) -> None:
             pass
 
-    def bring(questions: Questions, _: object) -> str:
+    def bring(questions: Questions, _: object) -> Standing:
         asked.append(questions.content)
         settings.supernode_key.write_text("new key")  # what the guard does with the roster that was just handed to it
         if len(asked) > 1:
             told.set()
-        return f"asked with {questions.content.decode()}"
+        return Standing(f"asked with {questions.content.decode()}", well=True)
 
     monkeypatch.setattr(relay, "RosterQuestions", Questions)
     monkeypatch.setattr(relay, "bring_roster", bring)
     gateway = Gateway(settings)
+    gateway._key = b"new key" if started_with_it else b""
     gateway._keep_following(None)  # type: ignore[arg-type]
     assert gateway._follower is not None
     gateway._follower.join(30)
-    assert gateway._broken.is_set()
+    assert gateway._broken.is_set() is not started_with_it
     assert gateway.board.document()["roster"] == "not asked yet"  # how the old key stands is no word for people
     gateway._keep_following(None)  # type: ignore[arg-type]
     assert told.wait(30)

@@ -99,8 +99,8 @@ def copied(folder: Path) -> InProcess:
 
 
 @pytest.fixture
-def release(tmp_path: Path) -> Iterator[InProcess]:
-    found = copied(tmp_path)
+def release(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InProcess]:
+    found = copied(tmp_path_factory.mktemp("r"))  # a short folder: the name of a guard's socket has 107 bytes at most
     yield found
     found.close()
 

@@ -143,6 +143,7 @@ def machine_with(root: Path, group: str, **files: object) -> Memory:
     return memory(root)
 
 
+READ = f"anon {50 << 20}\ninactive_file {60 << 20}"  # bytes of files that were read, in a group of 100 MiB
 V1 = {"memory__memory_dot_limit_in_bytes": 512 << 20, "memory__memory_dot_usage_in_bytes": 100 << 20}
 
 
@@ -153,6 +154,9 @@ V1 = {"memory__memory_dot_limit_in_bytes": 512 << 20, "memory__memory_dot_usage_
         ("0::/", {"memory_dot_max": "max"}, 8000, 6000),
         ("0::/a/b", {"a__memory_dot_max": 700 << 20, "a__memory_dot_current": 0, "a__b__memory_dot_max": "max"}, 700, 700),
         ("4:cpu,memory:/docker/1f", V1, 512, 412),
+        ("0::/", {"memory_dot_max": 512 << 20, "memory_dot_current": 100 << 20, "memory_dot_stat": READ}, 512, 472),
+        ("4:memory:/a", V1 | {"memory__memory_dot_stat": f"{READ}\ntotal_inactive_file {90 << 20}"}, 512, 502),
+        ("0::/", {"memory_dot_max": 512 << 20, "memory_dot_current": 10 << 20, "memory_dot_stat": READ}, 512, 512),
         ("4:memory:/", V1 | {"memory__memory_dot_limit_in_bytes": 2**63 - 4096}, 8000, 6000),
     ],
 )
