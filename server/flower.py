@@ -18,6 +18,7 @@ import contextlib
 import ctypes
 import datetime
 import fcntl
+import functools
 import gc
 import hashlib
 import hmac
@@ -35,6 +36,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -80,7 +82,7 @@ from server.one_gateway import OneGateway
 from server.room import Room
 from server.rosters import ROSTERS, listed
 from server.tls import TlsFiles, make_tls
-from server.transfers import Only, Transfers
+from server.transfers import Only, Transfers, Whole
 from server.transport import Patience, TransportError
 
 FLOWER_VERSION = "1.41.0"
@@ -102,7 +104,7 @@ BODY_LIMIT = 4 * MAX_PARAMETERS + (16 << 20)  # bytes: the values of the largest
 FIRST_PAUSE_S = 0.02  # before asking again for a part of a reply that is still being uploaded (Flower: 1 s) ...
 LONGEST_PAUSE_S = 0.2  # ... growing to this (Flower: 10 s)
 MESSAGE_GRACE_S = 2.0  # a message lives this much longer than its exchange, then Flower drops it
-TASK_POLL_S = "0.2"  # SuperExec looking for a ServerApp to start (Flower: 1 s)
+TASK_POLL_S = "0.5"  # SuperExec looking for a ServerApp to start (Flower: 1 s)
 START_LIMIT_S = 60.0
 EARLIER_END_S = 60.0  # for an earlier coordinator of the same run to end
 STOP_LIMIT_S = 3.0  # the SuperLink would wait for looks that it holds; its database stands a kill at any instant
@@ -139,6 +141,9 @@ IDLE_LAYERS = {  # where a layer of Flower's does nothing: each says so in its f
     "FleetEventLogMiddleware": MESSAGES,  # only with a plugin, which Flower's open-source release has not
     "NodeAuthMiddleware": ("/v1/runtime/",),
 }
+ONLY_LOOK = frozenset(  # what Flower's requests for messages depend on and that reads nothing but the request and the application
+    {"VersionDependency", "get_protobuf_request", "get_linkstate", "get_runtime_state", "get_runtime_handlers"}
+)
 TOKEN_HEADER = "wardround-hub-token"  # noqa: S105  # the header's name
 OPEN_PATHS = ("/v1/fleet/", "/v1/runtime/", "/health")  # each with an authentication of its own, or nothing to tell
 
@@ -1053,6 +1058,7 @@ class _Doorbell:
 
 
 def _run_superlink(token_file: Path) -> None:
+    from fastapi.dependencies import utils as dependencies
     from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
     from flwr.supercore import sql_mixin
     from flwr.supercore.corestate.sql_corestate import SqlCoreState
@@ -1062,6 +1068,7 @@ def _run_superlink(token_file: Path) -> None:
 
     SqlCoreState._cleanup_expired_task_tokens = _seldom(SqlCoreState._cleanup_expired_task_tokens)
     sql_mixin.SQLITE_PRAGMAS = tuple({**dict(sql_mixin.SQLITE_PRAGMAS), **PRAGMAS}.items())
+    sql_mixin.SqlMixin.session = _one_at_a_time(sql_mixin.SqlMixin.session)
     SqlLinkState.create_node = _with_a_former_key(SqlLinkState.create_node)
     _keep_objects_in_files(SqlCoreState, SqlObjectStore, ObjectFiles(token_file.parent / "objects"))
     create_app, token = superlink.create_app, token_file.read_text().strip()
@@ -1078,6 +1085,7 @@ def _run_superlink(token_file: Path) -> None:
         return application
 
     superlink.create_app = create_gated_app
+    vars(dependencies)["run_in_threadpool"] = _at_once(vars(dependencies)["run_in_threadpool"])
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
     flower_superlink()
@@ -1102,13 +1110,14 @@ def _one_gateway(folder: Path) -> dict[str, Any]:
 
 
 def _fewer_layers(layers: Callable[[], list[Any]]) -> Callable[[], list[Any]]:
-    """Flower's layers, without those that do nothing for messages: each of them costs every request most of a millisecond."""
+    """Flower's layers, for messages without those that do nothing and the others without Starlette's tasks and streams: each
+    layer cost every request most of a millisecond, and sixty requests make a message to four sites."""
 
     def fewer() -> list[Any]:
         found = []
         for layer in layers():
-            prefixes = IDLE_LAYERS.get(layer.cls.__name__)
-            found.append(layer if prefixes is None else Middleware(Only, layer=layer.cls, prefixes=prefixes))
+            whole = functools.partial(Whole, layer=layer.cls, prefixes=MESSAGES, **layer.kwargs)
+            found.append(Middleware(Only, layer=whole, prefixes=IDLE_LAYERS.get(layer.cls.__name__, ())))
         return found
 
     return fewer
@@ -1194,6 +1203,30 @@ def _seldom(clean_up: Callable[[Any], None]) -> Callable[[Any], None]:
         clean_up(state)
 
     return clean_up_seldom
+
+
+def _one_at_a_time(session: Callable[[Any], AbstractContextManager[Any]]) -> Callable[[Any], AbstractContextManager[Any]]:
+    """Transactions take turns here, and not in SQLite: there, who finds a writer sleeps for longer and longer, and who read before
+    it writes is refused when another has written in between."""
+    turn = threading.RLock()  # a transaction within a transaction joins it
+
+    @contextlib.contextmanager
+    def one_at_a_time(state: Any) -> Iterator[Any]:
+        with turn, session(state) as found:
+            yield found
+
+    return one_at_a_time
+
+
+def _at_once(run_in_threadpool: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """FastAPI hands each thing that a request depends on to a thread of its own: those that only look are quicker than that."""
+
+    async def run(dependency: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        if getattr(dependency, "__name__", type(dependency).__name__) in ONLY_LOOK:
+            return dependency(*arguments, **named)
+        return await run_in_threadpool(dependency, *arguments, **named)
+
+    return run
 
 
 def _with_a_former_key(create_node: Callable[..., int]) -> Callable[..., int]:

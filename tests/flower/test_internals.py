@@ -127,6 +127,15 @@ PASSAGES = {
     "flwr.superlink.routers.fleet.node_auth:NodeAuthMiddleware": ['if request.url.path.startswith("/v1/fleet/") and'],
     "flwr.superlink.routers.fleet.middlewares:FleetEventLogMiddleware": ["if plugin is None or"],
     "flwr.supercore.routers.runtime.tracing:RuntimeTracingMiddleware": ['if os.getenv("FLWR_TRACING_ENABLED") != "1" or'],
+    # layers that are run without Starlette's streams, dependencies without a thread, transactions that take turns
+    "starlette.middleware.base:BaseHTTPMiddleware.__call__": ["response = await self.dispatch_func(request, call_next)"],
+    "fastapi.dependencies.utils:solve_dependencies": ["await run_in_threadpool(call, **"],
+    "flwr.superlink.dependencies.linkstate:get_linkstate": ["return linkstate_factory.state()"],
+    "flwr.supercore.dependencies.runtime:get_runtime_state": ["return factory.state()"],
+    "flwr.supercore.dependencies.runtime:get_runtime_handlers": ["return handlers"],
+    "flwr.supercore.dependencies.version:VersionDependency.__call__": ["RuntimeVersionMetadata.from_metadata("],
+    "flwr.supercore.protobuf.translation:get_protobuf_request": ['getattr(request.state, "protobuf_request", None)'],
+    "flwr.supercore.sql_mixin:SqlMixin.session": ["if existing is not None:", "with session.begin():"],
 }
 
 

@@ -5,11 +5,15 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.testclient import TestClient
 
 from client.guard_rpc import CONTROL_LIMIT
 from server import transfers
 from server.flower import INLINE_LIMIT
-from server.transfers import OBJECT_PATHS, Only, Transfers
+from server.transfers import OBJECT_PATHS, Only, Transfers, Whole
 
 App = Callable[..., Awaitable[None]]
 PATH = OBJECT_PATHS[0]
@@ -203,3 +207,55 @@ def test_a_layer_is_left_out_on_the_named_paths_only() -> None:
 
     asyncio.run(run())
     assert seen == ["/v1/control/x", "/v1/fleetx", "//v1/fleet/x", ""]
+
+
+class Marked(BaseHTTPMiddleware):
+    """Reads the request, and changes the answer: all that Flower's layers do."""
+
+    async def dispatch(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
+        read = await request.body()
+        try:
+            response = await call_next(request)
+        except ValueError as error:
+            return Response(f"told: {error}", 418)
+        response.headers["x-read"] = str(len(read))
+        response.headers["x-status"] = str(response.status_code)
+        return response
+
+
+async def told(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    """As the path says: an answer in parts, an error's, or what was sent; then whether the client is there is asked for."""
+    message = await receive()
+    if scope["path"].endswith("raises"):
+        raise ValueError("inside")
+    if scope["path"].endswith("breaks"):
+        raise RuntimeError("inside")
+    status = 404 if scope["path"].endswith("missing") else 200
+    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/x"), (b"x-a", b"1")]})
+    for part in (message["body"], b"", b" and more"):
+        await send({"type": "http.response.body", "body": part, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+@pytest.mark.parametrize("path", ["/v1/fleet/x", "/v1/fleet/missing", "/v1/fleet/raises", "/v1/control/x"])
+def test_a_layer_that_is_run_whole_says_what_it_says_as_starlette_runs_it(path: str) -> None:
+    def answer(application: Any) -> tuple[int, dict[str, str], bytes]:
+        found = TestClient(application).post(path, content=b"sent")
+        return found.status_code, dict(found.headers), found.content
+
+    whole = answer(Whole(told, layer=Marked, prefixes=("/v1/fleet/",)))
+    assert whole == answer(Marked(told))
+    assert whole[0] in (200, 404, 418)
+    assert whole[2] in (b"sent and more", b"told: inside")
+
+
+def test_what_a_layer_that_is_run_whole_does_not_catch_goes_on_outwards() -> None:
+    client = Client(b"x")
+    with pytest.raises(RuntimeError, match="inside"):
+        asyncio.run(Whole(told, layer=Marked, prefixes=("/v1/",))(scope("/v1/breaks"), client.receive, client.send))
+
+
+def test_one_whole_layer_in_another_hears_the_request_too() -> None:
+    inner = Whole(told, layer=Marked, prefixes=("/v1/",))
+    found = TestClient(Whole(inner, layer=Marked, prefixes=("/v1/",))).post("/v1/x", content=b"sent")
+    assert (found.content, found.headers["x-read"]) == (b"sent and more", "4")
