@@ -275,9 +275,10 @@ class Talk:
 
 
 class _Reader(io.RawIOBase):
-    """Reads a TLS connection and looks beneath it first: Python's TLS says "end" of FIN and of RST."""
+    """Reads a TLS connection and looks beneath it: Python's TLS says "end" of FIN and of RST."""
 
     def __init__(self, line: ssl.SSLSocket) -> None:
+        line.suppress_ragged_eofs = False  # type: ignore[attr-defined]  # typeshed does not know it
         self._line = line
 
     def readable(self) -> bool:
@@ -298,6 +299,8 @@ class _Reader(io.RawIOBase):
                 return self._line.recv_into(buffer)
             except ssl.SSLWantReadError:  # a part of TLS itself, such as a ticket
                 continue
+            except ssl.SSLEOFError as error:  # in the middle of a record, where TLS itself met it; for a FIN OpenSSL has a name
+                raise EOFError if error.reason else ConnectionResetError from error
             finally:
                 self._line.settimeout(limit_s)
 
