@@ -10,6 +10,7 @@ hub/                        TLS material and state of the hub; in rosters/ all r
 plans/  runs/               plans by run id, run folders
 """
 
+import fcntl
 import json
 import os
 from dataclasses import dataclass
@@ -131,9 +132,14 @@ class LeadHome:
         """Put a newer roster in force, if enough of the pinned founders signed it.
 
         Raises `ServerError` for an older one, and for another one of the same version: sites refuse such a twin, and would then
-        refuse every plan made under it.
+        refuse every plan made under it. Of two commands at once, the second meets what the first put in force.
         """
         roster = verify_roster(signed, read_word(self.founders_pin))
+        with (self.root / ".roster.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # held for two small files
+            return self._follow(roster, signed)
+
+    def _follow(self, roster: Roster, signed: Signed) -> Roster:
         if self.roster_file.exists():
             current = self.roster()
             if roster.version < current.version:

@@ -11,11 +11,14 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from books import check_books
 from consortium_of_four import PATIENTS, Consortium, demo, wait_until
 
 from client.guard_rpc import GuardClient
 from client.home import Home
+from client.hub_roster import RosterQuestions
 from consortium.wire import Refusal, decode_reply, encode_keys_request
+from privacy.ledger import read_keys
 from privacy.verify import verify_ledger
 from server.home import LeadHome
 from tasks.cis_conversion.synthetic import write_hospitals
@@ -24,6 +27,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]  # of busy machines; on
 FOLLOWED_S = 180.0  # the gateways ask every 20 s
 NEWCOMER = "hospital-4"
 LEAVES = "hospital-3"
+ROTATES = "hospital-1"
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +106,48 @@ def test_a_copy_of_a_site_is_refused_while_the_first_lives_and_both_sides_say_so
     alive.start("hospital-2-gateway")
     wait_until(lambda: alive.connected("hospital-2"), "the first one is back", 40.0)
     assert time.monotonic() - started < 40.0  # under the 45 s for which a copy would have to wait
+
+
+def test_a_site_changes_its_keys_while_everything_runs_and_its_ledger_goes_on(alive: Consortium) -> None:
+    """One command at the site, one at the lead; nothing is restarted, and the old key is let in no more."""
+    before = alive.begin(alive.plan("schedule.rounds=1"))
+    assert before.status(400.0) == 0, before.output
+    site = alive.sites[ROTATES]
+    home, parts = Home(site.home), {name: alive.parts[f"{ROTATES}-{name}"] for name in ("guard", "gateway")}
+    old, old_node, spent = home.load_identity(), board(alive, ROTATES)["node_id"], entries_of(home)
+    former = alive.folder / "former-supernode.key"
+    shutil.copy(home.transport_key, former)
+    asked = json.loads(demo.run(*site.command("--json", "rotate")))
+    words = ("roster", "rotate-site", str(home.root / "rotate-request.json"), "--told", asked["fingerprint"], "--json")
+    rotated = json.loads(demo.run(*alive.enrolment.lead(*words)))
+    version = LeadHome(alive.lead_home).roster().version
+    assert rotated["version"] == version
+    for name in alive.sites:
+        wait_until(lambda name=name: version_at(alive, name) == version, f"{name} follows version {version}", FOLLOWED_S)
+    wait_until(lambda: home.load_identity().public != old.public, "the guard signs with its new key", FOLLOWED_S)
+    wait_until(lambda: alive.connected(ROTATES) and board(alive, ROTATES)["node_id"] != old_node, "connected with it", FOLLOWED_S)
+    for name, process in parts.items():
+        assert process.poll() is None, f"the {name} was not to be restarted"
+    assert refused_at_the_hub(alive, former)
+    after = alive.begin(alive.plan("schedule.rounds=1"))
+    assert after.status(400.0) == 0, after.output
+    assert ROTATES in after.done()[-1].survivors
+    ledger = verify_ledger(home.ledger.read_bytes(), home.load_identity().public)
+    assert ledger.problems == ()
+    assert entries_of(home)[: len(spent)] == spent
+    assert read_keys(home.ledger).known[0] == old.public
+    check_books(alive, after)
+
+
+def entries_of(home: Home) -> list[bytes]:
+    return home.ledger.read_bytes().splitlines()
+
+
+def refused_at_the_hub(alive: Consortium, key: Path) -> bool:
+    """Whether the hub calls this key one that no roster in force lists."""
+    tls = alive.lead_home / "hub" / "tls" / "ca.pem"
+    with closing(RosterQuestions(f"127.0.0.1:{alive.enrolment.port}", tls, key)) as questions:
+        return not questions.ask(0).standing.well
 
 
 def test_a_site_that_leaves_answers_nobody_is_told_that_it_was_removed_and_the_others_go_on(alive: Consortium) -> None:

@@ -33,4 +33,5 @@ def test_a_run_of_thirty_sites_opens_every_round_over_all_of_them(tmp_path: Path
         assert all(set(done.survivors) == set(consortium.sites) for done in rounds), [done.dropped for done in rounds]
         for site in consortium.sites.values():
             assert audit(["verify", str(site.home / "ledger.jsonl")]) == 0
-        print(f"{SITES} sites: peak {consortium.peak_mib:.0f} MiB; seconds of each round {[round(sum(dict(one.seconds).values())) for one in rounds]}")
+        seconds = [round(sum(dict(one.seconds).values())) for one in rounds]
+        print(f"{SITES} sites: peak {consortium.peak_mib:.0f} MiB; seconds of each round {seconds}")

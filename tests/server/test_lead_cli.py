@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -108,6 +109,28 @@ def test_a_second_roster_of_the_same_version_is_refused_as_at_the_sites(founded:
     assert home.roster_file.read_bytes() == before
     assert home.follow(sign_roster(roster, name, key)) == roster
     assert home.follow(sign_roster(replace(roster, version=3, held_out_fraction=0.5), name, key)).version == 3
+
+
+def test_of_two_commands_at_once_the_second_meets_the_firsts_roster(founded: Cli, home: LeadHome) -> None:
+    """Without turns both would find version 2, and sites that took the first one's version 3 would refuse the second's."""
+    (name, key), roster = home.founder(), home.roster()
+    twins = [sign_roster(replace(roster, version=3, held_out_fraction=share), name, key) for share in (0.1, 0.2, 0.3, 0.4)]
+    started, outcomes = threading.Barrier(len(twins)), list[str]()
+
+    def follow(signed: Signed) -> None:
+        started.wait()
+        try:
+            outcomes.append(str(home.follow(signed).held_out_fraction))
+        except ServerError as error:
+            outcomes.append(str(error))
+
+    threads = [threading.Thread(target=follow, args=(signed,)) for signed in twins]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    won = [outcome for outcome in outcomes if "two different rosters have version 3" not in outcome]
+    assert won == [str(home.roster().held_out_fraction)]
 
 
 def test_an_invite_is_what_a_site_reads(founded: Cli, home: LeadHome, tmp_path: Path) -> None:
