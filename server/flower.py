@@ -571,10 +571,12 @@ def _fetchers(count: int) -> Iterator[ThreadPoolExecutor]:
 def coordinate(grid: Grid, context: Context) -> None:
     """The ServerApp's main: `server.rounds.run(run_dir, transport)`, with what `HubControl.submit_run` wrote down.
 
-    A coordinator that this one replaces may be just ending, and holds the journal until it has.
+    A coordinator that this one replaces may be just ending, and holds the journal until it has. It ends with the hub that started
+    it: Flower would have it say goodbye to a SuperLink that is gone, for as long as its retries take. Any instant may be its last.
     """
     from server import rounds
 
+    die_with(os.getppid())
     start_logs("coordinator")
     nodes = {str(site): int(node) for site, node in json.loads(str(context.run_config["nodes"])).items()}
     run_dir = Path(str(context.run_config["run-dir"]))
