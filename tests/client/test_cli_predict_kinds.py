@@ -36,7 +36,7 @@ OWN = ("sdmt_last", "sdmt_mean")
 
 @cache
 def everybody() -> dict[str, pd.DataFrame]:
-    site, _ = simulate_site(SiteSpec("clinic", 500, Schedule.RECLAIM, interval_mo=6.0), 2)
+    site, _ = simulate_site(SiteSpec("clinic", 300, Schedule.RECLAIM, interval_mo=6.0), 2)
     return dict(site.tables)
 
 
