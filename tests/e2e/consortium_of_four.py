@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PATIENTS = (320, 240, 180, 140)
 SHORT_WAITS = ("deadlines.keys_s=10", "deadlines.update_s=20", "deadlines.vote_s=10", "deadlines.approval_s=60")
 START_S = 90.0
-RUN_S = 300.0
+RUN_S = 240.0
 
 POLICY = """version: 1
 budget_epsilon: 1000.0
