@@ -33,7 +33,7 @@ from server.folder import RunFolder
 from tasks.data import load_cohort
 from tasks.registry import get_task
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]  # of busy machines, for all of it: the runs are made once
 
 PATIENT, CELL, MAPPING, FOLDER = b"CANARY-PAT-7Q2Z", b"CANARY-CELL-9XW", b"CANARY-MAP-5TT", b"canary-folder-3kj"
 OTHER_NAMES = (b"/sites/hospital-", b"cis_export", b"Fallnummer", b"Traceback", b".py:", b"mapping.yaml")
