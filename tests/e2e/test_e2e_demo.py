@@ -175,6 +175,7 @@ def test_the_demo_trains_on_the_scans_of_invented_hospitals(start: Callable[...,
     assert not list(running.folder.glob("lead/**/*.npy"))
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(not (SHARED_DATA / "ms_mri").is_dir(), reason=f"the real scans are not at {SHARED_DATA}")
 @pytest.mark.timeout(900)
 def test_two_real_centres_and_an_invented_one_train_and_segment_whatever_there_is(
