@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -39,6 +40,7 @@ def _guard(home: Home, args: argparse.Namespace, out: Output) -> int:
     from client.guard_rpc import serve_guard
     from client.trainer_process import TrainerProcess
 
+    _end_while_starting()
     harden_process()
     config = load_config(home)
     logs = Logs("guard", config.site, form_of(config.log_format), home.log)
@@ -83,6 +85,13 @@ def _guard(home: Home, args: argparse.Namespace, out: Output) -> int:
     return 0
 
 
+def _end_while_starting() -> None:
+    """Until the daemon serves, SIGTERM ends it at once. The first process of a container hears only the signals that it asked
+    for: without this, who stops a site that still reads its data waits for the engine's patience, then kills it."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
+
+
 def _wait_for_signal(activity: Activity) -> None:
     ended = threading.Event()
 
@@ -96,6 +105,7 @@ def _wait_for_signal(activity: Activity) -> None:
 
 
 def _gateway(home: Home, args: argparse.Namespace, out: Output) -> int:
+    _end_while_starting()
     from client.relay import run_gateway  # Flower is imported by this daemon alone
 
     site, form, metrics_port = _gateway_settings(home)

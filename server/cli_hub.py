@@ -3,6 +3,9 @@
 import argparse
 import contextlib
 import os
+import signal
+import sys
+import threading
 from datetime import UTC, datetime
 
 from consortium.invite import shown_on_both_sides
@@ -85,6 +88,8 @@ def init_home(home: LeadHome, args: argparse.Namespace, out: Output) -> int:
 
 def start_hub(home: LeadHome, args: argparse.Namespace, out: Output) -> int:
     """SuperLink and coordinator processes, in the foreground, until SIGTERM or Ctrl-C."""
+    if threading.current_thread() is threading.main_thread():  # PID 1 of a container hears only the signals it asked for
+        signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
     from server.flower import Hub, HubConfig, HubControl, only_hub, read_public_key, run_hub  # where a hub is started or asked
     from server.metrics import LeadMetrics, serve_metrics
 

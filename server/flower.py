@@ -76,7 +76,7 @@ from server.errors import ServerError
 from server.folder import RunFolder
 from server.front import Front
 from server.journal import wait_for_writer
-from server.logs import start_logs
+from server.logs import keep_short, start_logs
 from server.object_files import ObjectFiles
 from server.one_gateway import OneGateway
 from server.room import Room
@@ -808,13 +808,18 @@ class Hub:
         self._launch("superexec")
 
     def restart_dead(self) -> tuple[str, ...]:
-        """Start again what has ended, after a pause that grows with every time; the names of what was started."""
+        """Start again what has ended, after a pause that grows with every time; the names of what was started.
+
+        Their logs begin anew when they have grown long.
+        """
         dead = tuple(name for name, process in self._processes.items() if process.poll() is not None)
         for name in dead:
             count = self._restarts[name] = self._restarts.get(name, 0) + 1
             log.warning("process=%s state=ended status=%s", name, self._processes[name].returncode)
             time.sleep(min(0.5 * 2.0 ** (count - 1), RESTART_LIMIT_S))
             self._launch(name)
+        for name in self._processes:
+            keep_short(self.config.state_dir / f"{name}.log")
         return dead
 
     def stop(self) -> None:
