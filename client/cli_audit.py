@@ -9,7 +9,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from client.canaries import audit_folder, canary_result, read_state, state_path, write_result
 from client.cli_output import Output
 from client.config import device_choice, load_config
 from client.daemon import data_source
@@ -57,6 +56,7 @@ def _audit(home: Home, args: argparse.Namespace, out: Output) -> int:
 
 
 def _trainer(home: Home, args: argparse.Namespace, out: Output) -> list[dict[str, object]]:
+    from client.canaries import audit_folder, canary_result, read_state, state_path, write_result
     from client.trainer_audit import audit_trainer, trial_plan  # imports torch: only where something is trained
 
     plan = _plan(home, args.run) if args.run else None
@@ -79,6 +79,7 @@ def _trainer(home: Home, args: argparse.Namespace, out: Output) -> list[dict[str
 
 
 def _membership(home: Home, args: argparse.Namespace, out: Output) -> dict[str, object]:
+    from client.canaries import audit_folder, write_result
     from client.membership import REFERENCES, check_membership, read_model  # imports torch
 
     exported, config = read_model(args.membership), load_config(home)

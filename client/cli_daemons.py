@@ -11,7 +11,6 @@ from dataclasses import replace
 from types import FrameType
 
 from client.activity import Activity
-from client.canaries import audit_folder
 from client.cli_output import Output
 from client.config import load_config
 from client.daemon import data_source, harden_process, open_site
@@ -36,6 +35,7 @@ def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 def _guard(home: Home, args: argparse.Namespace, out: Output) -> int:
     """Runs until SIGTERM or SIGINT."""
+    from client.canaries import audit_folder
     from client.guard import Guard
     from client.guard_rpc import serve_guard
     from client.trainer_process import TrainerProcess

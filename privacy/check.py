@@ -14,9 +14,6 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.fft import next_fast_len
-from scipy.optimize import brentq
-from scipy.special import log_ndtr, ndtr
 
 from privacy.errors import AccountingError
 from privacy.events import (
@@ -71,11 +68,15 @@ def gaussian_delta(mu: float, epsilon: float) -> float:
 
     Phi(mu/2 - eps/mu) - e^eps Phi(-mu/2 - eps/mu); the second term in logarithms, so that e^eps cannot overflow.
     """
+    from scipy.special import log_ndtr, ndtr  # scipy takes longer to load than most commands take: only where it computes
+
     return float(ndtr(mu / 2.0 - epsilon / mu) - math.exp(epsilon + log_ndtr(-mu / 2.0 - epsilon / mu)))
 
 
 def gaussian_epsilon(mu: float, delta: float) -> float:
     """The smallest epsilon >= 0 with `gaussian_delta(mu, epsilon)` <= delta."""
+    from scipy.optimize import brentq
+
     if gaussian_delta(mu, 0.0) <= delta:
         return 0.0
     high = mu**2 / 2.0 + mu * math.sqrt(2.0 * math.log(1.0 / delta))
@@ -168,6 +169,8 @@ def _normal(x: Array, mean: float, std: float) -> Array:
 
 def _removal(mechanism: Mechanism) -> _Loss:
     """The patient was there: x from the mixture, loss = ln(mixture / normal), rising in x."""
+    from scipy.special import ndtr
+
     q, s = mechanism.rate, mechanism.noise
 
     def below(loss: Array) -> Array:
@@ -185,6 +188,8 @@ def _removal(mechanism: Mechanism) -> _Loss:
 
 def _addition(mechanism: Mechanism) -> _Loss:
     """The patient was not there: x from the normal, loss = ln(normal / mixture), falling in x."""
+    from scipy.special import ndtr
+
     s = mechanism.noise
 
     def below(loss: Array) -> Array:
@@ -195,6 +200,9 @@ def _addition(mechanism: Mechanism) -> _Loss:
 
 def _composed(found: tuple[Mechanism, ...], delta: float, direction: Callable[[Mechanism], _Loss]) -> Bracket:
     """The bracket for one direction of "neighbour" (patient removed, or added)."""
+    from scipy.fft import next_fast_len
+    from scipy.special import ndtr
+
     losses = [(direction(item), item.count) for item in found]
     steps = sum(count for _, count in losses)
     eta = delta * _NEGLIGIBLE

@@ -21,7 +21,6 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammaln, logsumexp
 
 from privacy.check import Mechanism, mechanisms
 from privacy.errors import AccountingError
@@ -95,6 +94,8 @@ def _log_moment(order: float, noise: float, rate: float, whole: dict[int, float]
 
 def log_moment_whole(order: int, noise: float, rate: float) -> float:
     """ln E[r^a] for a whole order: the sum over k of C(a, k) (1 - q)^(a - k) q^k exp(k (k - 1) / (2 s^2))."""
+    from scipy.special import gammaln, logsumexp
+
     k = np.arange(order + 1, dtype=np.float64)
     ways = gammaln(order + 1.0) - gammaln(k + 1.0) - gammaln(order - k + 1.0)
     terms = ways + (order - k) * math.log1p(-rate) + k * math.log(rate) + k * (k - 1.0) / (2.0 * noise**2)
@@ -107,6 +108,8 @@ def log_moment(order: float, noise: float, rate: float) -> float:
     Cut off: on the left a mass of 1e-21 with r < 1; on the right, where r <= exp((2x - 1) / (2 s^2)), a share of at most
     q^-a P(normal > t) for t standard deviations beyond a, since E[r^a] >= q^a exp(a (a - 1) / (2 s^2)).
     """
+    from scipy.special import logsumexp
+
     beyond = math.sqrt(2.0 * (order * math.log(1.0 / rate) + 45.0))
     low, high = -_LEFT * noise, max(order, 0.5) + beyond * noise
     x = np.linspace(low, high, math.ceil((high - low) / noise * _NODES_IN_STD) + 1)

@@ -474,3 +474,18 @@ def test_the_installed_program_runs_and_says_json(site: Site) -> None:
     refused = subprocess.run([*program[:-2], "plans", "show", "none"], capture_output=True, text=True, timeout=60, check=False)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr.startswith("error: 0 plans match")
+
+
+def test_looking_at_a_site_imports_nothing_that_computes_or_connects(tmp_path: Path) -> None:
+    """Such an import takes longer than the command, on every call."""
+    program = (
+        "import sys; from client.cli import main; "
+        "main(['--home', sys.argv[1], 'init', '--id', 'hospital-a', '--task', 'cis_conversion', '--data', sys.argv[1]]); "
+        "main(['--home', sys.argv[1], 'status']); "
+        "slow = ('torch', 'flwr', 'mlflow', 'hydra', 'pandas', 'nibabel', 'scipy', 'dp_accounting', 'opacus', 'server'); "
+        "print([name for name in slow if name in sys.modules])"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
+    )
+    assert found.stdout.splitlines()[-1] == "[]", found.stdout
