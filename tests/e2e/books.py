@@ -10,7 +10,7 @@ from pathlib import Path
 from consortium_of_four import Consortium, Going
 
 from client.egress import EgressManifest
-from privacy.entries import SpendRecord
+from privacy.entries import Egress, SpendRecord
 from privacy.ledger import read_entries as read_ledger
 from server.checkpoint import latest_checkpoint
 from server.folder import RunFolder
@@ -26,7 +26,7 @@ class Spent:
     plan: str
     round: int
     purpose: str
-    time: str
+    place: int  # in the ledger, whatever the clock said
     after: float
     private: bool
 
@@ -40,13 +40,24 @@ def spends(home: Path) -> list[Spent]:
             entry.content.details.plan_digest.hex(),
             entry.content.details.round,
             entry.content.details.purpose,
-            entry.time,
+            place,
             entry.content.epsilon_after,
             entry.content.details.rng != "none",
         )
-        for entry in entries
+        for place, entry in enumerate(entries)
         if isinstance(entry.content, SpendRecord)
     ]
+
+
+def released(home: Path, digest: bytes) -> dict[int, int]:
+    """Round -> place in the ledger of the first entry that lets an update of this plan leave; it is written before that leaves."""
+    entries, _ = read_ledger((home / "ledger.jsonl").read_bytes())
+    places: dict[int, int] = {}
+    for place, entry in enumerate(entries):
+        match entry.content:
+            case Egress(plan_digest=plan, round=number, answer=answer) if plan == digest and answer.startswith("update"):
+                places.setdefault(number, place)
+    return places
 
 
 def uploads(home: Path, run_id: str) -> list[dict[str, object]]:
@@ -77,7 +88,7 @@ def check_books(consortium: Consortium, going: Going) -> None:
         after = [float("inf") if spent.after < 0 else spent.after for spent in every]
         assert after == sorted(after), f"{name}: epsilon fell"
         assert all(spent.private for spent in of_run) or not plan.private, f"{name}: trained without noise"
-        _check_uploads(name, of_run, uploads(site.home, plan.run_id))
+        _check_uploads(name, of_run, released(site.home, digest), uploads(site.home, plan.run_id))
     found = audited(site.home for site in consortium.sites.values())
     assert found.returncode == 0, found.stdout[-3000:] + found.stderr
     latest = latest_checkpoint(folder.checkpoints, digest, model_size=plan.model_size)
@@ -86,13 +97,13 @@ def check_books(consortium: Consortium, going: Going) -> None:
     assert latest.checkpoint.round == going.done()[-1].round
 
 
-def _check_uploads(name: str, of_run: list[Spent], lines: list[dict[str, object]]) -> None:
-    """Nothing was released without an entry that was there before."""
-    written = {spent.round: spent.time for spent in of_run}
+def _check_uploads(name: str, of_run: list[Spent], released: dict[int, int], lines: list[dict[str, object]]) -> None:
+    """Nothing was released without an entry that was there before: by the ledger's order, since a hospital's clock may jump."""
+    spent = {one.round: one.place for one in of_run}
     for line in lines:
-        number = int(str(line["round"]))
-        assert number in written, f"{name}: round {number} left without a ledger entry: {json.dumps(line)}"
-        assert written[number] <= str(line["time"]), f"{name}: round {number} left before its ledger entry"
+        assert int(str(line["round"])) in spent, f"{name}: a round left without a ledger entry: {json.dumps(line)}"
+    for number, place in released.items():
+        assert spent.get(number, place) < place, f"{name}: round {number} was let go before its ledger entry"
 
 
 def repeated(going: Going) -> int:
