@@ -56,6 +56,8 @@ def played(consortium: FaultyConsortium, schedule: Schedule) -> dict[str, object
 def page(results: dict[int, dict[str, object]]) -> str:
     whole = [found for found in results.values() if "failed" not in found]
     bad = [found for found in results.values() if "failed" in found]
+    resumed = [found for found in whole if found["resumes"]]
+    leaderless = sum("kill-lead" in str(found["schedule"]) for found in resumed)
     seconds = sorted(float(str(found["seconds"])) for found in whole) or [0.0]
     kinds = Counter(fault.what for found in results.values() for fault in Schedule.read(str(found["schedule"])).faults)
     codes = Counter(str(lost).split()[-1] for found in whole for lost in found["lost"])  # type: ignore[attr-defined]
@@ -70,7 +72,7 @@ def page(results: dict[int, dict[str, object]]) -> str:
         f"| seeds | {_ranges(sorted(results))} |",
         f"| everything held | {len(whole)} |",
         f"| failed | {len(bad)} |",
-        f"| needed a person's `resume` | {sum(bool(found['resumes']) for found in whole)} |",
+        f"| needed a person's `resume` | {len(resumed)}, the lead's own program having been killed in {leaderless} of them |",
         f"| rounds opened, and lost | {sum(int(str(found['done'])) for found in whole)}, "
         f"{sum(int(str(found['lost_rounds'])) for found in whole)} |",
         f"| seconds a schedule: median, most | {statistics.median(seconds):.0f}, {seconds[-1]:.0f} |",
