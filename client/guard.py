@@ -6,6 +6,7 @@ Without a policy file, a usable ledger, an approval: no training (fail closed).
 """
 
 import contextlib
+import errno
 import logging
 import os
 import threading
@@ -67,6 +68,8 @@ MODEL_PART = 2**18  # values looked at together: a large model needs no second a
 BY_POLICY = "by policy: signer, task and epsilon are within its limits"
 PHASES = {"sa1_keys": "keys", "sa1_kem": "kem", "sa1_update": "checking", "sa1_vote": "vote"}
 DETAIL_MOST = 500  # characters of a reason in the log: what is quoted there may come from outside
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ROOM_WORDS = "no room on this site's disk for what must be written before an answer leaves"
 TRAINING_MOST_S = 24 * 3600  # a plan's deadline beyond this is cut: keys live no longer
 
 
@@ -101,6 +104,15 @@ class Site:
     population: AskPopulation | None = None  # whose data the next job would use
     entropy: Entropy = field(default=os.urandom, repr=False)
     now: Callable[[], float] = time.time
+
+
+def _code_of(error: BaseException | None) -> str:
+    """LEDGER for what a full disk did, whichever file it was: the hub then asks this site again, as of a full ledger."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            return "LEDGER"
+        error = error.__cause__
+    return "INTERNAL"
 
 
 class Guard:
@@ -140,9 +152,10 @@ class Guard:
         except (TrainerError, TaskError) as error:
             return self._refuse("TRAINING", (), correlation, (kind, control), str(error))
         except (SiteError, ConsortiumError, PrivacyError) as error:
-            return self._refuse("INTERNAL", (), correlation, (kind, control), str(error))
+            return self._refuse(_code_of(error), (), correlation, (kind, control), str(error))
         except Exception as error:
-            return self._refuse("INTERNAL", (), correlation, (kind, control), place_of(error))
+            detail = f"{NO_ROOM_WORDS}: {place_of(error)}" if _code_of(error) == "LEDGER" else place_of(error)
+            return self._refuse(_code_of(error), (), correlation, (kind, control), detail)
 
     def _answer(self, kind: str, control: bytes, body: Bytes) -> tuple[bytes, Bytes]:
         self._follow_roster()

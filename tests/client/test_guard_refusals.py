@@ -1,6 +1,7 @@
 """Whatever is not in order is refused by name, changes no ledger, and tells nobody why in words of its own."""
 
 import copy
+import errno
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import reduce
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from client.clock import utc
 from client.daemon import code_version
+from client.errors import SiteError
 from client.plans import PlanStore
 from consortium.approval import Approval
 from consortium.canonical import Json, encode_json
@@ -485,6 +487,29 @@ def test_a_request_with_any_byte_altered_trains_at_most_what_it_says(consortium:
 
 
 # -- what a refusal says ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.ENOSPC, "LEDGER"), (errno.EDQUOT, "LEDGER"), (errno.EIO, "INTERNAL")])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_full_disk_is_named_as_one_whichever_file_it_was(
+    consortium: Consortium, caplog: pytest.LogCaptureFixture, number: int, code: str, wrapped: bool
+) -> None:
+    run = consortium.run()
+    phase = run.open_round(run.epoch(), 1)
+
+    def fail(job: object) -> None:
+        error = OSError(number, "CANARY-4711")
+        if wrapped:
+            raise SiteError("a file could not be written") from error
+        raise error
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(consortium.train[SITE], "before", fail)
+        reply = run.update(phase, SITE)
+    assert code_of(reply) == code
+    assert "CANARY" not in caplog.text
+    assert ("no room on this site's disk" in caplog.text) == (code == "LEDGER" and not wrapped)
+    assert answered(run.update(run.open_round(run.epoch(2), 2), SITE))
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyError, MemoryError, RuntimeError, OSError, UnicodeError])
