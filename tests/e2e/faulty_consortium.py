@@ -458,6 +458,7 @@ def check_named(going: Going) -> None:
         named = {drop.site for drop in event.dropped}
         for drop in event.dropped:
             assert drop.code in SENTENCES.keys() | OF_THE_TRANSPORT, f"{drop} has a code without words"
+            assert drop.code != "INTERNAL", f"{drop} says that something failed, and not what"
             assert drop.phase
         if isinstance(event, EpochReady):
             epoch = set(event.sites)
