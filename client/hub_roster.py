@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat, load_ssh_private_key
 
 from client.errors import ConfigError, SiteError
@@ -55,7 +56,7 @@ class RosterQuestions:
         self._file, self._content = supernode_key, supernode_key.read_bytes()
         try:
             private = load_ssh_private_key(self._content, None)
-        except ValueError as error:
+        except (ValueError, TypeError, UnsupportedAlgorithm, NotImplementedError) as error:  # also one with a passphrase
             raise ConfigError(f"{supernode_key} is no OpenSSH private key: restore it from your backup") from error
         self._private = private.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
         self._key = private.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode("ascii")

@@ -52,7 +52,7 @@ def ask(question: Question, private_key: bytes) -> str:
     """The header's value. `private_key`: OpenSSH PEM of the ECDSA key whose public half the question names."""
     try:
         key = load_ssh_private_key(private_key, None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, NotImplementedError) as error:
         raise SignatureError(
             "the SuperNode's key is not an unencrypted OpenSSH private key: restore it from your backup"
         ) from error
@@ -86,5 +86,5 @@ def check_question(question: Question, signature: bytes, *, hub: bytes) -> None:
         if not isinstance(public, ec.EllipticCurvePublicKey):
             raise SignatureError("the named key is not an ECDSA key")
         public.verify(signature, question.signed_bytes, ec.ECDSA(hashes.SHA256()))
-    except (InvalidSignature, ValueError, UnsupportedAlgorithm) as error:
+    except (InvalidSignature, ValueError, UnsupportedAlgorithm, NotImplementedError) as error:  # the last: a compressed point
         raise SignatureError("the question is not signed by the key that it names") from error

@@ -757,7 +757,7 @@ def public_key_of(line: str, where: str = "the roster's line") -> bytes:
     """The same, of a line like `ecdsa-sha2-nistp384 AAAA…`; `where` names it in errors."""
     try:
         key = load_ssh_public_key(line.encode())
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except (ValueError, UnsupportedAlgorithm, NotImplementedError) as error:  # the last: a compressed point
         raise HubError(f"{where} is not an OpenSSH public key") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or not uses_nist_ec_curve(key):
         raise HubError(f"{where} is not an ECDSA key on a NIST curve: make one with ssh-keygen -t ecdsa -b 384")
@@ -1108,7 +1108,7 @@ def _one_gateway(folder: Path) -> dict[str, Any]:
     def name_of(key: str) -> str:
         """The site of a key as Flower's SuperNodes write it; for the log alone."""
         found = listed(folder / ROSTERS)
-        with contextlib.suppress(ValueError, UnsupportedAlgorithm):
+        with contextlib.suppress(ValueError, UnsupportedAlgorithm, NotImplementedError):
             line = load_pem_public_key(base64.b64decode(key)).public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode("ascii")
             return "unknown" if found is None else found.keys.get(line, "unknown")
         return "unknown"
