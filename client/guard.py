@@ -6,7 +6,6 @@ Without a policy file, a usable ledger, an approval: no training (fail closed).
 """
 
 import contextlib
-import errno
 import logging
 import os
 import threading
@@ -46,7 +45,7 @@ from privacy.accountant import ENFORCE_INTERVAL
 from privacy.entries import LEFT, Egress, PlanApproved, PlanRefused, RunNote, SpendDetails, Withdrawn
 from privacy.errors import AccountingError, EventError, LedgerError, PrivacyError
 from privacy.events import Spend, aggregate
-from privacy.ledger import Ledger
+from privacy.ledger import NO_ROOM, Ledger
 from privacy.manifest import MESSAGE, VOTE, Tip
 from privacy.noise import GRID_NAME, SAMPLER_NAME
 from privacy.periods import Dates, dates
@@ -68,7 +67,6 @@ MODEL_PART = 2**18  # values looked at together: a large model needs no second a
 BY_POLICY = "by policy: signer, task and epsilon are within its limits"
 PHASES = {"sa1_keys": "keys", "sa1_kem": "kem", "sa1_update": "checking", "sa1_vote": "vote"}
 DETAIL_MOST = 500  # characters of a reason in the log: what is quoted there may come from outside
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_ROOM_WORDS = "no room on this site's disk for what must be written before an answer leaves"
 TRAINING_MOST_S = 24 * 3600  # a plan's deadline beyond this is cut: keys live no longer
 

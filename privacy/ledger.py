@@ -61,7 +61,7 @@ _HEAD_LABEL: Final = "wardround/ledger-head/1"
 _HEAD_SLOT: Final = 8 + HASH_SIZE + HASH_SIZE  # index, hash of the line, check value
 # The rest is made here.
 _GIVEN_BY_CALLERS: Final = ("plan-approved", "plan-refused", "withdrawn", "run-note", "egress", "population-changed")
-_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the write was refused as a whole or in part; no block is in doubt
+NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the write was refused as a whole or in part; no block is in doubt
 LEDGER_MOST: Final = 2**30  # bytes; about 400,000 rounds
 _ROOM: Final = 2**14  # bytes; the entries of a round take some 2,000
 
@@ -434,7 +434,7 @@ class Ledger:
         except OSError as error:
             self._broken = f"a half-written line could not be taken back ({error.strerror})"
             return
-        if cause.errno not in _NO_ROOM:
+        if cause.errno not in NO_ROOM:
             self._broken = f"a write failed ({cause.strerror})"
 
     def _write_head(self) -> None:

@@ -1,7 +1,6 @@
 """Can the site's folders be written to, is there room, and are keys closed to everybody else? Found by trying, not by asking."""
 
 import contextlib
-import errno
 import os
 import stat
 from collections.abc import Sequence
@@ -10,12 +9,12 @@ from typing import Final
 
 from client.home import Home
 from client.preflight.findings import NotTried, Problem
+from privacy.ledger import NO_ROOM
 
 ROOM_MIB: Final = 512  # the ledger must never fail to write
 INODES_LEAST: Final = 1_000
 TRIED_BYTES: Final = 4_096
 SOCKET_PATH_LIMIT: Final = 107  # bytes, as in `client.guard_rpc`, which needs grpc
-FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 def guard_folders(home: Home) -> list[Path]:
@@ -56,7 +55,7 @@ def _try_writing(folder: Path) -> None:
 
 
 def _cannot_write(folder: Path, error: OSError) -> Problem:
-    if error.errno in FULL:
+    if error.errno in NO_ROOM:
         return room_problem(folder) or Problem("DISK_FULL", f"{folder} takes no more bytes ({os.strerror(error.errno)})")
     words = os.strerror(error.errno or 0)
     return Problem("READ_ONLY", f"{folder} cannot be written to by user {os.geteuid()} ({words})")
