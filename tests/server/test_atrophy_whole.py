@@ -24,9 +24,6 @@ from tasks.simulator import Clinic, Preset, Schedule, SiteSpec, write
 from tasks.simulator import simulate as invent
 from tasks.sums import Choice, Opened, Records
 
-# % a year: mode none rounds each sum to 6e-8 of the declared patients, and solving for the rates makes up to some 30 times as much
-# of it, by who is held out (up to 1.5e-6 was seen)
-GRID = 1e-5
 COLUMNS = ("age_years", "sex", "nbv_ml", "thalamus_ml")
 SITES = Preset(
     "rates",
@@ -90,7 +87,7 @@ def test_a_run_is_charged_in_every_ledger_and_each_site_sees_its_patients_beside
     ledgers_say_it(out / "sites")
     distance = apart(found, exact(hospitals, out))
     if privacy == "none":
-        assert distance <= GRID
+        assert distance <= 1e-6  # the grid of mode none is 6e-8 of the declared patients
     else:
         assert 1e-3 < distance < 5.0
         assert any("noise dominates" in note for note in found["notes"])
@@ -121,7 +118,7 @@ def test_harmonised_tables_go_from_one_run_to_the_next(hospitals: Path, tmp_path
     out = tmp_path / "second"
     found = rates(new, out, "none", reference=name)
     assert found["reference"]["volumes"] == name
-    assert apart(found, exact(new, out, reference=name)) <= GRID
+    assert apart(found, exact(new, out, reference=name)) <= 1e-5  # who is held out is drawn anew in each run: 1.46e-6 was seen
     mean = next(row for row in found["tables"]["rates"] if row["measure"] == "nbv_ml")
     assert mean["patients"] > 60
     assert -1.0 < mean["mean_pct_y"] < -0.2
