@@ -1,8 +1,10 @@
-"""For all tests: logging set up inside a test ends with it, and weights of fresh models are the same in every run."""
+"""For all tests: logging set up inside a test ends with it, hooks included, and weights of fresh models are the same in every run."""
 
 import logging
 import os
 import sys
+import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,10 +26,16 @@ def pytest_runtest_setup() -> None:
 
 @pytest.fixture(autouse=True)
 def logging_as_it_was() -> Iterator[None]:
-    root = logging.getLogger()
-    before, level = list(root.handlers), root.level
+    """A program that a test calls in this process sets levels and hooks for good, as a program may; the next test begins without."""
+    root, ours = logging.getLogger(), logging.getLogger("wardround")
+    before, levels = list(root.handlers), (root.level, ours.level)
+    loud = logging.raiseExceptions
+    ended, thread_ended, warned = sys.excepthook, threading.excepthook, warnings.showwarning
     yield
     for handler in [handler for handler in root.handlers if handler not in before]:
         root.removeHandler(handler)
         handler.close()
-    root.setLevel(level)
+    for logger, level in zip((root, ours), levels, strict=True):
+        logger.setLevel(level)
+    logging.raiseExceptions = loud
+    sys.excepthook, threading.excepthook, warnings.showwarning = ended, thread_ended, warned
