@@ -1,4 +1,4 @@
-"""For all tests: logging set up inside a test ends with it, hooks included, and weights of fresh models are the same in every run."""
+"""For all tests: logging set up inside a test ends with it, and weights of fresh models are the same in every run."""
 
 import logging
 import os
@@ -26,7 +26,7 @@ def pytest_runtest_setup() -> None:
 
 @pytest.fixture(autouse=True)
 def logging_as_it_was() -> Iterator[None]:
-    """A program that a test calls in this process sets levels and hooks for good, as a program may; the next test begins without."""
+    """A program that a test calls in this process sets levels and hooks for good, as it may; the next test begins without."""
     root, ours = logging.getLogger(), logging.getLogger("wardround")
     before, levels = list(root.handlers), (root.level, ours.level)
     loud = logging.raiseExceptions
