@@ -165,6 +165,7 @@ def _empty(content: RecordDict) -> None:
 class Board:
     """State of SuperNode and guard: one log line per change, and `gateway.json` for `wardround-site status`.
 
+    The line comes first: whoever reads of a change in the file finds it in the log.
     Only a display: a full disk makes it stale and never stops what it shows.
     """
 
@@ -193,8 +194,8 @@ class Board:
                 self._state["since"] = utc(self._now())
             if "guard" in new:
                 self._state["guard_since"] = utc(self._now())
+            log.info("state=changed " + " ".join(f"{name}=%s" for name in new), *new.values())
             self._write()
-        log.info("state=changed " + " ".join(f"{name}=%s" for name in new), *new.values())
 
     def beat(self) -> None:
         """This process is alive; said every `BEAT_S`, so that whoever looks from elsewhere can tell."""

@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -67,6 +68,26 @@ def test_the_boards_file_is_whole_at_any_time(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert '"node_id":' in (tmp_path / "gateway.json").read_text()
+
+
+def test_whoever_reads_of_a_change_finds_it_in_the_log(tmp_path: Path) -> None:
+    board, before = Board(tmp_path), list[str]()
+
+    class Looks(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            before.append(json.loads((tmp_path / "gateway.json").read_text())["roster"])
+
+    looks, log = Looks(), logging.getLogger("wardround.gateway")
+    level = log.level
+    log.addHandler(looks)
+    log.setLevel(logging.INFO)
+    try:
+        board.show(roster="listed on roster version 7")
+    finally:
+        log.removeHandler(looks)
+        log.setLevel(level)
+    assert before == ["not asked yet"]
+    assert json.loads((tmp_path / "gateway.json").read_text())["roster"] == "listed on roster version 7"
 
 
 def test_a_waiting_supernode_never_sleeps_long(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
