@@ -27,7 +27,7 @@ from tests.shared.states_rows import ALL, drawn, start
 COLUMNS = TASK.contract.column_names
 FEW = ("edss", "relapse", "gd_count")
 SALT = b"salt of the states"
-SEEDS = (11, *(pytest.param(seed, marks=pytest.mark.soak) for seed in (12, 13)))  # all three: `pytest -m slow`, whose figures README has
+SEEDS = (11, *(pytest.param(seed, marks=pytest.mark.soak) for seed in (12, 13)))  # all: -m slow
 SITES = Preset(
     "states",
     (
