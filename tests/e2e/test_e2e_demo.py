@@ -89,6 +89,13 @@ def start(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[..., Runni
     return begin
 
 
+def tells_a_figure(output: str) -> bool:
+    """Of the final model, or that noise drowned it: one in a hundred runs of so few patients, by chance. Lines may break."""
+    words = " ".join(output.split())
+    drowned = "on test patients: noise, or too few patients, leave nothing to show"
+    return "on test patients: the final model" in words or drowned in words
+
+
 def enrolling(folder: Path) -> bool:
     return (folder / "lead" / "roster.signed").exists()
 
@@ -142,7 +149,7 @@ def test_the_demo_trains_on_the_tables_of_invented_hospitals(start: Callable[...
     assert running.process.returncode == 0, output[-3000:]
     assert "4 hospitals: east, north, south, west" in output
     assert output.count("whole") == 4
-    assert "on test patients: the final model" in output
+    assert tells_a_figure(output), output[-3000:]
     assert running.alive() == []
     (plan,) = [path.read_bytes() for path in running.folder.glob("lead/plans/*.plan")]
     assert b'"name":"cdp_2y"' in plan
@@ -158,7 +165,7 @@ def test_the_demo_runs_on_the_real_hospitals_folders(start: Callable[..., Runnin
     output, _ = running.process.communicate(timeout=280)
     assert running.process.returncode == 0, output[-3000:]
     assert output.count("whole") == 4
-    assert "on test patients: the final model" in output
+    assert tells_a_figure(output), output[-3000:]
     assert running.alive() == []
 
 
