@@ -44,8 +44,7 @@ def test_it_finishes_and_the_books_are_true(whole: Whole) -> None:
 
 def test_the_pooled_figure_of_held_out_patients_is_there(whole: Whole) -> None:
     final = dict(whole.going.done()[-1].metrics)
-    assert final["auc"] <= 1.0
-    assert final["auc"] + 2.0 * final["auc_noise_se"] > 0.5  # 0.7 to 0.8, and the noise of epsilon 8 has an error of 0.08
+    assert 0.5 < final["auc"] <= 1.0
     assert "AUC" in whole.going.output
 
 

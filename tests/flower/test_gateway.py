@@ -70,7 +70,7 @@ def test_the_boards_file_is_whole_at_any_time(tmp_path: Path) -> None:
     assert '"node_id":' in (tmp_path / "gateway.json").read_text()
 
 
-def test_whoever_reads_of_a_change_finds_it_in_the_log(tmp_path: Path) -> None:
+def test_whoever_reads_of_a_change_finds_it_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     board, before = Board(tmp_path), list[str]()
 
     class Looks(logging.Handler):
@@ -78,14 +78,12 @@ def test_whoever_reads_of_a_change_finds_it_in_the_log(tmp_path: Path) -> None:
             before.append(json.loads((tmp_path / "gateway.json").read_text())["roster"])
 
     looks, log = Looks(), logging.getLogger("wardround.gateway")
-    level = log.level
+    caplog.set_level(logging.INFO, log.name)
     log.addHandler(looks)
-    log.setLevel(logging.INFO)
     try:
         board.show(roster="listed on roster version 7")
     finally:
         log.removeHandler(looks)
-        log.setLevel(level)
     assert before == ["not asked yet"]
     assert json.loads((tmp_path / "gateway.json").read_text())["roster"] == "listed on roster version 7"
 
