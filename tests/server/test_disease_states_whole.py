@@ -5,15 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from opened_sums import check_opened, parted, summed, training_of
 
-from client.sides import Split
 from privacy.entries import SpendRecord
 from privacy.ledger import read_entries
 from privacy.verify import verify_ledger
 from server.cli import main
 from server.folder import open_folder
 from server.state import read_state
-from tasks.cohorts import open_cohort
 from tasks.disease_states.task import TASK, frame_of
 from tasks.simulator import simulate as invent
 from tasks.simulator import write
@@ -32,23 +31,11 @@ def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "sites"
 
 
-def both_sides(hospitals: Path, out: Path) -> tuple[list[Records], list[Records]]:
-    """Training and test side of every hospital, as their guards part them."""
-    roster = open_folder(out / "run").roster()
-    training, held_out = [], []
-    for folder in sorted(hospitals.iterdir()):
-        cohort = open_cohort(TASK, folder)
-        sides = Split(cohort, salt=roster.split_salt, held_out_fraction=roster.held_out_fraction, at_most=TASK.records).sides
-        for side, found in ((sides.training, training), (sides.test, held_out)):
-            found.append(Records(side.values, side.owners, side.patients))
-    return training, held_out
-
-
 def pooled_em(plan: Choice, training: list[Records]) -> list[Floats]:
     """EM with all training patients in view, and no grid."""
     sums: list[Floats] = []
     for _ in stage_sizes(TASK, plan):
-        sums.append(np.sum([TASK.vectors(plan, sums, records).sum(axis=0) for records in training], axis=0))
+        sums.append(summed(TASK, plan, sums, training))
     return sums
 
 
@@ -66,7 +53,9 @@ def test_every_iteration_is_charged_and_without_noise_the_run_is_pooled_em(
     metrics = json.loads(capsys.readouterr().out)["metrics"]
     assert [done.purpose for done in read_state(out / "run").done] == ["train"] * ITERATIONS + ["evaluate"]
     ledgers_say_it(out / "sites")
-    plan, (training, held_out) = Choice("fahmm", {"iterations": ITERATIONS}, COLUMNS), both_sides(hospitals, out)
+    plan, folder = Choice("fahmm", {"iterations": ITERATIONS}, COLUMNS), open_folder(out / "run")
+    sides = parted(folder, TASK, hospitals)
+    training, held_out = training_of(sides), [Records(each.test.values, each.test.owners, each.test.patients) for each in sides]
     model = model_of(json.loads((out / "run" / "model" / "result.json").read_text()))
     assert model.frame == frame_of(plan)
     sums = pooled_em(plan, training)
@@ -76,8 +65,11 @@ def test_every_iteration_is_charged_and_without_noise_the_run_is_pooled_em(
     worst = max(apart[name] for name in compared)
     assert np.isfinite(list(metrics.values())).all()
     if privacy == "none":
-        assert worst < 2e-5  # grid and 32-bit models in four iterations
-        assert apart["scores"] < 2e-3  # rows of which there is hardly a patient
+        check_opened(folder, TASK, plan, training)
+        # Iterations carry on what the grid and 32-bit models moved: over 250 draws of who is held out by 7e-6 (median) to 2.8e-5,
+        # scores by 3e-4 to 8e-4.
+        assert worst < 1e-4
+        assert apart["scores"] < 5e-3  # rows of which there is hardly a patient
         total = sum(TASK.test_vectors(plan, sums, records).sum(axis=0) for records in held_out)
         wanted = TASK.figures(plan, total)["log_likelihood_gain"]
         assert metrics["log_likelihood_gain"] == pytest.approx(wanted, abs=1e-3)
