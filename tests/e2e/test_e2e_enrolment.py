@@ -5,7 +5,6 @@ Real programs over TLS on loopback, enrolled as in life: three commands at a sit
 
 import json
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -102,10 +101,8 @@ def test_a_copy_of_a_site_is_refused_while_the_first_lives_and_both_sides_say_so
     log = (alive.lead_home / "hub" / "superlink.log").read_text()
     assert "site=hospital-2 state=second-gateway-refused" in log
     alive.kill("hospital-2-gateway")
-    started = time.monotonic()
     alive.start("hospital-2-gateway")
-    wait_until(lambda: alive.connected("hospital-2"), "the first one is back", 40.0)
-    assert time.monotonic() - started < 40.0  # under the 45 s for which a copy would have to wait
+    wait_until(lambda: alive.connected("hospital-2"), "the first one is back", 40.0)  # a copy would have to wait for 45 s
 
 
 def test_a_site_changes_its_keys_while_everything_runs_and_its_ledger_goes_on(alive: Consortium) -> None:
