@@ -12,7 +12,10 @@ import pytest
 from hypothesis import settings
 
 os.environ.setdefault("MKL_CBWR", "AUTO")  # as `client` sets it: a test may use torch before it imports that
-settings.register_profile("wardround", deadline=None)  # how long an example takes says how busy the machine is
+# The same examples in every run: what fails is then of the change, not of the day. `search` looks for new ones, when asked.
+# No deadline: how long an example takes says how busy the machine is.
+settings.register_profile("wardround", deadline=None, derandomize=True)
+settings.register_profile("search", deadline=None, max_examples=1000, print_blob=True)
 settings.load_profile("wardround")
 sys.path.insert(0, str(Path(__file__).parent / "shared"))  # the folder itself would hide the packages named like its own
 

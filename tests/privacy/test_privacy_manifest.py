@@ -194,16 +194,28 @@ def test_a_run_without_any_entry_is_not_linked_and_no_problem(site: Site) -> Non
     assert verify_manifest("run-0", b"", site.entries).sentence == "nothing left, and the ledger knows of nothing"
 
 
-@given(st.integers(0, LAST - 1), st.data())
-def test_whatever_byte_of_whatever_line_is_changed_is_found(site: Site, index: int, data: st.DataObject) -> None:
+def first_named(site: Site, index: int, at: int, value: int) -> int:
+    """The line that the first problem names when this byte of line `index + 1` is another."""
     lines = list(site.lines)
-    at = data.draw(st.integers(0, len(lines[index]) - 1))
-    value = data.draw(st.integers(0, 255).filter(lambda value: value != lines[index][at]))
     lines[index] = lines[index][:at] + bytes([value]) + lines[index][at + 1 :]
     found = check(site, lines)
     assert found.problems
     assert found.problems[0].line is not None
-    assert index <= found.problems[0].line <= index + 2
+    return found.problems[0].line
+
+
+@given(st.integers(0, LAST - 1), st.data())
+def test_whatever_byte_of_whatever_line_is_changed_is_found(site: Site, index: int, data: st.DataObject) -> None:
+    at = data.draw(st.integers(0, len(site.lines[index]) - 1))
+    value = data.draw(st.integers(0, 255).filter(lambda value: value not in (site.lines[index][at], ord("\n"))))
+    assert index <= first_named(site, index, at, value) <= index + 2
+
+
+@pytest.mark.parametrize("index", range(LAST))
+def test_a_line_that_was_cut_in_two_is_found(site: Site, index: int) -> None:
+    """Its halves say nothing of what came before. Of lines 1 to 3 an entry knows all at once: it names them all."""
+    for at in range(len(site.lines[index])):
+        assert (1 if index == 2 else index + 1) <= first_named(site, index, at, ord("\n")) <= index + 2
 
 
 @given(st.binary(max_size=400))
