@@ -8,6 +8,7 @@ everything written lies in one folder.
 import argparse
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -47,6 +48,7 @@ SHORT = ("schedule.rounds=40", "schedule.evaluate_every=40", "task.histogram_bin
 IMAGES_SHORT = ("schedule.rounds=6", "schedule.evaluate_every=6", "task.options.spacing_mm=4", "++task.options.widths=4-8",
                 "deadlines.update_s=900")  # fmt: skip
 PHANTOM_SITES, PHANTOMS = 4, 12
+PORTS = (20_000, 32_768)  # from the second on, Linux gives out ports itself
 START_S = 90.0
 STOP_S = 15.0
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONUNBUFFERED": "1"}
@@ -157,9 +159,12 @@ def at_once(sites: "list[Site]", act: "Callable[[Site], str]") -> None:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Below the ports that the system itself gives out: whoever asks for any in the meantime does not get this one."""
+    while True:
+        port = PORTS[0] + secrets.randbelow(PORTS[1] - PORTS[0])
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from typing import Any, Final
 
 import psutil
 from books import check_books
-from consortium_of_four import POLICY, Consortium, Enrolment, Going, demo
+from consortium_of_four import POLICY, SHORT_WAITS, Consortium, Enrolment, Going, demo
 from fault_schedules import KINDS, PHASES, Fault, Schedule
 from faulty_network import ANSWERED, ASKED, FaultyNetwork, Link, Sight
 
@@ -43,8 +43,9 @@ from server.report import status
 COMPILER: Final = shutil.which("cc")
 CLOCK_SOURCE: Final = Path(__file__).resolve().parents[1] / "shared" / "moved_clock.c"
 ROOM_MIB: Final = {"site": 32, "hub": 256}
-TWO_ROUNDS: Final = ("schedule.rounds=2", "schedule.evaluate_every=2", "schedule.spare_train=30", "schedule.spare_describe=15",
-                     "schedule.spare_evaluate=15", "privacy.target_epsilon=2.0", "deadlines.approval_s=7200")  # fmt: skip
+TWO_ROUNDS: Final = (*SHORT_WAITS, "schedule.rounds=2", "schedule.evaluate_every=2", "schedule.spare_train=30",
+                     "schedule.spare_describe=15", "schedule.spare_evaluate=15", "privacy.target_epsilon=2.0",
+                     "deadlines.approval_s=7200")  # fmt: skip
 PATIENT_POLICY: Final = POLICY.replace("budget_epsilon: 1000.0", "budget_epsilon: 1000000.0")
 OF_THE_TRANSPORT: Final = frozenset({"LATE", "UNREACHABLE", "DIVERGED"})
 INSTANT: Final[Mapping[str, tuple[str, str]]] = {

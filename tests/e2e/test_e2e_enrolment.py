@@ -90,7 +90,7 @@ def test_a_site_joins_a_running_consortium_and_the_others_follow_untouched(alive
 def test_a_copy_of_a_site_is_refused_while_the_first_lives_and_both_sides_say_so(alive: Consortium) -> None:
     first = alive.sites["hospital-2"]
     copy = demo.Site("hospital-2", alive.folder / "copy", first.data, first.declared)
-    shutil.copytree(first.home, copy.home, ignore=shutil.ignore_patterns("socket", "*.lock"))
+    shutil.copytree(first.home, copy.home, ignore=shutil.ignore_patterns("socket", "*.lock", "*.new"))
     alive.enrolment.processes.start("copy-gateway", *copy.command("gateway"))
     shown = copy.home / "gateway" / "state" / "gateway.json"
     wait_until(lambda: "another gateway with this site's key" in shown.read_text(), "the copy is told", 60.0)

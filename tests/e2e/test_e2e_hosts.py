@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import pytest
 from books import check_books
-from consortium_of_four import Consortium, Enrolment, Going, demo, wait_until
+from consortium_of_four import SHORT_WAITS, Consortium, Enrolment, Going, demo, wait_until
 
 from client.config import load_config as load_site
 from client.config import write_config as write_site
@@ -24,7 +24,7 @@ BRIDGE: Final = "wr-faults"
 HUB: Final = "10.77.0.1"
 NUMBERS: Final = (1, 2, 3, 4)
 TOOLS: Final = ("ip", "tc")
-LONG: Final = ("schedule.rounds=6", "schedule.evaluate_every=6", "schedule.spare_train=20", "deadlines.approval_s=600")
+LONG: Final = ("schedule.rounds=6", "schedule.evaluate_every=6", "schedule.spare_train=20", *SHORT_WAITS)
 
 pytestmark = [
     pytest.mark.soak,

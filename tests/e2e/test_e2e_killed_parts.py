@@ -60,7 +60,7 @@ def test_a_killed_coordinator_is_resumed_at_once_by_hand(consortium: Consortium)
 
 
 def test_a_killed_guard_rejoins_by_a_new_epoch(consortium: Consortium) -> None:
-    going = consortium.begin(consortium.plan("schedule.rounds=16"))
+    going = consortium.begin(consortium.plan("schedule.rounds=31"))  # who is away is asked every five: six times, until it is back
     wait_until(lambda: going.begun(4), "round 4 begun")
     consortium.kill("hospital-2-guard")
     consortium.start("hospital-2-guard")

@@ -2,12 +2,12 @@
 
 import pytest
 from books import check_books, repeated
-from consortium_of_four import Consortium, Going, wait_until
+from consortium_of_four import SHORT_WAITS, Consortium, Going, wait_until
 
 pytestmark = pytest.mark.e2e
 
 LOST = "hospital-4"
-SHORT = ("schedule.rounds=4", "schedule.evaluate_every=2")
+SHORT = ("schedule.rounds=4", "schedule.evaluate_every=2", *SHORT_WAITS)
 
 
 def survivors_of(going: Going, number: int) -> tuple[str, ...]:

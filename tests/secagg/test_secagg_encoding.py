@@ -213,7 +213,7 @@ def test_nan_far_inside_an_update_sends_nothing_and_the_round_stays_taken(rig: A
     running = set(threading.enumerate())
     update = Update(values, weight=1.0, clip=1.0, n=4, entropy=os.urandom)
     assert refusal(lambda: me.finish_update(taken, np.ones(1, np.uint64), update, threads=threads)) == "RANGE"
-    assert set(threading.enumerate()) == running
+    assert set(threading.enumerate()) <= running
     assert me.last_round == 1
     assert refusal(lambda: begin(four, epoch, "site-02")) == "ROUND"
     begin(four, epoch, "site-02", 2)

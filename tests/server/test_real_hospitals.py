@@ -12,6 +12,7 @@ SHARED = Path(os.environ.get("WARDROUND_SHARED_DATA", ROOT.parent / "shared" / "
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(900),
     pytest.mark.skipif(not (SHARED / "cis_to_ms").is_dir(), reason="the real tables are not here (WARDROUND_SHARED_DATA)"),
 ]
 
@@ -35,7 +36,7 @@ for name, task, make in (("cis", "cis_conversion", cis_sites), ("heart", "heart_
 def test_without_noise_four_real_hospitals_learn_what_one_would(tmp_path: Path) -> None:
     """A subprocess, since the heart task is found through the entry point of a distribution on its path alone."""
     command = [sys.executable, "-c", ONE_SPLIT, str(ROOT), str(tmp_path), str(SHARED)]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    found = subprocess.run(command, capture_output=True, text=True, timeout=800, check=False)
     assert found.returncode == 0, found.stderr[-2000:]
     rows = [line.split() for line in found.stdout.splitlines()]
     assert [row[0] for row in rows] == ["cis", "heart"]

@@ -203,7 +203,7 @@ def test_a_distributed_run_is_charged_for_its_sums_and_says_what_one_update_woul
 def test_killed_workers_cost_their_sites_and_not_the_run(tmp_path: Path) -> None:
     """kill -9 in the middle: the rest goes on, the lost site is named, and its ledger is whole."""
     write_hospitals(tmp_path / "data", 4, [60] * 4, 5)
-    config = load_config(["federation=roster", "privacy=epsilon3", "schedule.rounds=6", "deadlines.keys_s=5"])
+    config = load_config(["federation=roster", "privacy=epsilon3", "schedule.rounds=6"])
     prepared = prepare_simulated(tmp_path, config, data=tmp_path / "data")
     run = plan_simulated(tmp_path, config, prepared, data=tmp_path / "data")
     transport = PipeTransport(prepared.folder, prepared.sites, workers=4)

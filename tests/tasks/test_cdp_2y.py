@@ -324,7 +324,7 @@ def test_four_hospitals_train_it_under_privacy(tmp_path: Path) -> None:
     program = "import sys; from server.cli import main; sys.exit(main())"
     words = ["simulate", "--data", str(tmp_path / "sites"), "--out", str(tmp_path / "out"), "--workers", "1", "schedule.rounds=5",
              "task=cdp_2y", "privacy=epsilon8", "federation=roster"]  # fmt: skip
-    found = subprocess.run([sys.executable, "-c", program, *words], timeout=240, capture_output=True, text=True)
+    found = subprocess.run([sys.executable, "-c", program, *words], timeout=800, capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
     assert "on test patients: the final model" in found.stdout
     assert (tmp_path / "out" / "run" / "model" / "card.md").exists()
