@@ -49,6 +49,7 @@ IMAGES_SHORT = ("schedule.rounds=6", "schedule.evaluate_every=6", "task.options.
                 "deadlines.update_s=900")  # fmt: skip
 PHANTOM_SITES, PHANTOMS = 4, 12
 PORTS = (20_000, 32_768)  # from the second on, Linux gives out ports itself
+PORT_TRIES = 100
 START_S = 90.0
 STOP_S = 15.0
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONUNBUFFERED": "1"}
@@ -160,11 +161,14 @@ def at_once(sites: "list[Site]", act: "Callable[[Site], str]") -> None:
 
 def free_port() -> int:
     """Below the ports that the system itself gives out: whoever asks for any in the meantime does not get this one."""
-    while True:
+    for _ in range(PORT_TRIES):
         port = PORTS[0] + secrets.randbelow(PORTS[1] - PORTS[0])
         with suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
             return port
+    raise DemoError(
+        f"{PORT_TRIES} ports from {PORTS[0]} to {PORTS[1] - 1} were tried on 127.0.0.1, none could be taken: name one by --port"
+    )
 
 
 @dataclass(frozen=True)
@@ -389,8 +393,8 @@ def main() -> int:
         print(f"error: {folder} is not empty: name a new folder", file=sys.stderr)
         return 2
     (folder / "logs").mkdir(parents=True, exist_ok=True)
-    demo = Demo(folder, args)
     try:
+        demo = Demo(folder, args)
         with ending(demo):
             return demo.run()
     except (DemoError, TaskError) as error:

@@ -5,21 +5,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from opened_sums import check_opened, parted, summed, training_of
 
 from privacy.entries import PopulationChanged, SpendRecord
 from privacy.ledger import read_entries
 from privacy.verify import verify_ledger
 from server.cli import main
 from server.cli_run import simulate
-from server.folder import open_folder
+from server.folder import RunFolder, open_folder
 from server.state import read_state
 from server.sums import result_of
 from tasks.cohort_description.task import TASK
-from tasks.cohorts import open_cohort
 from tasks.eligibility_flow.task import TASK as FLOW
 from tasks.simulator import simulate as invent
 from tasks.simulator import write
-from tasks.sums import Choice, Floats, Opened, Records, SumsTask
+from tasks.sums import Choice, Floats, Opened, SumsTask
 
 COLUMNS = ("patients__sex", "visits__edss", "mri__t2_vol_ml")
 OVERRIDES = ("task=cohort_description", f"task.columns=[{','.join(COLUMNS)}]", "federation=roster")
@@ -47,7 +47,10 @@ def test_what_four_hospitals_sum_is_what_their_tables_hold(
     result = result_of(folder, plan)
     assert result is not None
     _ledgers_say_it(tmp_path / "out" / "sites")
-    exact, noise = _exact(hospitals, folder.roster()), result_noise(plan, len(state.done[-1].survivors))
+    choice, noise = Choice("tables", {"bins": 20}, COLUMNS), result_noise(plan, len(state.done[-1].survivors))
+    exact = dict(TASK.result(choice, [Opened(_training_sum(hospitals, folder, TASK, choice), 0.0)]))  # all patients in view
+    if privacy == "none":
+        check_opened(folder, TASK, choice, training_of(parted(folder, TASK, hospitals)))
     (edss,) = [row for row in result["tables"]["numbers"] if row["column"] == "visits__edss"]  # type: ignore[index, call-overload]
     (truth,) = [row for row in exact["tables"]["numbers"] if row["column"] == "visits__edss"]  # type: ignore[index, call-overload]
     assert abs(edss["patients"] - truth["patients"]) <= 1 + 6 * noise * np.sqrt(2)
@@ -66,24 +69,9 @@ def result_noise(plan: object, sites: int) -> float:
     return float(terms.train_noise * terms.clip * np.sqrt(sites)) if terms.mode != "none" else 0.0
 
 
-def _exact(hospitals: Path, roster: object) -> dict[str, object]:
-    """The same figures with all training patients in view."""
-    choice = Choice("tables", {"bins": 20}, COLUMNS)
-    return dict(TASK.result(choice, [Opened(_training_sum(hospitals, roster, TASK, choice), 0.0)]))
-
-
-def _training_sum(hospitals: Path, roster: object, task: SumsTask, choice: Choice) -> Floats:
+def _training_sum(hospitals: Path, run: RunFolder, task: SumsTask, choice: Choice) -> Floats:
     """Sum of the vectors of every hospital's training patients, without clip, grid and noise."""
-    from client.sides import Split
-
-    total = np.zeros(0)
-    for folder in sorted(hospitals.iterdir()):
-        cohort = open_cohort(task, folder)
-        salt, part = roster.split_salt, roster.held_out_fraction  # type: ignore[attr-defined]
-        side = Split(cohort, salt=salt, held_out_fraction=part, at_most=task.records).sides.training
-        rows = task.vectors(choice, (), Records(side.values, side.owners, side.patients)).sum(axis=0)
-        total = rows if not total.size else total + rows
-    return total
+    return summed(task, choice, (), training_of(parted(run, task, hospitals)))
 
 
 def _ledgers_say_it(sites: Path) -> None:
@@ -122,7 +110,7 @@ def test_a_flow_through_criteria_is_summed_like_any_other(
     rows = json.loads(capsys.readouterr().out)["tables"]["flow"]
     states = FLOW.contract.column("reclaim").categories
     run = open_folder(tmp_path / "out" / "run")
-    total = _training_sum(hospitals, run.roster(), FLOW, Choice("flow", {}, ("reclaim",)))
+    total = _training_sum(hospitals, run, FLOW, Choice("flow", {}, ("reclaim",)))
     noise = result_noise(run.plan(), len(read_state(tmp_path / "out" / "run").done[-1].survivors))
     assert [row["state"] for row in rows] == list(states)
     for row, exact in zip(rows, total, strict=True):
