@@ -12,14 +12,14 @@ from privacy.ledger import read_entries
 from privacy.verify import verify_ledger
 from server.cli import main
 from server.cli_run import simulate
-from server.folder import RunFolder, open_folder
+from server.folder import open_folder
 from server.state import read_state
 from server.sums import result_of
 from tasks.cohort_description.task import TASK
 from tasks.eligibility_flow.task import TASK as FLOW
 from tasks.simulator import simulate as invent
 from tasks.simulator import write
-from tasks.sums import Choice, Floats, Opened, SumsTask
+from tasks.sums import Choice, Opened
 
 COLUMNS = ("patients__sex", "visits__edss", "mri__t2_vol_ml")
 OVERRIDES = ("task=cohort_description", f"task.columns=[{','.join(COLUMNS)}]", "federation=roster")
@@ -48,9 +48,10 @@ def test_what_four_hospitals_sum_is_what_their_tables_hold(
     assert result is not None
     _ledgers_say_it(tmp_path / "out" / "sites")
     choice, noise = Choice("tables", {"bins": 20}, COLUMNS), result_noise(plan, len(state.done[-1].survivors))
-    exact = dict(TASK.result(choice, [Opened(_training_sum(hospitals, folder, TASK, choice), 0.0)]))  # all patients in view
+    training = training_of(parted(folder, TASK, hospitals))
+    exact = dict(TASK.result(choice, [Opened(summed(TASK, choice, (), training), 0.0)]))  # all patients in view
     if privacy == "none":
-        check_opened(folder, TASK, choice, training_of(parted(folder, TASK, hospitals)))
+        check_opened(folder, TASK, choice, training)
     (edss,) = [row for row in result["tables"]["numbers"] if row["column"] == "visits__edss"]  # type: ignore[index, call-overload]
     (truth,) = [row for row in exact["tables"]["numbers"] if row["column"] == "visits__edss"]  # type: ignore[index, call-overload]
     assert abs(edss["patients"] - truth["patients"]) <= 1 + 6 * noise * np.sqrt(2)
@@ -67,11 +68,6 @@ def test_what_four_hospitals_sum_is_what_their_tables_hold(
 def result_noise(plan: object, sites: int) -> float:
     terms = plan.privacy  # type: ignore[attr-defined]
     return float(terms.train_noise * terms.clip * np.sqrt(sites)) if terms.mode != "none" else 0.0
-
-
-def _training_sum(hospitals: Path, run: RunFolder, task: SumsTask, choice: Choice) -> Floats:
-    """Sum of the vectors of every hospital's training patients, without clip, grid and noise."""
-    return summed(task, choice, (), training_of(parted(run, task, hospitals)))
 
 
 def _ledgers_say_it(sites: Path) -> None:
@@ -110,7 +106,7 @@ def test_a_flow_through_criteria_is_summed_like_any_other(
     rows = json.loads(capsys.readouterr().out)["tables"]["flow"]
     states = FLOW.contract.column("reclaim").categories
     run = open_folder(tmp_path / "out" / "run")
-    total = _training_sum(hospitals, run, FLOW, Choice("flow", {}, ("reclaim",)))
+    total = summed(FLOW, Choice("flow", {}, ("reclaim",)), (), training_of(parted(run, FLOW, hospitals)))
     noise = result_noise(run.plan(), len(read_state(tmp_path / "out" / "run").done[-1].survivors))
     assert [row["state"] for row in rows] == list(states)
     for row, exact in zip(rows, total, strict=True):

@@ -70,7 +70,8 @@ def check_opened(run: RunFolder, task: SumsTask, choice: Choice, training: Seque
 
 def most_moved(found: Callable[[Floats], Floats], total: Floats, grid: float) -> Floats:
     """How far each figure of `found(total)` is moved at most if every number of the sum is off by `grid`, to first order."""
-    start, moved = found(total), np.zeros(len(found(total)))
+    start = found(total)
+    moved = np.zeros(len(start))
     for at in range(len(total)):
         off = total.copy()
         off[at] += grid
