@@ -37,7 +37,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "sign": ("server.cli_plan", "sign a plan"),
     "run": ("server.cli_run", "start a signed plan"),
     "resume": ("server.cli_run", "go on with a run that stopped"),
-    "stop": ("server.cli_run", "stop a run after the round it is in"),
+    "stop": ("server.cli_run", "end a run now; it can be resumed"),
     "simulate": ("server.cli_run", "the same plan over simulated hospitals on this machine"),
     "publish": ("server.cli_publish", "what sites publish about their ledgers"),
     "status": ("server.cli_reports", "where a run stands"),

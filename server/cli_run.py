@@ -61,6 +61,9 @@ EARLIER_END_S = 60.0  # a coordinator looks at the hub every half minute at leas
 TURN_S = 90.0  # for somebody else who starts or stops this very run to come to an end
 KEPT_S = 300.0  # for the hub to start another coordinator in the place of one that died
 
+STOP = """End a run now. The round it is in is broken off, and what sites spent on it stays spent; `resume` goes on after the last
+finished round."""
+
 SIMULATED_POLICY = """# every simulated site allows what this plan asks; real sites write their own
 version: 2
 budget_epsilon: 1000.0
@@ -213,9 +216,9 @@ def add_commands(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", c
         part.add_argument("--no-tracking", action="store_true", help="do not mirror to MLflow")
         part.add_argument("--store", default="", help="MLflow tracking URI (default: a database in the hub's folder)")
         part.set_defaults(handler=handler)
-    stop = verbs.add_parser("stop", parents=[common], help="end a run at the hub; it can be resumed")
-    stop.add_argument("run", type=Path)
-    stop.add_argument("--hub", default="", metavar="HOST:PORT")
+    stop = verbs.add_parser("stop", parents=[common], help="end a run now; it can be resumed", description=STOP)
+    stop.add_argument("run", type=Path, help="run folder or run id")
+    stop.add_argument("--hub", default="", metavar="HOST:PORT", help="the hub (default: the one started from this folder)")
     stop.set_defaults(handler=stop_run)
     simulated = verbs.add_parser(
         "simulate",

@@ -158,6 +158,14 @@ def test_stop_ends_the_coordinator_at_the_hub(planned: tuple[Cli, str], hub: typ
     assert ("stop", 77) in hub.asked
 
 
+def test_whoever_asks_what_stop_does_is_told_that_the_round_it_is_in_is_paid_for_nothing(
+    cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli("stop", "--help")
+    assert "broken off, and what sites spent on it stays spent" in " ".join(capsys.readouterr().out.split())
+
+
 def test_without_a_hub_the_lead_is_told_how_to_start_one(planned: tuple[Cli, str], tmp_path: Path) -> None:
     cli, plan = planned
     (tmp_path / "lead" / "hub" / "address").unlink()
