@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from functools import cache
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -45,14 +45,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.e2e if item.name.startswith(EVERY_TIME) else pytest.mark.soak)
 
 
-@pytest.fixture(scope="session")
-def worlds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worlds]:
+class _Made:
     """Consortia, each made once: a script gets a plan of its own, so what another did is another run's."""
-    with ExitStack() as stack:
 
-        @cache
-        def world(lane: str, n: int, c: int) -> World:
-            folder = tmp_path_factory.mktemp(f"{lane}{n}")
+    def __init__(self) -> None:
+        self._worlds: dict[tuple[str, int, int], World] = {}
+        self._open = ExitStack()
+
+    def world(self, make_folder: Callable[[str], Path], lane: str, n: int, c: int) -> World:
+        if (lane, n, c) not in self._worlds:
+            folder = make_folder(f"{lane}{n}")
             consortium = found(folder, n, c)
             honest = tuple(site for site in site_names(n) if site not in colluders_of(n, c))
             if lane == "flower":
@@ -61,11 +63,30 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worlds]:
                 line = OverFlower(folder, honest)
             else:
                 line = InProcess(folder, honest)
-            stack.callback(line.close)
+            self._open.callback(line.close)
             line.open()
-            return line, consortium
+            self._worlds[lane, n, c] = line, consortium
+        return self._worlds[lane, n, c]
 
-        yield world
+    def close(self) -> None:
+        self._worlds.clear()
+        self._open.close()
+
+
+MADE = _Made()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+    """Their processes would go on for as long as the tests of other folders take."""
+    if nextitem is None or nextitem.path.parent != Path(__file__).parent:
+        MADE.close()
+
+
+@pytest.fixture(scope="session")
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worlds]:
+    yield partial(MADE.world, tmp_path_factory.mktemp)
+    MADE.close()
 
 
 @pytest.fixture(params=LANES)

@@ -13,6 +13,7 @@ PACKAGES = ("client", "consortium", "privacy", "secagg", "server", "tasks")
 PURE = ("consortium", "privacy", "secagg")
 LONGEST_FUNCTION = 60
 USUAL_FUNCTION = 25  # nine of ten are not longer
+LANE = r"\bmark\.(slow|e2e|container|browser|gpu|soak)\b"
 
 # Where a failure nobody foresaw must become a fixed sentence, because its text could quote a patient: one place per process.
 BOUNDARIES = {
@@ -240,3 +241,10 @@ def test_text_files_are_utf8_with_plain_line_ends(root: Path, tracked: tuple[Pat
 def test_no_hydra_target_is_ever_composed(root: Path, tracked: tuple[Path, ...]) -> None:
     named = [path for path in tracked if path.suffix == ".yaml" and "_target_" in (root / path).read_text("utf-8")]
     assert named == []
+
+
+def test_the_marker_of_a_lane_stands_in_the_folder_of_its_tests(root: Path, tracked: tuple[Path, ...]) -> None:
+    """`scripts/test` looks for a lane's tests only in folders whose text has the marker: one lent from elsewhere is never run."""
+    marked = [path for path in tracked if path.suffix == ".py" and re.search(LANE, (root / path).read_text(encoding="utf-8"))]
+    assert marked
+    assert [str(path) for path in marked if path.parts[0] != "tests" or not re.match(r"(test_\w+|conftest)\.py$", path.name)] == []
