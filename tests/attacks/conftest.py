@@ -79,7 +79,7 @@ MADE = _Made()
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
     """Their processes would go on for as long as the tests of other folders take."""
-    if nextitem is None or nextitem.path.parent != Path(__file__).parent:
+    if nextitem is not None and nextitem.path.parent != Path(__file__).parent:
         MADE.close()
 
 

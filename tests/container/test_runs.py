@@ -100,6 +100,9 @@ def test_every_hospital_is_upgraded_while_a_run_goes_on_and_no_ledger_is_charged
     status = going.finish()
     assert (status["phase"], status["stopped"]) == ("stopped", "STOPPED")
     assert status["rounds_done"] >= len(SITES)
+    plan = consortium.plan("afterwards", "privacy=epsilon8", "schedule.rounds=2", "schedule.evaluate_every=2", *SHORT_WAITS)
+    status = Going(consortium, "afterwards", plan, "--no-tracking").finish()
+    assert (status["phase"], status["rounds_done"]) == ("finished", 2)
     image = docker(
         "image", "inspect", "--format", '{{index .Config.Labels "org.opencontainers.image.revision"}}', "wardround-site:under-test"
     )
